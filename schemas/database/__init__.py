@@ -1,0 +1,158 @@
+"""One SQL database for windows, alerts, labels and the registry: SQLite by default, PostgreSQL in production.
+
+Tables are defined by the package that owns them, all on :data:`metadata`; the migrations beside this module are the
+one way a database gets its schema, and a test holds both against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from filelock import FileLock
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from schemas.errors import DatabaseNewerError, DatabaseUnreachableError, UsageError
+
+URL_ADVICE = "Use sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME."
+SQLITE_BUSY_TIMEOUT_MS = 30_000
+"""How long a writer waits for another one: the longest transaction of ours (folding a segment) takes well under 1 s."""
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def make_engine(url: str) -> sa.Engine:
+    """An engine whose write transactions never deadlock by upgrading a read lock.
+
+    pysqlite's own transaction handling is switched off; every transaction of :func:`write` starts with BEGIN IMMEDIATE
+    (a deferred BEGIN gives "database is locked" under four writers, however long the timeout).
+
+    Raises
+    ------
+    UsageError
+        If the URL is neither SQLite nor PostgreSQL.
+    """
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError as error:
+        raise UsageError(
+            f"'{url}' is not a database URL.", action="Use sqlite:///FILE or postgresql+psycopg://..."
+        ) from error
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database and parsed.database != ":memory:":
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(parsed)
+        sa.event.listen(engine, "connect", _configure_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if parsed.get_backend_name() == "postgresql":
+        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+    raise UsageError(
+        f"Databases of the kind '{parsed.get_backend_name()}' are not supported.", action="Use SQLite or PostgreSQL."
+    )
+
+
+def _configure_sqlite(connection: Any, _record: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={SQLITE_BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    is_write = connection.get_execution_options().get("flywheel_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")
+
+
+@contextmanager
+def write(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that will write; committed at the end, rolled back by an exception."""
+    with engine.connect().execution_options(flywheel_write=True) as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def read(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that only reads."""
+    with engine.connect() as connection, connection.begin():
+        yield connection
+
+
+def open_database(url: str, *, migrate: bool = True) -> sa.Engine:
+    """Open the database and bring its schema up to date.
+
+    Raises
+    ------
+    DatabaseNewerError
+        If a newer Flywheel made it.
+    DatabaseUnreachableError
+        If the server does not answer or the file cannot be opened.
+    """
+    engine = make_engine(url)
+    try:
+        check_version(engine)
+        if migrate:
+            upgrade(engine)
+    except sa.exc.OperationalError as error:
+        engine.dispose()
+        reason = str(error.orig).strip().splitlines()[0] if error.orig else "no reason given"
+        raise DatabaseUnreachableError(
+            f"The database {engine.url.render_as_string()} does not answer: {reason}."
+        ) from error
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _alembic(engine: sa.Engine) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["engine"] = engine
+    return config
+
+
+def current_revision(engine: sa.Engine) -> str | None:
+    """The newest migration that this database has seen, None for an empty one."""
+    with read(engine) as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def check_version(engine: sa.Engine) -> None:
+    """Refuse a database that holds a migration which this installation does not know."""
+    revision = current_revision(engine)
+    known = {script.revision for script in ScriptDirectory.from_config(_alembic(engine)).walk_revisions()}
+    if revision is not None and revision not in known:
+        place = engine.url.render_as_string()
+        raise DatabaseNewerError(f"The database {place} is at version {revision}, which this Flywheel does not know.")
+
+
+def upgrade(engine: sa.Engine) -> None:
+    """Apply the missing migrations; two processes that start together do it one after the other."""
+    script = ScriptDirectory.from_config(_alembic(engine))
+    if current_revision(engine) == script.get_current_head():
+        return
+    path = engine.url.database
+    if engine.dialect.name == "sqlite" and path and path != ":memory:":
+        with FileLock(f"{path}.migrate.lock", timeout=60):
+            command.upgrade(_alembic(engine), "head")
+    else:
+        command.upgrade(_alembic(engine), "head")

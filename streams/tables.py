@@ -1,0 +1,87 @@
+"""Tables of the running system: merged summaries, windows, the monitor's state, alerts, dead letters."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from schemas.database import metadata
+from schemas.database.outbox import outbox  # belongs to every database
+
+__all__ = ["alert", "dead_letter", "monitor_state", "open_summary", "outbox", "source_partition", "window"]
+
+source_partition = sa.Table(
+    "source_partition",
+    metadata,
+    sa.Column("cluster", sa.String(64), primary_key=True),
+    sa.Column("topic", sa.String(249), primary_key=True),
+    sa.Column("partition", sa.Integer, primary_key=True),
+    sa.Column("folded", sa.BigInteger, nullable=False, doc="every segment below this one is in the windows"),
+    sa.Column("end", sa.BigInteger, nullable=False, doc="first offset that is in no merged summary"),
+    sa.Column("watermark_us", sa.BigInteger),
+    sa.Column("is_idle", sa.Boolean, nullable=False),
+    sa.Column("counters", sa.JSON, nullable=False, doc="records by what became of them, over folded segments"),
+    sa.Column("updated_us", sa.BigInteger, nullable=False),
+)
+
+open_summary = sa.Table(
+    "open_summary",
+    metadata,
+    sa.Column("cluster", sa.String(64), primary_key=True),
+    sa.Column("topic", sa.String(249), primary_key=True),
+    sa.Column("partition", sa.Integer, primary_key=True),
+    sa.Column("segment", sa.BigInteger, primary_key=True),
+    sa.Column("start", sa.BigInteger, nullable=False),
+    sa.Column("end", sa.BigInteger, nullable=False),
+    sa.Column("is_complete", sa.Boolean, nullable=False),
+    sa.Column("summary", sa.LargeBinary, nullable=False, doc="the event's Avro body"),
+)
+
+window = sa.Table(
+    "window",
+    metadata,
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("version", sa.String(128), primary_key=True),
+    sa.Column("role", sa.String(32), primary_key=True),
+    sa.Column("slice", sa.String(256), primary_key=True),
+    sa.Column("axis", sa.String(8), primary_key=True),
+    sa.Column("window_us", sa.BigInteger, primary_key=True),
+    sa.Column("counts", sa.LargeBinary, nullable=False, doc="int32 codes and int64 counts, deflated"),
+)
+
+monitor_state = sa.Table(
+    "monitor_state",
+    metadata,
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("evaluated_us", sa.BigInteger, nullable=False),
+    sa.Column("snapshot", sa.LargeBinary, nullable=False),
+)
+
+alert = sa.Table(
+    "alert",
+    metadata,
+    sa.Column("alert_id", sa.String(128), primary_key=True),
+    sa.Column("incident_id", sa.String(128), nullable=False, index=True),
+    sa.Column("model", sa.String(128), nullable=False),
+    sa.Column("version", sa.String(128), nullable=False),
+    sa.Column("time_us", sa.BigInteger, nullable=False, index=True),
+    sa.Column("severity", sa.String(16), nullable=False),
+    sa.Column("channel", sa.String(16), nullable=False),
+    sa.Column("subject", sa.String(256), nullable=False, doc="feature or metric"),
+    sa.Column("slice", sa.String(256), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("closed_us", sa.BigInteger),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("detail", sa.JSON, nullable=False),
+)
+
+dead_letter = sa.Table(
+    "dead_letter",
+    metadata,
+    sa.Column("cluster", sa.String(64), primary_key=True),
+    sa.Column("topic", sa.String(249), primary_key=True),
+    sa.Column("partition", sa.Integer, primary_key=True),
+    sa.Column("offset", sa.BigInteger, primary_key=True),
+    sa.Column("reason", sa.String(64), nullable=False, index=True),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("time_us", sa.BigInteger, nullable=False),
+)
