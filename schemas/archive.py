@@ -1,0 +1,99 @@
+"""The archive: every event, decoded, one Parquet file per (noun, partition, segment, schema id).
+
+``ROOT/CLUSTER/NOUN/PARTITION/SEGMENT-END-SCHEMAID.parquet``. A file is a pure function of its records, so its name and
+content are the same whoever writes it; of two files of one segment the one with the larger end holds the other.
+The data plane writes it; datasets, put-back and ``flywheel trace`` read it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+FILE = re.compile(r"(\d{9})-(\d{12})-(\d+)\.parquet")
+
+
+@dataclass(frozen=True, order=True)
+class ArchiveFile:
+    """One file of the archive; ``end`` is the offset after its segment's last archived one."""
+
+    cluster: str
+    noun: str
+    partition: int
+    segment: int
+    end: int
+    schema_id: int
+    path: Path
+
+    @staticmethod
+    def name(segment: int, end: int, schema_id: int) -> str:
+        """The file name inside its partition's folder."""
+        return f"{segment:09d}-{end:012d}-{schema_id}.parquet"
+
+
+def files(root: Path, noun: str, cluster: str | None = None) -> list[ArchiveFile]:
+    """The newest file of every segment and schema, in the order of cluster, partition and segment."""
+    newest: dict[tuple[str, int, int, int], ArchiveFile] = {}
+    clusters: Iterable[Path] = [root / cluster] if cluster else sorted(root.glob("*"))
+    for place in clusters:
+        for path in (place / noun).glob("*/*.parquet"):
+            match = FILE.fullmatch(path.name)
+            if match is None:
+                continue
+            segment, end, schema_id = (int(group) for group in match.groups())
+            file = ArchiveFile(place.name, noun, int(path.parent.name), segment, end, schema_id, path)
+            key = (file.cluster, file.partition, segment, schema_id)
+            if key not in newest or newest[key].end < end:
+                newest[key] = file
+    return sorted(newest.values())
+
+
+def scan(
+    root: Path,
+    noun: str,
+    model: str | None = None,
+    *,
+    columns: list[str] | None = None,
+    cluster: str | None = None,
+    ends: Mapping[tuple[str, int], int] | None = None,
+) -> pl.LazyFrame:
+    """All archived events of a noun, lazily.
+
+    Parameters
+    ----------
+    model
+        Only this model's rows.
+    columns
+        Only these columns (and the columns that place a row: cluster, partition, offset, broker_ts).
+    cluster
+        Only this log.
+    ends
+        For each (cluster, partition): only offsets below; partitions that are absent are left out. This is how a
+        dataset manifest names the rows it was made of.
+
+    Returns
+    -------
+    The union of all files' columns; a column that a file lacks is null. Empty, with no columns, when there is no file.
+    """
+    parts: list[pl.LazyFrame] = []
+    for file in files(root, noun, cluster):
+        if ends is not None and (file.cluster, file.partition) not in ends:
+            continue
+        part = pl.scan_parquet(file.path)
+        if ends is not None:
+            part = part.filter(pl.col("offset") < ends[file.cluster, file.partition])
+        part = part.with_columns(
+            pl.lit(file.cluster).alias("cluster"), pl.lit(file.partition, dtype=pl.Int32).alias("partition")
+        )
+        if model is not None:
+            part = part.filter(pl.col("model") == model)
+        if columns is not None:
+            wanted = ["cluster", "partition", "offset", "broker_ts", *columns]
+            have = set(part.collect_schema().names())
+            part = part.select([name for name in dict.fromkeys(wanted) if name in have])
+        parts.append(part)
+    return pl.concat(parts, how="diagonal_relaxed") if parts else pl.LazyFrame()

@@ -1,0 +1,250 @@
+"""A model's contract: one ``.avsc`` whose fields are the model's features and carry their expectations.
+
+The file is at once the Avro schema of the features, the data test of the live stream and the privacy policy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from schemas.errors import ContractError
+
+Kind = Literal["number", "category", "boolean"]
+KINDS: dict[str, Kind] = {"string": "category", "double": "number", "long": "number", "boolean": "boolean"}
+SENSITIVITIES = ("none", "personal", "secret")
+TARGET_KINDS = ("binary", "multiclass", "regression")
+FIELD_ATTRIBUTES = frozenset(
+    "name type doc default min max domain max_null_rate unit owner sensitivity reason slices fact tolerance".split()
+)
+RECORD_ATTRIBUTES = frozenset("type name namespace doc fields model version target facts timezone".split())
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+FEATURES_MAX = 2_000
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The rows whose field has one value; the slice of all rows is the text ``all``."""
+
+    field: str
+    value: str
+
+    @property
+    def name(self) -> str:
+        """How the slice is called in summaries, alerts and pages.
+
+        >>> Slice("origin", "JFK").name
+        'origin=JFK'
+        """
+        return f"{self.field}={self.value}"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One feature and what is expected of it."""
+
+    name: str
+    avro_type: str
+    is_nullable: bool
+    min: float | None = None
+    max: float | None = None
+    domain: tuple[str, ...] | None = None
+    max_null_rate: float | None = None
+    unit: str | None = None
+    owner: str | None = None
+    sensitivity: str = "none"
+    reason: str | None = None
+    slices: tuple[str, ...] = ()
+    fact: str | None = None
+    tolerance: float = 0.0
+
+    @property
+    def kind(self) -> Kind:
+        """How the feature is profiled."""
+        return KINDS[self.avro_type]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the model predicts.
+
+    ``undecided`` is the label that a row has when its truth is due and has not come (None: it has none).
+    """
+
+    kind: str
+    labels: tuple[str, ...] = ()
+    positive: str | None = None
+    undecided: str | None = None
+    truth_timeout_s: int | None = None
+
+
+@dataclass(frozen=True)
+class Contract:
+    """A parsed contract."""
+
+    model: str
+    version: int
+    fields: tuple[Field, ...]
+    target: Target
+    facts: tuple[str, ...]
+    timezone: str
+    document: dict[str, Any] = field(compare=False, repr=False)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """First 16 hex digits of the SHA-256 of the document in canonical JSON."""
+        text = json.dumps(self.document, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names in the order of the file."""
+        return tuple(f.name for f in self.fields)
+
+    def slices(self) -> tuple[Slice, ...]:
+        """The declared slices, in the order of the file."""
+        return tuple(Slice(f.name, value) for f in self.fields for value in f.slices)
+
+    def input_schema(self) -> dict[str, Any]:
+        """The Avro schema of this model's input events: the envelope around the features."""
+        plain = {"type", "name", "fields"}
+        features = {
+            "type": "record",
+            "name": self.document["name"],
+            "namespace": self.document.get("namespace", "flywheel.features"),
+            "fields": [
+                {k: v for k, v in f.items() if k in {"name", "type", "default"}} for f in self.document["fields"]
+            ],
+        }
+        assert plain <= features.keys()
+        return {
+            "type": "record",
+            "name": "Input",
+            "namespace": "flywheel",
+            "doc": "What a model was asked.",
+            "fields": [
+                {"name": "prediction_id", "type": "string", "doc": "also the Kafka key"},
+                {"name": "model", "type": "string"},
+                {"name": "event_time", "type": "long", "doc": "microseconds since 1970 UTC"},
+                {"name": "subject", "type": ["null", "string"], "doc": "whom the event is about, for erasure"},
+                {"name": "features", "type": features},
+            ],
+        }
+
+
+def load_contract(path: Path) -> Contract:
+    """Read and check a contract file.
+
+    Raises
+    ------
+    ContractError
+        If the file cannot be read or breaks a rule; the message names the place.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ContractError(f"The contract {path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ContractError(f"The contract {path} is not JSON: {error}.") from error
+    return parse_contract(document, str(path))
+
+
+def parse_contract(document: Any, place: str = "contract") -> Contract:
+    """A contract from its parsed JSON; see :func:`load_contract`."""
+    if not isinstance(document, dict) or document.get("type") != "record":
+        raise ContractError(f"{place} is not an Avro record.")
+    _known(document, RECORD_ATTRIBUTES, place)
+    for name in ("name", "model", "fields", "target"):
+        if name not in document:
+            raise ContractError(f"{place} has no '{name}'.")
+    if not MODEL_NAME.fullmatch(str(document["model"])):
+        raise ContractError(f"{place}: '{document['model']}' is not a model name (letters, digits, . _ -).")
+    rows = document["fields"]
+    if not isinstance(rows, list) or not 0 < len(rows) <= FEATURES_MAX:
+        raise ContractError(f"{place} must have 1 to {FEATURES_MAX} fields.")
+    fields = tuple(_field(row, place) for row in rows)
+    names = [f.name for f in fields]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ContractError(f"{place}: the field '{twice[0]}' stands twice.")
+    facts = tuple(document.get("facts", ()))
+    for f in fields:
+        if f.fact is not None and f.fact not in facts:
+            raise ContractError(f"{place}.{f.name}: the fact '{f.fact}' is not among the record's 'facts'.")
+    timezone = str(document.get("timezone", "UTC"))
+    try:
+        ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise ContractError(f"{place}: '{timezone}' is not a time zone.") from error
+    version = document.get("version", 1)
+    if not isinstance(version, int) or version < 1:
+        raise ContractError(f"{place}: 'version' must be a whole number from 1.")
+    return Contract(
+        str(document["model"]), version, fields, _target(document["target"], place), facts, timezone, document
+    )
+
+
+def _known(given: dict[str, Any], allowed: frozenset[str], place: str) -> None:
+    for key in given:
+        if key not in allowed:
+            near = get_close_matches(key, allowed, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise ContractError(f"{place}: unknown attribute '{key}'.{hint}")
+
+
+def _field(row: Any, place: str) -> Field:
+    if not isinstance(row, dict) or not NAME.fullmatch(str(row.get("name", ""))):
+        raise ContractError(f"{place}: a field has no valid Avro name: {str(row)[:80]}.")
+    place = f"{place}.{row['name']}"
+    _known(row, FIELD_ATTRIBUTES, place)
+    avro_type, is_nullable = _type(row.get("type"), place)
+    if row.get("sensitivity", "none") not in SENSITIVITIES:
+        raise ContractError(f"{place}: 'sensitivity' must be one of {', '.join(SENSITIVITIES)}.")
+    for name in ("min", "max", "max_null_rate", "tolerance"):
+        if name in row and (isinstance(row[name], bool) or not isinstance(row[name], int | float)):
+            raise ContractError(f"{place}: '{name}' must be a number.")
+    for name in ("min", "max", "fact"):
+        if name in row and KINDS[avro_type] != "number":
+            raise ContractError(f"{place}: '{name}' needs a field of numbers.")
+    for name in ("domain", "slices"):
+        if name in row and not (isinstance(row[name], list) and all(isinstance(v, str) for v in row[name])):
+            raise ContractError(f"{place}: '{name}' must be a list of texts.")
+        if row.get(name) and KINDS[avro_type] != "category":
+            raise ContractError(f"{place}: '{name}' needs a field of texts.")
+    kept = {k: v for k, v in row.items() if k not in {"name", "type", "doc", "default", "domain", "slices"}}
+    domain = tuple(row["domain"]) if "domain" in row else None
+    return Field(str(row["name"]), avro_type, is_nullable, domain=domain, slices=tuple(row.get("slices", ())), **kept)
+
+
+def _type(given: Any, place: str) -> tuple[str, bool]:
+    if isinstance(given, str) and given in KINDS:
+        return given, False
+    if isinstance(given, list) and len(given) == 2 and "null" in given:
+        other = next((t for t in given if t != "null"), None)
+        if other in KINDS:
+            return str(other), True
+    raise ContractError(f"{place}: the type must be {', '.join(KINDS)}, or one of them with null.")
+
+
+def _target(given: Any, place: str) -> Target:
+    place = f"{place}.target"
+    if not isinstance(given, dict) or given.get("kind") not in TARGET_KINDS:
+        raise ContractError(f"{place}: 'kind' must be one of {', '.join(TARGET_KINDS)}.")
+    _known(given, frozenset(Target.__dataclass_fields__), place)
+    labels = tuple(str(label) for label in given.get("labels", ()))
+    if given["kind"] != "regression" and len(labels) < 2:
+        raise ContractError(f"{place}: 'labels' must name at least two labels.")
+    if given["kind"] == "binary" and (len(labels) != 2 or given.get("positive") not in labels):
+        raise ContractError(f"{place}: a binary target has two 'labels', one of them 'positive'.")
+    if given.get("undecided") is not None and given["undecided"] not in labels:
+        raise ContractError(f"{place}: 'undecided' must be one of the labels.")
+    timeout = given.get("truth_timeout_s")
+    return Target(given["kind"], labels, given.get("positive"), given.get("undecided"), timeout)

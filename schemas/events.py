@@ -1,0 +1,62 @@
+"""The Avro envelopes of every topic, and the topics' names.
+
+Inputs have one schema a model, made from its contract (:meth:`schemas.contract.Contract.input_schema`); all other
+envelopes are the ``.avsc`` files beside this module.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+SCHEMAS = Path(__file__).parent / "avro"
+SOURCES = ("inputs", "predictions", "feedback")
+"""The three topics of the data plane, in the order in which records of one broker timestamp are worked on."""
+NOUNS = (
+    *SOURCES,
+    "summaries",
+    "outcomes",
+    "failures",
+    "alerts",
+    "labels",
+    "retrain",
+    "models",
+    "dead-letters",
+)
+COMPACTED = frozenset({"models"})
+FEEDBACK_KINDS = ("truth", "user")
+PREFIX = "flywheel"
+
+
+def topic(noun: str) -> str:
+    """The Kafka topic of a noun.
+
+    >>> topic("feedback")
+    'flywheel.feedback.v1'
+    """
+    assert noun in NOUNS, noun
+    return f"{PREFIX}.{noun}.v1"
+
+
+def noun(topic_name: str) -> str:
+    """The noun of a topic, the inverse of :func:`topic`."""
+    return topic_name.removeprefix(f"{PREFIX}.").removesuffix(".v1")
+
+
+def subject(noun_: str, model: str | None = None) -> str:
+    """The registry subject of a topic's values; inputs have one a model."""
+    return f"{topic(noun_)}-{model}" if noun_ == "inputs" else f"{topic(noun_)}-value"
+
+
+@cache
+def _text(noun_: str) -> str:
+    return (SCHEMAS / f"{noun_}.avsc").read_text(encoding="utf-8")
+
+
+def envelope(noun_: str) -> dict[str, Any]:
+    """The Avro schema of a topic other than inputs."""
+    assert noun_ in NOUNS and noun_ != "inputs", noun_
+    schema: dict[str, Any] = json.loads(_text(noun_))
+    return schema
