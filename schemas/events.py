@@ -57,6 +57,7 @@ def _text(noun_: str) -> str:
 
 def envelope(noun_: str) -> dict[str, Any]:
     """The Avro schema of a topic other than inputs."""
-    assert noun_ in NOUNS and noun_ != "inputs", noun_
+    assert noun_ in NOUNS, noun_
+    assert noun_ != "inputs", "inputs have one schema a model"
     schema: dict[str, Any] = json.loads(_text(noun_))
     return schema

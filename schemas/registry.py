@@ -90,7 +90,7 @@ class FileRegistry:
             ids: list[int] = state["subjects"].setdefault(subject, [])
             for known in ids:
                 if state["schemas"][known - 1] == text:
-                    return known
+                    return int(known)
             if ids:
                 problems = incompatibilities(schema, json.loads(state["schemas"][ids[-1] - 1]))
                 if problems:
@@ -99,7 +99,7 @@ class FileRegistry:
                         action="Add new fields with a default or as nullable, and keep the types of the others.",
                     )
             if text in state["schemas"]:
-                schema_id = state["schemas"].index(text) + 1
+                schema_id = int(state["schemas"].index(text)) + 1
             else:
                 state["schemas"].append(text)
                 schema_id = len(state["schemas"])
