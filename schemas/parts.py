@@ -1,0 +1,264 @@
+"""Parts of a summary: integer counters under integer codes, so that merging is addition and a correction subtraction.
+
+One part holds the counters of one (model, version, role, slice, window) on one time axis:
+
+``event``
+    by prediction time: rows, cells of every feature, outcomes of the rows whose truth is known so far;
+``due``
+    by the hour in which the truth is decided at the latest: every row enters exactly once, whatever came, so that there
+    is no maturity bias (rows, sum p, sum y, sum p(1-p)).
+
+Real values enter as integers of 1e-6 ("micro"), rounded per row: every merge in every order gives the same bits.
+
+The code space
+--------------
+===================  ==============================================================================================
+0 .. 999             scalars, the ``N`` .. constants
+1000 + bin           calibration: matured rows whose score lies in that one of 128 bins
+2000 + bin           of those, positives (multiclass: right answers)
+3000 + bin           of those, sum of p, micro
+4000 + 64 p + t      confusion: predicted label p, true label t; 63 stands for any other
+9000 + feature       values outside the contract's range or domain
+10000 + 128 f + c    rows of feature f (its index in the profile) in cell c
+===================  ==============================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+CodeArray = npt.NDArray[np.int32]
+Axis = Literal["event", "due"]
+
+MICRO = 1_000_000
+ALL_SLICE = "all"
+"""Name of the slice of every row; a declared slice is called ``field=value``."""
+
+N = 0
+"""Rows: predictions."""
+N_INPUT = 1
+"""Rows whose input was joined: only they have cells."""
+N_SCORED = 2
+"""Rows with a score."""
+SUM_SCORE = 3
+"""Sum of the scores, micro, of all rows that have one."""
+N_TRUTH = 4
+"""Rows whose truth is known (on the due axis: decided)."""
+SUM_P = 5
+"""Sum of p over the rows of ``N_TRUTH``, micro; of a regression: of the predicted value."""
+SUM_Y = 6
+"""Sum of y over them, micro: 1 for the positive label, multiclass 1 for a right answer, a regression's true value."""
+SUM_PQ = 7
+"""Sum of the model's own variance over them, micro: p(1-p); a regression, which states none: (p-y)^2."""
+LOG_LOSS = 8
+"""Sum of log losses, micro, p clipped to [1e-6, 1-1e-6]."""
+LOG_LOSS_SQ = 9
+"""Sum of squared log losses, micro."""
+BRIER = 10
+"""Sum of (p-y)^2, micro."""
+BRIER_SQ = 11
+"""Sum of (p-y)^4, micro."""
+N_CORRECT = 12
+"""Rows whose predicted label is the true one."""
+USER_RIGHT = 13
+USER_WRONG = 14
+N_UNDECIDED = 15
+"""Rows that got their label because its time ran out."""
+ABS_ERROR = 16
+"""Sum of |p-y|, micro."""
+N_CORRECTED = 17
+"""Truths that replaced an earlier one."""
+
+CALIBRATION_N = 1000
+CALIBRATION_Y = 2000
+CALIBRATION_P = 3000
+CONFUSION = 4000
+CONFUSION_SIDE = 64
+CONFUSION_OTHER = 63
+OUTSIDE = 9000
+CELLS = 10_000
+CELLS_SIDE = 128
+
+SCORE_BINS = 128
+_LOWER_NANO = (
+    379985, 430557, 487857, 552779, 626334, 709670, 804086, 911051, 1032231, 1169510, 1325022, 1501182, 1700722,
+    1926735, 2182716, 2472623, 2800927, 3172683, 3593603, 4070138, 4609572, 5220126, 5911069, 6692851, 7577241, 8577485,
+    9708476, 10986943, 12431651, 14063627, 15906392, 17986210, 20332353, 22977370, 25957357, 29312231, 33085978,
+    37326887, 42087728, 47425873, 53403330, 60086650, 67546691, 75858180, 85099045, 95349465, 106690594, 119202922,
+    132964240, 148047198, 164516463, 182425524, 201813222, 222700139, 245085013, 268941421, 294214972, 320821301,
+    348645135, 377540669, 407333400, 437823499, 468790627,
+)  # fmt: skip
+_NANO = 1_000_000_000
+SCORE_EDGES: npt.NDArray[np.float64] = np.array(
+    [*_LOWER_NANO, _NANO // 2, *(_NANO - edge for edge in reversed(_LOWER_NANO))], dtype=np.float64
+) / float(_NANO)
+"""127 edges, logits -7.875 .. 7.875 by .125, written down to 1e-9 so that no platform's ``exp`` decides a bin."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Counters of one slice of one model version in one window.
+
+    Attributes
+    ----------
+    model, version, role
+        Who answered (``champion``, ...).
+    slice
+        ``all`` or ``field=value``.
+    axis
+        What ``window_us`` counts: prediction time or due time.
+    window_us
+        Start of the window, microseconds since 1970 UTC.
+    codes, counts
+        Counters; codes need not be sorted and may repeat, counts may be negative (a retraction).
+    """
+
+    model: str
+    version: str
+    role: str
+    slice: str
+    axis: Axis
+    window_us: int
+    codes: CodeArray
+    counts: Ints
+
+    def as_dict(self) -> dict[int, int]:
+        """Counters that are not zero, by code."""
+        return {int(code): int(count) for code, count in zip(*merge([(self.codes, self.counts)]), strict=True)}
+
+
+def merge(pairs: Iterable[tuple[CodeArray, Ints]]) -> tuple[CodeArray, Ints]:
+    """Add counters up: sorted distinct codes and their sums, zeros dropped.
+
+    >>> one = np.array([7, 3], np.int32), np.array([1, 2])
+    >>> codes, counts = merge([one, (np.array([7], np.int32), np.array([-1]))])
+    >>> codes.tolist(), counts.tolist()
+    ([3], [2])
+    """
+    listed = list(pairs)
+    if not listed:
+        return np.empty(0, np.int32), np.empty(0, np.int64)
+    codes = np.concatenate([c for c, _ in listed])
+    counts = np.concatenate([n for _, n in listed]).astype(np.int64, copy=False)
+    distinct, place = np.unique(codes, return_inverse=True)
+    sums = np.zeros(len(distinct), np.int64)
+    np.add.at(sums, place, counts)
+    kept = sums != 0
+    return distinct[kept].astype(np.int32), sums[kept]
+
+
+def negate(codes: CodeArray, counts: Ints) -> tuple[CodeArray, Ints]:
+    """The retraction of these counters."""
+    return codes, -counts
+
+
+def cell_code(feature: int, cell: int) -> int:
+    """Code of the counter of one cell of one feature (index in the profile)."""
+    return CELLS + CELLS_SIDE * feature + cell
+
+
+def confusion_code(predicted: int, truth: int) -> int:
+    """Code of the counter of a predicted and a true label (places in the contract's labels, 63 for any other)."""
+    return CONFUSION + CONFUSION_SIDE * min(predicted, CONFUSION_OTHER) + min(truth, CONFUSION_OTHER)
+
+
+def micro(values: npt.NDArray[np.float64]) -> Ints:
+    """Integers of 1e-6, rounded half to even; values beyond 9e12 are clipped, not-a-number counts 0."""
+    return np.rint(np.clip(np.nan_to_num(values), -9e12, 9e12) * MICRO).astype(np.int64)
+
+
+def score_bin(p: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    """The calibration bin of each score, 0 .. 127.
+
+    >>> score_bin(np.array([0.0, 0.4999, 0.5, 1.0])).tolist()
+    [0, 63, 64, 127]
+    """
+    return np.searchsorted(SCORE_EDGES, p, side="right").astype(np.uint8)
+
+
+def truth_counters(
+    p: npt.NDArray[np.float64], y: npt.NDArray[np.float64], kind: Literal["binary", "multiclass", "regression"]
+) -> list[tuple[CodeArray | int, Ints | int]]:
+    """What each row with a known truth adds to its part on the event axis, but for the confusion counters.
+
+    Parameters
+    ----------
+    p
+        The score: probability of the positive label, confidence of the answer, or the value.
+    y
+        1.0 where the truth is positive (multiclass: where the answer was right), else 0.0; or the true value.
+    kind
+        The target's kind.
+
+    Returns
+    -------
+    list of (codes, amounts)
+        Each a number for every row, or an array with one entry a row.
+    """
+    sums = due_counters(p, y, kind)
+    squared = np.square(p - y)
+    sums += [(BRIER, micro(squared)), (BRIER_SQ, micro(np.square(squared))), (ABS_ERROR, micro(np.abs(p - y)))]
+    if kind == "regression":
+        return sums
+    likely = np.clip(micro(p), 1, MICRO - 1) / MICRO
+    loss = -np.log(np.where(y > 0.5, likely, 1.0 - likely))
+    bins = score_bin(p).astype(np.int32)
+    return [
+        *sums,
+        (LOG_LOSS, micro(loss)),
+        (LOG_LOSS_SQ, micro(np.square(loss))),
+        (bins + np.int32(CALIBRATION_N), 1),
+        (bins + np.int32(CALIBRATION_Y), (y > 0.5).astype(np.int64)),
+        (bins + np.int32(CALIBRATION_P), micro(p)),
+    ]
+
+
+def due_counters(
+    p: npt.NDArray[np.float64], y: npt.NDArray[np.float64], kind: Literal["binary", "multiclass", "regression"]
+) -> list[tuple[CodeArray | int, Ints | int]]:
+    """What each decided row adds to its part on the due axis (``N`` not included); see :func:`truth_counters`."""
+    variance = np.square(p - y) if kind == "regression" else p * (1.0 - p)
+    return [(N_TRUTH, 1), (SUM_P, micro(p)), (SUM_Y, micro(y)), (SUM_PQ, micro(variance))]
+
+
+def group(
+    groups: npt.NDArray[Any], counters: Iterable[tuple[CodeArray | int, Ints | int]]
+) -> list[tuple[int, CodeArray, Ints]]:
+    """Add the counters of rows up by group.
+
+    Parameters
+    ----------
+    groups
+        A small non-negative integer a row: the part that the row belongs to; negative: none.
+    counters
+        Pairs as :func:`truth_counters` returns them.
+
+    Returns
+    -------
+    list of (group, codes, counts)
+        In the order of the groups; codes sorted, zeros dropped.
+    """
+    kept = np.flatnonzero(groups >= 0)
+    place = groups[kept].astype(np.int64)
+    keys: list[Ints] = []
+    amounts: list[Ints] = []
+    for code, amount in counters:
+        ones = np.ones(len(place), np.int64)
+        keys.append((place << 32) | (code[kept].astype(np.int64) if isinstance(code, np.ndarray) else code))
+        amounts.append(amount[kept] if isinstance(amount, np.ndarray) else ones * amount)
+    if not keys or not len(place):
+        return []
+    distinct, where = np.unique(np.concatenate(keys), return_inverse=True)
+    sums = np.zeros(len(distinct), np.int64)
+    np.add.at(sums, where, np.concatenate(amounts))
+    distinct, sums = distinct[sums != 0], sums[sums != 0]
+    owner, code_of = distinct >> 32, (distinct & 0xFFFFFFFF).astype(np.int32)
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    ends = np.append(starts[1:], len(owner))
+    return [(int(owner[a]), code_of[a:b], sums[a:b]) for a, b in zip(starts, ends, strict=True)]
