@@ -1,7 +1,7 @@
 """Cells of a model's features, and the reference profile that serving is held against.
 
 A feature's values fall into at most 127 **cells**; every row lands in exactly one. Serving is summed up as integer
-counts of cells, which add, subtract and do not depend on order (:mod:`schemas.parts` has the counters of a summary). The
+counts of cells, which add, subtract and do not depend on order (:mod:`schemas.parts` has a summary's counters). The
 profile holds the cells, learnt from the training rows once, and how often each was seen there.
 
 Cells of a number: null, NaN, -inf, +inf, then one between each two edges. Edges are order statistics of the training
