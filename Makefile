@@ -1,0 +1,55 @@
+# Every target sets up what it needs in .venv and says so. Interpreter: PYTHON=..., else the first usable one.
+# The package index and its certificates are pip's own settings (pip.conf, PIP_* in the environment).
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+PACKAGES := schemas labeling retrain streams
+BIN := .venv/bin
+ARGS :=
+
+.PHONY: help setup demo test check bench servers lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@echo "  Arguments: make demo ARGS='--fault none --json', make test ARGS='-k join -x'"
+
+setup: .venv/complete ## make .venv with the locked dependencies (the others do it by themselves)
+
+.venv/complete: requirements.lock pyproject.toml Makefile
+	@python=$$(./.ci/python "$(PYTHON)") && \
+	if $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then :; else \
+	    echo "setup: new environment .venv with $$python"; \
+	    rm -rf .venv && "$$python" -m venv .venv; \
+	fi
+	@sum=$$(cksum < requirements.lock); \
+	if [ "$$sum" != "$$(cat .venv/installed 2>/dev/null)" ]; then \
+	    echo "setup: installing the $$(grep -c '==' requirements.lock) locked dependencies (once; about a minute)" && \
+	    $(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements.lock && \
+	    echo "$$sum" > .venv/installed; \
+	fi
+	@echo "setup: installing flywheel itself"
+	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## watch the whole loop turn once on real flights
+	@$(BIN)/flywheel demo $(ARGS)
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## style, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PACKAGES) tests
+	$(BIN)/lint-imports
+
+bench: setup ## measure against bare consume and Faust agents; writes bench.json
+	$(BIN)/python -m tests.bench.run $(ARGS)
+
+servers: ## install Apache Kafka, a schema registry and PostgreSQL for the integration tests
+	@./.ci/servers
+
+lock: setup ## resolve the dependencies anew into requirements.lock
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --all-extras --no-annotate pyproject.toml -o requirements.lock
+
+clean: ## remove what was built (not .servers, not .flywheel)
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
