@@ -1,0 +1,339 @@
+"""The configuration: one typed, frozen tree from ``flywheel.toml``, ``FLYWHEEL_*`` and command-line flags.
+
+A later source wins: defaults, the file, the environment, flags. Unknown keys are refused with the nearest known one.
+Paths in the file are relative to it. Keeps no state; must not import Kafka, Faust or polars (every command loads it).
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from schemas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from schemas.contract import Contract
+    from schemas.profile import Profile
+
+FILE_NAME = "flywheel.toml"
+ENV_PREFIX = "FLYWHEEL_"
+EMBEDDED = "embedded"
+FILES = "files"
+DAY_S = 86_400
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NaturalInt = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class ModelConfig(BaseModel):
+    """``[models.NAME]``: one model under watch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    name: str
+    contract_path: Path = Field(alias="contract", description="the model's contract, an .avsc file")
+    profile_path: Path | None = Field(
+        default=None, alias="profile", description="the reference profile that serving is held against"
+    )
+    reference: Path | None = Field(default=None, description="past rows with their truth, for the first training")
+    failures: dict[str, str] = Field(
+        default_factory=dict, description="rule = SQL expression over score, label, truth, user and fact columns"
+    )
+    labeling: dict[str, Any] = Field(default_factory=dict, description="how failures become review items")
+    retrain: dict[str, Any] = Field(default_factory=dict, description="when and how to retrain, and the gate")
+    monitor: dict[str, Any] = Field(default_factory=dict, description="windows, channels and budgets of alerts")
+
+    @field_validator("failures")
+    @classmethod
+    def _no_empty_rule(cls, rules: dict[str, str]) -> dict[str, str]:
+        for rule, text in rules.items():
+            if not text.strip():
+                raise ValueError(f"the rule '{rule}' is empty")
+        return rules
+
+    @cached_property
+    def contract(self) -> Contract:
+        """The contract, read once.
+
+        Raises
+        ------
+        ContractError
+            If the file cannot be read or breaks a rule.
+        """
+        from schemas.contract import load_contract
+
+        contract = load_contract(self.contract_path)
+        if contract.model != self.name:
+            raise ConfigError(
+                f"[models.{self.name}] names {self.contract_path}, which is the contract of '{contract.model}'."
+            )
+        return contract
+
+    @property
+    def has_profile(self) -> bool:
+        """Whether there is a reference profile to read."""
+        return self.profile_path is not None and self.profile_path.exists()
+
+    @cached_property
+    def profile(self) -> Profile:
+        """The reference profile, read once.
+
+        Raises
+        ------
+        ConfigError
+            If none is configured, or it cannot be read.
+        """
+        from schemas.profile import Profile
+
+        if self.profile_path is None:
+            raise ConfigError(f"[models.{self.name}] has no 'profile'.", action="Make one with 'flywheel init'.")
+        try:
+            return Profile.from_json(self.profile_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"The profile {self.profile_path} of '{self.name}' cannot be read: {error}.",
+                action="Make it again with 'flywheel init'.",
+            ) from error
+
+
+class Config(BaseSettings):
+    """The whole configuration; the fields of ``[flywheel]`` are its own."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_nested_delimiter="__", case_sensitive=False
+    )
+
+    root: Path = Field(description="the folder of flywheel.toml, to which its paths are relative")
+    file: Path | None = Field(default=None, description="the flywheel.toml that was read")
+
+    state_dir: Path = Field(default=Path(".flywheel"), description="where Flywheel keeps its state")
+    brokers: str = Field(default=EMBEDDED, description='"embedded", or host:port[,host:port] of an Apache Kafka')
+    partitions: PositiveInt = Field(default=4, le=1024, description="of topics that Flywheel creates")
+    registry: str = Field(default=FILES, description='"files", or the URL of a Confluent-compatible schema registry')
+    database: SecretStr | None = Field(
+        default=None, description="SQLAlchemy URL (it may hold a password); default: SQLite in the state directory"
+    )
+    web_host: str = Field(default="127.0.0.1", description="where the status page listens")
+    web_port: int = Field(default=8321, ge=0, le=65_535, description="port of the status page")
+    group: str = Field(default="flywheel", min_length=1, description="Kafka consumer group, and prefix of all ids")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    segment_records: PositiveInt = Field(
+        default=16_384, description="records of a segment; never change it on a log that was already summarised"
+    )
+    batch_records: PositiveInt = Field(
+        default=10_000, le=100_000, description="records of a micro-batch; larger than 20,000 leaves the CPU's caches"
+    )
+    summary_interval_ms: PositiveInt = Field(default=1_000, description="how often the open segment is summarised")
+    archive_interval_ms: PositiveInt = Field(default=1_000, description="how often the open segment is archived")
+    order_slack_ms: NaturalInt = Field(default=500, description="more than the brokers' clocks differ")
+    join_horizon_s: PositiveInt = Field(default=7 * DAY_S, description="how long feedback may wait for its prediction")
+    disorder_ms: NaturalInt = Field(default=60_000, description="allowed disorder of event times in a partition")
+    future_skew_ms: NaturalInt = Field(default=300_000, description="events further ahead of the clock are set aside")
+    window_s: PositiveInt = Field(default=300, description="length of a window of event time; divides a day")
+    audit_share: Share = Field(default=0.01, description="share of all predictions sent to review at random")
+    memory_mb_max: PositiveInt = Field(default=1024, description="above it the worker slows down")
+    fetch_mb_max: PositiveInt = Field(default=64, description="records fetched ahead of the work")
+    emit_outcomes: bool = Field(default=False, description="also write every outcome to its topic")
+
+    models: dict[str, ModelConfig] = Field(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is given: :func:`load_config` merges the sources, a test builds exactly what it says."""
+        return (init_settings,)
+
+    @field_validator("window_s")
+    @classmethod
+    def _divides_a_day(cls, window_s: int) -> int:
+        if DAY_S % window_s:
+            raise ValueError("must divide a day (86400)")
+        return window_s
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether 'flywheel up' runs the broker itself."""
+        return self.brokers == EMBEDDED
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the one database."""
+        if self.database is not None:
+            return self.database.get_secret_value()
+        return f"sqlite:///{self.state_dir / 'flywheel.db'}"
+
+    @property
+    def archive_dir(self) -> Path:
+        """Every event, decoded, as Parquet."""
+        return self.state_dir / "archive"
+
+    @property
+    def join_dir(self) -> Path:
+        """The join store, a cache of the logs."""
+        return self.state_dir / "join"
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Datasets, models and reports."""
+        return self.state_dir / "artifacts"
+
+    @property
+    def registry_path(self) -> Path:
+        """The file registry, or the cache of a registry by URL."""
+        return self.state_dir / "registry.json"
+
+    def model(self, name: str) -> ModelConfig:
+        """The configuration of one model.
+
+        Raises
+        ------
+        ConfigError
+            If there is none of that name; the message names the nearest.
+        """
+        if name in self.models:
+            return self.models[name]
+        near = get_close_matches(name, self.models, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(sorted(self.models)) or 'none'}."
+        raise ConfigError(f"No model '{name}' is configured.{hint}", action="Add it with 'flywheel init'.")
+
+
+def find_file(start: Path | None = None) -> Path | None:
+    """The nearest ``flywheel.toml`` in a folder or those above it."""
+    folder = (start or Path.cwd()).resolve()
+    for place in (folder, *folder.parents):
+        if (place / FILE_NAME).is_file():
+            return place / FILE_NAME
+    return None
+
+
+def load_config(path: Path | None = None, **overrides: Any) -> Config:
+    """Read the configuration.
+
+    Parameters
+    ----------
+    path
+        The file; default: the nearest ``flywheel.toml`` from the working directory upwards, or none.
+    overrides
+        Fields of ``[flywheel]`` from flags; None means "not given". Paths among them are relative to the working
+        directory.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or a key or value is not valid; one line a problem.
+    """
+    file = path.resolve() if path else find_file()
+    root = file.parent if file else Path.cwd()
+    flags = {key: value for key, value in overrides.items() if value is not None}
+    if "state_dir" in flags:
+        flags["state_dir"] = Path(flags["state_dir"]).absolute()
+    values = _merged(_read(file) if file else {}, _environment(), flags)
+    _resolve_paths(values, root)
+    try:
+        return Config(root=root, file=file, **values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, file)) from None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The configuration {file} cannot be read: {error.strerror}.", action="") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration {file} is not TOML: {error}.", action="") from error
+    for table, content in document.items():
+        if table not in ("flywheel", "models"):
+            raise ConfigError(f"{file}: unknown table '{table}'.{_near(table, ['flywheel', 'models'])}")
+        if not isinstance(content, dict):
+            raise ConfigError(f"{file}: '{table}' must be a table.")
+    values = dict(document.get("flywheel", {}))
+    for reserved in ("root", "file", "models"):
+        if reserved in values:
+            raise ConfigError(f"{file}: unknown key 'flywheel.{reserved}'.")
+    models = document.get("models", {})
+    for name, content in models.items():
+        if not isinstance(content, dict):
+            raise ConfigError(f"{file}: 'models.{name}' must be a table.")
+    return values | ({"models": models} if models else {})
+
+
+def _environment() -> dict[str, Any]:
+    """What ``FLYWHEEL_*`` says; a variable that is nearly a known one is refused instead of ignored."""
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Config.model_fields if name not in ("root", "file")}
+    for name in os.environ:
+        if name.startswith(ENV_PREFIX) and "__" not in name and name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.85)
+            if near:
+                raise ConfigError(f"Unknown environment variable {name}. Did you mean {near[0]}?")
+    values = EnvSettingsSource(Config)()
+    return {key: value for key, value in values.items() if key not in ("root", "file")}
+
+
+def _merged(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Later layers win; tables are merged key by key."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            old = result.get(key)
+            result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _resolve_paths(values: dict[str, Any], root: Path) -> None:
+    values["state_dir"] = root / Path(values.get("state_dir", Config.model_fields["state_dir"].default)).expanduser()
+    models = {}
+    for name, given in values.get("models", {}).items():
+        model = {"name": name} | dict(given)
+        for key in ("contract", "profile", "reference"):
+            if isinstance(model.get(key), str):
+                model[key] = root / Path(model[key]).expanduser()
+        models[name] = model
+    values["models"] = models
+
+
+def _near(key: str, known: list[str]) -> str:
+    near = get_close_matches(key, known, n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def _keys_at(place: tuple[Any, ...]) -> list[str]:
+    """The known keys of the table that holds the last element of a place."""
+    model: Any = Config
+    for step in place[:-1]:
+        if model is Config and step == "models":
+            continue
+        field = getattr(model, "model_fields", {}).get(step)
+        model = ModelConfig if model is Config else (field.annotation if field else None)
+    fields = getattr(model, "model_fields", {})
+    return [field.alias or name for name, field in fields.items() if name not in ("root", "file", "name")]
+
+
+def _explain(error: ValidationError, file: Path | None) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        place = problem["loc"]
+        name = ".".join(str(step) for step in place)
+        shown = name if place and place[0] == "models" else f"flywheel.{name}"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown key '{shown}'.{_near(str(place[-1]), _keys_at(place))}")
+        elif problem["type"] == "missing":
+            lines.append(f"'{shown}' is missing.")
+        else:
+            lines.append(f"'{shown}': {problem['msg'].removeprefix('Value error, ')}.")
+    return f"{file or 'The configuration'}: " + " ".join(lines)
