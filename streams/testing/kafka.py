@@ -59,6 +59,10 @@ class KafkaServer(Server):
     def bootstrap(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    def tool(self, program: str, *arguments: str) -> list[str]:
+        """The command line of one of Kafka's own programs, named by its Java class."""
+        return [self._java, "-XX:TieredStopAtLevel=1", "-cp", f"{self._jars}/*", program, *arguments]
+
     def _properties(self) -> str:
         controller = f"127.0.0.1:{self._controller_port}"
         settings = {
@@ -75,8 +79,9 @@ class KafkaServer(Server):
         properties.write_text(self._properties())
         if not (self.directory / "data" / "meta.properties").exists():
             cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-            tool = ["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties), "--standalone"]
-            self.run([self._java, "-XX:TieredStopAtLevel=1", "-cp", f"{self._jars}/*", *tool])
+            self.run(
+                self.tool("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties), "--standalone")
+            )
 
     def _command(self) -> list[str]:
         memory = ["-Xms512m", "-Xmx512m", "-XX:+UseSerialGC"]
