@@ -1,0 +1,15 @@
+"""The data plane: inputs, predictions and feedback in micro-batches, from Kafka to segment summaries.
+
+One thread owns the consumer, the producer and all state here. It never touches SQL; what it finds leaves as events.
+
+=============  ====================================================================================================
+``source``     batched consume, offsets and broker timestamps, buffers up to the common frontier
+``decode``     many values at once into columns; bad records found by bisection
+``store``      the join store: sorted runs of narrow rows by 128-bit id hash
+``join``       what each record of a batch adds, as a pure function of the records before it
+``count``      from joined rows to integer counters of parts
+``segments``   open and complete segments, their summaries, what may be committed
+``archive``    the decoded events as Parquet
+``loop``       the thread: consume, work, emit, flush, commit, checkpoint
+=============  ====================================================================================================
+"""

@@ -1,0 +1,251 @@
+"""Many Kafka values at once into columns, and the bad ones out.
+
+The values of a batch, joined, are one Avro block once two fields stand before the schema's own: ``boolean`` reads the
+magic byte 0 and ``float`` the four bytes of the schema id. So the batch becomes a one-block container that
+``polars.read_avro`` reads in one pass, 20 times faster than a record at a time. Nothing is taken on trust: the two
+columns must hold the header of one schema, a sentinel record after the last must come out whole (a datum with bytes
+left over, or one too short, shifts all that follow), and every record's id must be its Kafka key. If anything is wrong
+the batch is halved, down to single records, which fastavro decides.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import fastavro
+import numpy as np
+import polars as pl
+
+from schemas.errors import DecodeError, UnknownSchemaError
+from schemas.registry import HEADER, HEADER_BYTES, MAGIC, Codec, Registry, split_header
+
+SENTINEL = "\x00sentinel"
+SYNC = b"flywheel-one-blk"
+SINGLE_MAX = 8
+"""Batches up to this size are decoded one by one: the fixed cost of a container is that of some 20 records."""
+VALUE_BYTES_MAX = 1 << 20
+"""A value above 1 MiB (Kafka's own default limit) is no event of ours: it would be all of a batch's memory."""
+DETAIL_CHARS_MAX = 300
+
+REASON_HEADER = "bad_header"
+REASON_SCHEMA = "unknown_schema"
+REASON_DATUM = "bad_datum"
+REASON_KEY = "key_mismatch"
+REASON_SIZE = "too_large"
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A record that cannot be decoded: its place in the batch, a reason code, and words."""
+
+    place: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Records of one schema, in the order of the batch.
+
+    ``places`` are their positions in the batch, increasing; ``frame`` has the schema's columns.
+    """
+
+    schema_id: int
+    places: np.ndarray[Any, np.dtype[np.int64]]
+    frame: pl.DataFrame
+
+
+class Decoder:
+    """Decodes the values of one topic."""
+
+    def __init__(self, registry: Registry, id_field: str = "prediction_id") -> None:
+        self._registry = registry
+        self._codec = Codec(registry)
+        self._id = id_field
+        self._heads: dict[int, tuple[bytes, bytes, pl.Schema] | None] = {}
+
+    def decode(self, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> tuple[list[Decoded], list[Bad]]:
+        """Columns of the good records, by schema, and the bad records."""
+        whole = self._whole(values, keys)
+        if whole is not None:
+            return [whole], []
+        bad: list[Bad] = []
+        by_schema: dict[int, list[int]] = {}
+        for place, value in enumerate(values):
+            if value is None or len(value) < HEADER_BYTES or value[0] != MAGIC:
+                bad.append(Bad(place, REASON_HEADER, _header_fault(value)))
+            elif len(value) > VALUE_BYTES_MAX:
+                bad.append(
+                    Bad(place, REASON_SIZE, f"The value has {len(value)} bytes; the limit is {VALUE_BYTES_MAX}.")
+                )
+            else:
+                by_schema.setdefault(int.from_bytes(value[1:5]), []).append(place)
+        decoded: list[Decoded] = []
+        for schema_id, places in by_schema.items():
+            frames: list[tuple[list[int], pl.DataFrame]] = []
+            try:
+                self._halve(schema_id, places, values, keys, frames, bad)
+            except UnknownSchemaError as error:
+                bad.extend(Bad(place, REASON_SCHEMA, error.message) for place in places)
+                continue
+            if frames:
+                order = np.concatenate([np.asarray(some, np.int64) for some, _ in frames])
+                decoded.append(Decoded(schema_id, order, pl.concat([frame for _, frame in frames])))
+        return decoded, bad
+
+    def _whole(self, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> Decoded | None:
+        """The usual batch: every value good and of one schema."""
+        if len(values) <= SINGLE_MAX:
+            return None
+        first = values[0]
+        if first is None or len(first) < HEADER_BYTES or first[0] != MAGIC:
+            return None
+        schema_id = int.from_bytes(first[1:HEADER_BYTES])
+        try:
+            if max(map(len, values)) > VALUE_BYTES_MAX:  # type: ignore[arg-type]
+                return None
+            frame = self._block(schema_id, values, keys)  # type: ignore[arg-type]
+        except (TypeError, UnknownSchemaError):  # a null value, or an id that nobody registered
+            return None
+        return None if frame is None else Decoded(schema_id, np.arange(len(values)), frame)
+
+    def _halve(
+        self,
+        schema_id: int,
+        places: list[int],
+        values: Sequence[bytes | None],
+        keys: Sequence[bytes | None],
+        frames: list[tuple[list[int], pl.DataFrame]],
+        bad: list[Bad],
+    ) -> None:
+        if len(places) > SINGLE_MAX:
+            frame = self._block(schema_id, [values[i] or b"" for i in places], [keys[i] for i in places])
+            if frame is not None:
+                frames.append((places, frame))
+                return
+            middle = len(places) // 2
+            self._halve(schema_id, places[:middle], values, keys, frames, bad)
+            self._halve(schema_id, places[middle:], values, keys, frames, bad)
+            return
+        good: list[int] = []
+        records: list[dict[str, Any]] = []
+        for place in places:
+            try:
+                record = self._codec.decode(values[place])
+                identifier = record.get(self._id)
+                if not isinstance(identifier, str) or not identifier or keys[place] != identifier.encode():
+                    bad.append(Bad(place, REASON_KEY, f"The record's {self._id} is not its Kafka key."))
+                    continue
+            except UnknownSchemaError:
+                raise
+            except DecodeError as error:
+                bad.append(Bad(place, REASON_DATUM, error.message[:DETAIL_CHARS_MAX]))
+                continue
+            good.append(place)
+            records.append(record)
+        if records:
+            head = self._head(schema_id)
+            frames.append((good, pl.from_dicts(records, schema=head[2] if head else None)))
+
+    def _block(self, schema_id: int, values: Sequence[bytes], keys: Sequence[bytes | None]) -> pl.DataFrame | None:
+        head = self._head(schema_id)
+        if head is None:
+            return None
+        container, sentinel, _ = head
+        body = b"".join(values)
+        block = b"".join(
+            (container, _zigzag(len(values) + 1), _zigzag(len(body) + len(sentinel)), body, sentinel, SYNC)
+        )
+        frame = _guarded(lambda: pl.read_avro(io.BytesIO(block)))
+        if frame is None or frame.height != len(values) + 1:
+            return None
+        ids = frame["_id"].to_numpy().view(np.uint32)
+        if frame["_magic"].any() or (ids != ids[-1]).any() or frame[self._id][-1] != SENTINEL:
+            return None
+        frame = frame[:-1].drop("_magic", "_id")
+        same = _guarded(lambda: (pl.Series(keys, dtype=pl.Binary) == frame[self._id].cast(pl.Binary)).all())
+        return frame if same else None
+
+    def _head(self, schema_id: int) -> tuple[bytes, bytes, pl.Schema] | None:
+        """Container header, sentinel record and columns of a schema; None if polars cannot read it."""
+        if schema_id not in self._heads:
+            self._heads[schema_id] = self._make_head(schema_id)
+        return self._heads[schema_id]
+
+    def _make_head(self, schema_id: int) -> tuple[bytes, bytes, pl.Schema] | None:
+        schema = self._registry.schema(schema_id)
+        widened = {**schema, "fields": [_field("_magic", "boolean"), _field("_id", "float"), *schema["fields"]]}
+        out = io.BytesIO()
+        out.write(b"Obj\x01")
+        meta = {"avro.schema": json.dumps(widened).encode(), "avro.codec": b"null"}
+        out.write(_zigzag(len(meta)))
+        for name, text in meta.items():
+            out.write(_zigzag(len(name)) + name.encode() + _zigzag(len(text)) + text)
+        out.write(b"\x00" + SYNC)
+        record = {f["name"]: _blank(f["type"]) for f in schema["fields"]}
+        datum = io.BytesIO()
+        try:
+            fastavro.schemaless_writer(datum, self._codec.parsed(schema_id), {**record, self._id: SENTINEL})
+        except (TypeError, ValueError, KeyError):  # a foreign schema: no sentinel can be made, so no block is read
+            return None
+        sentinel = HEADER.pack(MAGIC, schema_id) + datum.getvalue()
+        head = out.getvalue()
+        block = b"".join((head, _zigzag(1), _zigzag(len(sentinel)), sentinel, SYNC))
+        frame = _guarded(lambda: pl.read_avro(io.BytesIO(block)))
+        if frame is None or frame.columns[2:] != [f["name"] for f in schema["fields"]]:
+            return None
+        return head, sentinel, frame.drop("_magic", "_id").schema
+
+
+def _guarded(read: Callable[[], Any]) -> Any:
+    """The result, or None when polars cannot do it; its panics are BaseExceptions with a name of their own."""
+    try:
+        return read()
+    except Exception:
+        return None
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            return None
+        raise
+
+
+def _field(name: str, avro_type: str) -> dict[str, str]:
+    return {"name": name, "type": avro_type}
+
+
+def _blank(avro_type: Any) -> Any:
+    """Some value of an Avro type."""
+    if isinstance(avro_type, list):
+        return None if "null" in avro_type else _blank(avro_type[0])
+    if isinstance(avro_type, dict):
+        if avro_type["type"] == "record":
+            return {f["name"]: _blank(f["type"]) for f in avro_type["fields"]}
+        return (
+            {"array": [], "map": {}}.get(avro_type["type"])
+            if avro_type["type"] in ("array", "map")
+            else _blank(avro_type["type"])
+        )
+    return {"string": "", "bytes": b"", "boolean": False, "null": None, "float": 0.0, "double": 0.0}.get(avro_type, 0)
+
+
+def _zigzag(number: int) -> bytes:
+    """Avro's variable-length long, of a number that is not negative."""
+    number <<= 1
+    out = bytearray()
+    while number > 0x7F:
+        out.append((number & 0x7F) | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _header_fault(value: bytes | None) -> str:
+    try:
+        split_header(value)
+    except DecodeError as error:
+        return error.message
+    return "The value does not start with the wire format's header."

@@ -1,0 +1,341 @@
+"""What each record of a batch adds, as a function of the records before it in the order.
+
+A record joins only with records before it; what two or three records add together is added at the last of them, in that
+record's segment. All rows of the ids that a batch touches are laid side by side (the store's and the batch's own), the
+first input and the first prediction of an id count, and feedback forms a sequence in which each replaces the one
+before. Nothing here depends on where a batch ends, or on whether the store already holds records from after it (it does
+when the log is read again after a restart).
+
+::
+
+    order    i1      p1      f1      f2
+    adds     -       pair    +f1     +f2 -f1        (+f1: outcome of p1 with truth f1)
+
+    order    f1      f2      p1      i1
+    adds     -       -       -       pair +f2
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streams.plane.plan import KIND_TRUTH, TOPIC_PREDICTIONS, TOPIC_TIMER, ModelPlan
+from streams.plane.store import Hashes, Rows, RunSet
+
+Indexes = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+class ModelStore:
+    """Pending inputs, predictions and feedback of one partition number and model."""
+
+    def __init__(self, plan: ModelPlan) -> None:
+        self.inputs = RunSet(plan.input_type)
+        self.predictions = RunSet(plan.prediction_type)
+        self.feedback = RunSet(plan.feedback_type)
+
+    def sets(self) -> dict[str, RunSet]:
+        """The three sets by name."""
+        return {"inputs": self.inputs, "predictions": self.predictions, "feedback": self.feedback}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Inputs and predictions that met in this batch.
+
+    ``order`` and ``offset`` are those of the later record, in whose segment the pair is counted.
+    """
+
+    inputs: Rows
+    predictions: Rows
+    order: Indexes
+    offset: Indexes
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+
+@dataclass(frozen=True)
+class Truths:
+    """Feedback that took effect in this batch: the outcome of a pair, added (sign 1) or taken back (-1).
+
+    ``order``, ``offset``: of the record at which it takes effect. ``truth`` and ``user`` of an added row: the truth and
+    the user's word that are known then (indexes into ``feedback``, -1: none).
+    """
+
+    inputs: Rows
+    predictions: Rows
+    rows: Rows
+    sign: Indexes
+    order: Indexes
+    offset: Indexes
+    is_correction: Flags
+    truth: Rows
+    has_truth: Flags
+    user: Rows
+    has_user: Flags
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The result of one batch of one partition number and model.
+
+    Attributes
+    ----------
+    pairs, truths
+        What is counted.
+    duplicate_inputs, duplicate_predictions, duplicate_feedback
+        Offsets of records that an earlier one makes superfluous.
+    unanswered
+        Rows of the timers that ran out with no truth before them (a subset of the timers given).
+    """
+
+    pairs: Pairs
+    truths: Truths
+    duplicate_inputs: Indexes
+    duplicate_predictions: Indexes
+    duplicate_feedback: Indexes
+    unanswered: Flags
+
+
+def distinct(h1: Hashes, h2: Hashes) -> tuple[Hashes, Hashes, Indexes]:
+    """Distinct ids sorted by their first half, and the number of every row's id."""
+    u1, first, number = np.unique(h1, return_index=True, return_inverse=True)
+    u2 = h2[first]
+    if (u2[number] == h2).all():
+        return u1, u2, number
+    both = np.stack([h1, h2], axis=1)  # two ids that share 64 bits in one batch: never seen, and still exact
+    u, number = np.unique(both, axis=0, return_inverse=True)
+    return u[:, 0].copy(), u[:, 1].copy(), number.reshape(-1)
+
+
+@dataclass
+class _Side:
+    """All rows of one kind: the store's that the batch does not repeat, then the batch's."""
+
+    ids: Indexes
+    rows: Rows
+    batch_start: int
+    is_known: Flags  # of the batch's rows: the store holds it already
+
+    @classmethod
+    def of(cls, found: RunSet, u1: Hashes, u2: Hashes, batch: Rows, batch_ids: Indexes) -> _Side:
+        which, rows = found.find(u1, u2)
+        is_known = np.zeros(len(batch), bool)
+        if len(rows) and len(batch):
+            near = np.flatnonzero(np.isin(batch["offset"], rows["offset"]))
+            stored = (
+                {_place(i, row): n for n, (i, row) in enumerate(zip(which, rows, strict=True))} if len(near) else {}
+            )
+            repeated: list[int] = []
+            for i in near:
+                at = stored.get(_place(batch_ids[i], batch[i]))
+                if at is not None:
+                    is_known[i] = True
+                    repeated.append(at)
+            which, rows = np.delete(which, repeated), np.delete(rows, repeated)
+        return cls(
+            np.concatenate([which, batch_ids]),
+            np.concatenate([rows, batch]) if len(rows) else batch,
+            len(which),
+            is_known,
+        )
+
+    def first(self, count: int) -> Indexes:
+        """Index of every id's first row in the order, -1 if it has none."""
+        place = np.full(count, -1, np.int64)
+        if len(self.ids):
+            by = np.lexsort((self.rows["offset"], self.rows["order"], self.ids))
+            ids = self.ids[by]
+            heads = np.flatnonzero(np.diff(ids, prepend=-1))
+            place[ids[heads]] = by[heads]
+        return place
+
+
+def _place(number: Any, row: Any) -> tuple[int, int, int]:
+    """What makes a record the same record: its id, its topic and its offset."""
+    return int(number), int(row["order"]) % 4, int(row["offset"])
+
+
+def join(store: ModelStore, inputs: Rows, predictions: Rows, feedback: Rows, timers: Rows) -> Joined:
+    """Join a batch, and add its new rows to the store.
+
+    Parameters
+    ----------
+    inputs, predictions, feedback
+        The batch's rows, with their place in the order.
+    timers
+        Feedback rows made by time-outs, placed right after the prediction whose event time let them run out.
+    """
+    given = np.concatenate([feedback, timers])
+    h1 = np.concatenate([rows["h1"] for rows in (inputs, predictions, given)])
+    h2 = np.concatenate([rows["h2"] for rows in (inputs, predictions, given)])
+    u1, u2, number = distinct(h1, h2)
+    n = len(u1)
+    a, b = len(inputs), len(inputs) + len(predictions)
+    left = _Side.of(store.inputs, u1, u2, inputs, number[:a])
+    right = _Side.of(store.predictions, u1, u2, predictions, number[a:b])
+    said = _Side.of(store.feedback, u1, u2, given, number[b:])
+
+    first_input, first_prediction = left.first(n), right.first(n)
+    twice_i = _duplicates(left, first_input)
+    twice_p = _duplicates(right, first_prediction)
+    store.inputs.add(inputs[~left.is_known & ~twice_i])
+    store.predictions.add(predictions[~right.is_known & ~twice_p])
+
+    is_pair = (first_input >= 0) & (first_prediction >= 0)
+    order_i = np.where(is_pair, left.rows["order"][first_input], 0) if len(left.rows) else np.zeros(n, np.int64)
+    order_p = np.where(is_pair, right.rows["order"][first_prediction], 0) if len(right.rows) else np.zeros(n, np.int64)
+    is_late_input = order_i > order_p
+    pair_order = np.maximum(order_i, order_p)
+    is_new = is_pair & np.where(is_late_input, first_input >= left.batch_start, first_prediction >= right.batch_start)
+    new = np.flatnonzero(is_new)
+    pair_offset = np.zeros(n, np.int64)
+    if len(new):
+        offsets_i, offsets_p = left.rows["offset"][first_input[new]], right.rows["offset"][first_prediction[new]]
+        pair_offset[new] = np.where(is_late_input[new], offsets_i, offsets_p)
+    pairs = Pairs(left.rows[first_input[new]], right.rows[first_prediction[new]], pair_order[new], pair_offset[new])
+
+    sequence = _Sequence.of(said)
+    unanswered = np.zeros(len(timers), bool)
+    is_timer = sequence.index >= said.batch_start + len(feedback)
+    unanswered[sequence.index[is_timer] - said.batch_start - len(feedback)] = True
+    twice_f = np.ones(len(given), bool)
+    in_batch = sequence.index[sequence.index >= said.batch_start] - said.batch_start
+    twice_f[in_batch] = False
+    store.feedback.add(given[~said.is_known & ~twice_f])
+    truths = _truths(
+        sequence, said, left.rows, right.rows, first_input, first_prediction, is_pair, pair_order, is_new, pair_offset
+    )
+    return Joined(
+        pairs,
+        truths,
+        inputs["offset"][twice_i],
+        predictions["offset"][twice_p],
+        feedback["offset"][twice_f[: len(feedback)]],
+        unanswered,
+    )
+
+
+def _duplicates(side: _Side, first: Indexes) -> Flags:
+    """Of the batch's rows: those that are not their id's first."""
+    batch = np.arange(side.batch_start, len(side.ids))
+    return np.asarray(first[side.ids[batch]] != batch)
+
+
+@dataclass
+class _Sequence:
+    """Feedback that counts, by id, kind and order; duplicates and overtaken timers are out."""
+
+    index: Indexes  # into the side's rows
+    ids: Indexes
+    rows: Rows
+    has_previous: Flags  # the row before is the same id's and kind's
+    is_last_before: Flags
+
+    @classmethod
+    def of(cls, said: _Side) -> _Sequence:
+        rows, ids = said.rows, said.ids
+        by = np.lexsort((rows["offset"], rows["order"], rows["f1"], ids))
+        is_first = np.ones(len(by), bool)
+        is_first[1:] = (ids[by][1:] != ids[by][:-1]) | (rows["f1"][by][1:] != rows["f1"][by][:-1])
+        kept = by[is_first]
+        kept = kept[np.lexsort((rows["offset"][kept], rows["order"][kept], rows["kind"][kept], ids[kept]))]
+        kept_ids, kept_rows = ids[kept], rows[kept]
+        has_previous = _same_as_previous(kept_ids, kept_rows["kind"])
+        overtaken = (kept_rows["undecided"] == 1) & has_previous  # a truth came before the time ran out
+        if overtaken.any():
+            kept, kept_ids, kept_rows = kept[~overtaken], kept_ids[~overtaken], kept_rows[~overtaken]
+            has_previous = _same_as_previous(kept_ids, kept_rows["kind"])
+        return cls(kept, kept_ids, kept_rows, has_previous, np.append(~has_previous[1:], True)[: len(kept)])
+
+
+def _same_as_previous(ids: Indexes, kinds: Any) -> Flags:
+    same = np.zeros(len(ids), bool)
+    same[1:] = (ids[1:] == ids[:-1]) & (kinds[1:] == kinds[:-1])
+    return same
+
+
+def _truths(
+    sequence: _Sequence,
+    said: _Side,
+    inputs: Rows,
+    predictions: Rows,
+    first_input: Indexes,
+    first_prediction: Indexes,
+    is_pair: Flags,
+    pair_order: Indexes,
+    is_new_pair: Flags,
+    pair_offset: Indexes,
+) -> Truths:
+    ids, rows = sequence.ids, sequence.rows
+    in_batch = sequence.index >= said.batch_start
+    is_after = rows["order"] > pair_order[ids]
+    is_next_after = np.ones(len(ids), bool)  # no later row of this id and kind stands before the pair
+    is_next_after[:-1] = sequence.is_last_before[:-1] | is_after[1:]
+    at_pair = np.flatnonzero(is_new_pair[ids] & ~is_after & is_next_after)
+    own = np.flatnonzero(is_pair[ids] & is_after & in_batch)
+    back = own[sequence.has_previous[own]]
+    which = np.concatenate([at_pair, own, back - 1])
+    at = np.concatenate([at_pair, own, back])  # the row at which it takes effect, where that is a feedback
+    sign = np.concatenate([np.ones(len(at_pair) + len(own), np.int64), -np.ones(len(back), np.int64)])
+    is_pair_event = np.arange(len(which)) < len(at_pair)
+    order = np.where(is_pair_event, pair_order[ids[which]], rows["order"][at])
+    offset = np.where(is_pair_event, pair_offset[ids[which]], rows["offset"][at])
+    last = _last_known(sequence, ids[which], order)
+    return Truths(
+        inputs[first_input[ids[which]]],
+        predictions[first_prediction[ids[which]]],
+        rows[which],
+        sign,
+        order,
+        offset,
+        np.where(is_pair_event, False, sequence.has_previous[at]) & (sign > 0) & (rows["undecided"][which] == 0),
+        rows[last[0]],
+        last[0] >= 0,
+        rows[last[1]],
+        last[1] >= 0,
+    )
+
+
+def _last_known(sequence: _Sequence, ids: Indexes, order: Indexes) -> tuple[Indexes, Indexes]:
+    """For each (id, order): the last truth and the last user's word at or before it, -1 if there is none."""
+    found: list[Indexes] = []
+    for kind in (0, 1):
+        place = np.flatnonzero(sequence.rows["kind"] == kind)
+        if not len(place) or not len(ids):
+            found.append(np.full(len(ids), -1, np.int64))
+            continue
+        own_ids, own_order = sequence.ids[place], sequence.rows["order"][place]
+        rank = np.unique(np.concatenate([own_order, order]), return_inverse=True)[1]
+        width = np.int64(rank.max() + 1)
+        keys = own_ids * width + rank[: len(place)]
+        at = np.searchsorted(keys, ids * width + rank[len(place) :], side="right") - 1
+        hit = (at >= 0) & (own_ids[np.maximum(at, 0)] == ids)
+        found.append(np.where(hit, place[np.maximum(at, 0)], -1))
+    return found[0], found[1]
+
+
+def timer_rows(plan: ModelPlan, h1: Hashes, h2: Hashes, order: Indexes, offset: Indexes) -> Rows:
+    """Feedback rows of time-outs, placed after the prediction at ``order`` and ``offset``."""
+    rows = np.zeros(len(h1), plan.feedback_type)
+    rows["h1"], rows["h2"], rows["offset"] = h1, h2, offset
+    rows["order"] = order + (TOPIC_TIMER - order % 4)
+    rows["f1"] = h2  # one time-out an id; a real feedback's hash is of its own id
+    rows["value"], rows["facts"] = np.nan, np.nan
+    rows["kind"], rows["undecided"] = KIND_TRUTH, 1
+    rows["label"] = plan.undecided
+    return rows
+
+
+def topic_of(order: Indexes) -> Indexes:
+    """The topic in whose segment a record of this order is counted; a time-out's is that of its prediction."""
+    topic = order % 4
+    return np.where(topic == TOPIC_TIMER, TOPIC_PREDICTIONS, topic)

@@ -1,0 +1,304 @@
+"""What the plane does for one model: columns of events to the narrow rows of the join store.
+
+A pending input is its cells (one byte a feature), its declared slices (one byte a slice field) and one bit a feature
+for "outside the contract"; the payload itself stays on the topic and in the archive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from schemas.contract import Contract
+from schemas.errors import ConfigError
+from schemas.parts import ALL_SLICE, CONFUSION_OTHER
+from schemas.profile import CELL_NULL, LABEL_FEATURE, SCORE_FEATURE, FeatureProfile, Profile
+from schemas.times import SECOND_US
+from streams.plane.store import Hashes, Rows, row_type
+
+TOPIC_INPUTS, TOPIC_PREDICTIONS, TOPIC_FEEDBACK, TOPIC_TIMER = range(4)
+"""Place of a topic in the order of records of one broker timestamp; timers come last."""
+ORDER_TOPICS = 4
+
+NO_LABEL = 255
+KIND_TRUTH, KIND_USER = 0, 1
+USER_RIGHT, USER_WRONG = 0, 1
+USER_WORDS = ("right", "wrong")
+RULE_NO_TRUTH = "no_truth"
+RULE_AUDIT = "audit"
+HASH_SEEDS = (0x5EED_0001, 0x5EED_0002)
+DAY_US = 86_400 * SECOND_US
+SLICE_VALUES_MAX = 250
+
+
+class FailureRuleError(ConfigError):
+    """A failure rule is not a usable SQL expression."""
+
+
+def hashes(ids: pl.Series) -> tuple[Hashes, Hashes]:
+    """128 bits of every id; stable for one version of polars only, which the store's stamp names."""
+    return ids.hash(HASH_SEEDS[0]).to_numpy(), ids.hash(HASH_SEEDS[1]).to_numpy()
+
+
+@dataclass
+class Versions:
+    """The (version, role) pairs seen, as small integers."""
+
+    names: list[tuple[str, str]] = field(default_factory=list)
+    _index: dict[tuple[str, str], int] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self._index = {name: i for i, name in enumerate(self.names)}
+
+    def number(self, version: str, role: str) -> int:
+        """The number of a pair, a new one if it was not seen."""
+        key = (version, role)
+        if key not in self._index:
+            self._index[key] = len(self.names)
+            self.names.append(key)
+        return self._index[key]
+
+    def numbers(self, frame: pl.DataFrame) -> npt.NDArray[np.int32]:
+        """The number of every row's pair."""
+        pairs = frame.select("version", "role")
+        distinct = pairs.unique(maintain_order=True)
+        table = distinct.with_columns(
+            pl.Series("number", [self.number(v, r) for v, r in distinct.iter_rows()], dtype=pl.Int32)
+        )
+        if table.height == 1:
+            return np.full(frame.height, table["number"][0], np.int32)
+        return pairs.join(table, on=["version", "role"], how="left", maintain_order="left")["number"].to_numpy()
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """A model's contract, cells and failure rules, made ready for batches."""
+
+    contract: Contract
+    profile: Profile
+    rules: Mapping[str, str]
+    window_us: int
+    audit_share: float
+
+    def __post_init__(self) -> None:
+        assert DAY_US % self.window_us == 0, "a window divides a day"
+        for name in self.contract.feature_names:
+            if name not in self.profile.index:
+                raise ConfigError(
+                    f"The profile of '{self.model}' has no cells for '{name}'.",
+                    action="Make it again: 'flywheel init'.",
+                )
+        self.failures(self.example())
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.contract.model
+
+    @cached_property
+    def kind(self) -> Literal["binary", "multiclass", "regression"]:
+        """The target's kind."""
+        return cast(Literal["binary", "multiclass", "regression"], self.contract.target.kind)
+
+    @cached_property
+    def labels(self) -> dict[str, int]:
+        """Place of every label of the contract."""
+        return {label: i for i, label in enumerate(self.contract.target.labels)}
+
+    @cached_property
+    def positive(self) -> int:
+        """Place of a binary target's positive label, else -1."""
+        return self.labels.get(self.contract.target.positive or "", -1)
+
+    @cached_property
+    def undecided(self) -> int:
+        """Place of the label of a row whose truth is due and has not come; NO_LABEL if it has none."""
+        return self.labels.get(self.contract.target.undecided or "", NO_LABEL)
+
+    @cached_property
+    def timeout_us(self) -> int | None:
+        """How long after it is due a truth counts as never coming."""
+        seconds = self.contract.target.truth_timeout_s
+        return None if seconds is None else seconds * SECOND_US
+
+    @cached_property
+    def slice_fields(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Fields with declared slices, and their values."""
+        found = tuple((f.name, f.slices[:SLICE_VALUES_MAX]) for f in self.contract.fields if f.slices)
+        return found
+
+    @cached_property
+    def slice_names(self) -> tuple[tuple[str, ...], ...]:
+        """For every slice field, the slice names by code - 1."""
+        return tuple(tuple(f"{name}={value}" for value in values) for name, values in self.slice_fields)
+
+    @cached_property
+    def feature_index(self) -> npt.NDArray[np.int64]:
+        """Place in the profile of every contract field."""
+        return np.array([self.profile.index[name] for name in self.contract.feature_names], np.int64)
+
+    @cached_property
+    def score_feature(self) -> tuple[int, FeatureProfile] | None:
+        """Place and cells of the score, if the profile has it."""
+        place = self.profile.index.get(SCORE_FEATURE)
+        return None if place is None else (place, self.profile.features[place])
+
+    @cached_property
+    def label_feature(self) -> tuple[int, FeatureProfile] | None:
+        """Place and cells of the predicted label, if the profile has it."""
+        place = self.profile.index.get(LABEL_FEATURE)
+        return None if place is None else (place, self.profile.features[place])
+
+    @cached_property
+    def input_type(self) -> np.dtype[Any]:
+        """Row of a pending input."""
+        n = len(self.contract.fields)
+        return row_type(
+            ("cells", np.uint8, (n,)),
+            ("slices", np.uint8, (max(1, len(self.slice_fields)),)),
+            ("outside", np.uint8, ((n + 7) // 8,)),
+        )
+
+    @cached_property
+    def prediction_type(self) -> np.dtype[Any]:
+        """Row of a pending prediction."""
+        return row_type(
+            ("due_us", np.int64),
+            ("score", np.float64),
+            ("version", np.int32),
+            ("label", np.uint8),
+            ("score_cell", np.uint8),
+            ("label_cell", np.uint8),
+        )
+
+    @cached_property
+    def feedback_type(self) -> np.dtype[Any]:
+        """Row of one feedback."""
+        return row_type(
+            ("f1", np.uint64),
+            ("value", np.float64),
+            ("kind", np.uint8),
+            ("label", np.uint8),
+            ("undecided", np.uint8),
+            ("facts", np.float64, (max(1, len(self.contract.facts)),)),
+        )
+
+    def inputs(self, frame: pl.DataFrame) -> Rows:
+        """Rows of input events whose features stand in columns; the places in the order are the caller's."""
+        rows = np.zeros(frame.height, self.input_type)
+        _common(rows, frame)
+        outside = np.zeros((frame.height, len(self.contract.fields)), bool)
+        for i, f in enumerate(self.contract.fields):
+            if f.name not in frame.columns:  # written with an older contract
+                rows["cells"][:, i] = CELL_NULL
+                continue
+            column = frame[f.name]
+            rows["cells"][:, i] = self.profile.feature(f.name).codes(column)
+            if f.min is not None:
+                outside[:, i] |= (column < f.min).fill_null(value=False).to_numpy()
+            if f.max is not None:
+                outside[:, i] |= (column > f.max).fill_null(value=False).to_numpy()
+            if f.domain is not None:
+                outside[:, i] |= (~column.is_in(list(f.domain))).fill_null(value=False).to_numpy()
+        rows["outside"] = np.packbits(outside, axis=1)
+        for i, (name, values) in enumerate(self.slice_fields):
+            if name in frame.columns:
+                code = frame[name].cast(pl.Enum(list(values)), strict=False).to_physical().cast(pl.Int16)
+                rows["slices"][:, i] = (code + 1).fill_null(0).to_numpy()
+        return rows
+
+    def predictions(self, frame: pl.DataFrame, versions: Versions) -> Rows:
+        """Rows of prediction events."""
+        rows = np.zeros(frame.height, self.prediction_type)
+        _common(rows, frame)
+        rows["due_us"] = frame["truth_due"].fill_null(0).to_numpy()
+        rows["score"] = frame["score"].fill_null(np.nan).to_numpy()
+        rows["version"] = versions.numbers(frame)
+        rows["label"] = self._label_codes(frame["label"])
+        if self.score_feature is not None:
+            rows["score_cell"] = self.score_feature[1].codes(frame["score"])
+        if self.label_feature is not None:
+            rows["label_cell"] = self.label_feature[1].codes(frame["label"])
+        return rows
+
+    def feedback(self, frame: pl.DataFrame) -> Rows:
+        """Rows of feedback events; facts stand in columns ``fact_NAME``."""
+        rows = np.zeros(frame.height, self.feedback_type)
+        _common(rows, frame)
+        rows["f1"] = frame["feedback_id"].hash(HASH_SEEDS[0]).to_numpy()
+        is_user = (frame["kind"] == "user").to_numpy()
+        rows["kind"] = np.where(is_user, KIND_USER, KIND_TRUTH)
+        rows["label"] = self._label_codes(frame["label"])
+        if is_user.any():
+            rows["label"][is_user] = np.where(
+                (frame["label"] == "right").fill_null(value=False).to_numpy()[is_user], 0, 1
+            )
+        rows["value"] = frame["value"].fill_null(np.nan).to_numpy()
+        for i, name in enumerate(self.contract.facts):
+            rows["facts"][:, i] = frame[f"fact_{name}"].fill_null(np.nan).to_numpy()
+        return rows
+
+    def _label_codes(self, column: pl.Series) -> npt.NDArray[np.uint8]:
+        if not self.labels or column.null_count() == len(column):
+            return np.full(len(column), NO_LABEL, np.uint8)
+        known = column.cast(pl.Enum(list(self.labels)), strict=False).to_physical().cast(pl.Int16)
+        codes = known.fill_null(CONFUSION_OTHER).to_numpy().astype(np.uint8)
+        if column.null_count():
+            codes[column.is_null().to_numpy()] = NO_LABEL
+        return codes
+
+    def words(self, codes: npt.NDArray[np.uint8]) -> pl.Series:
+        """The labels of codes; ``?`` for a label that the contract does not name."""
+        table = [*self.contract.target.labels]
+        text: list[str | None] = [table[c] if c < len(table) else (None if c == NO_LABEL else "?") for c in codes]
+        return pl.Series(text, dtype=pl.String)
+
+    def truth_of(self, label: npt.NDArray[np.uint8], answer: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        """y of a row: positive (binary), or answered right (multiclass)."""
+        hit = label == self.positive if self.kind == "binary" else label == answer
+        return cast(npt.NDArray[np.float64], hit.astype(np.float64))
+
+    def example(self) -> pl.DataFrame:
+        """No rows, with the columns that failure rules may use."""
+        columns: dict[str, Any] = {"score": pl.Float64, "value": pl.Float64}
+        columns |= dict.fromkeys(("label", "truth", "user"), pl.String)
+        return pl.DataFrame(schema=columns | {name: pl.Float64 for name in self.contract.facts})
+
+    def failures(self, rows: pl.DataFrame) -> dict[str, npt.NDArray[np.bool_]]:
+        """Which rows each rule picks.
+
+        Raises
+        ------
+        FailureRuleError
+            If a rule is not SQL, names a column that there is not, or does not answer yes or no.
+        """
+        picked: dict[str, npt.NDArray[np.bool_]] = {}
+        for rule, text in self.rules.items():
+            try:
+                answer = rows.select(pl.sql_expr(text).alias("picked"))["picked"]
+            except pl.exceptions.PolarsError as error:
+                reason = str(error).splitlines()[0]
+                columns = ", ".join(rows.columns)
+                raise FailureRuleError(
+                    f"The failure rule '{rule}' of '{self.model}' cannot be used: {reason}",
+                    action=f"It is an SQL expression over {columns}.",
+                ) from error
+            if answer.dtype != pl.Boolean:
+                raise FailureRuleError(f"The failure rule '{rule}' of '{self.model}' does not answer yes or no.")
+            picked[rule] = answer.fill_null(value=False).to_numpy()
+        return picked
+
+    def slice_name(self, field_number: int, code: int) -> str:
+        """Name of a slice; field number -1 is all rows."""
+        return ALL_SLICE if field_number < 0 else self.slice_names[field_number][code - 1]
+
+
+def _common(rows: Rows, frame: pl.DataFrame) -> None:
+    rows["h1"], rows["h2"] = hashes(frame["prediction_id"])
+    rows["event_us"] = frame["event_time"].to_numpy()

@@ -1,0 +1,162 @@
+"""The join store: an append-only set of narrow rows, found by a 128-bit hash of the prediction id.
+
+Rows are never changed or marked: what a record joins with is decided by its place in the order (see :mod:`join`), so a
+store that is ahead of the log after a restart gives the same answers as one that is not. New rows form a sorted run;
+runs of like size are merged; a run written to disk is immutable and read through a memory map. A run is dropped whole
+when its newest row is older than the join horizon.
+
+Arrays with fields keep one row's values together (a row found is a row copied); only the first 64 bits of the hashes
+are a contiguous array of their own, which is what is searched.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[Any]
+Hashes = npt.NDArray[np.uint64]
+
+RUNS_MAX = 8
+"""Runs of one size class before they are merged: fewer costs merges, more costs searches (8 measured best)."""
+SEARCH_FIELD = "h1"
+CONFIRM_FIELD = "h2"
+
+
+def row_type(*fields: tuple[Any, ...]) -> np.dtype[Any]:
+    """The row of one kind of record: hash, place in the order, and its own fields."""
+    return np.dtype(
+        [
+            (SEARCH_FIELD, np.uint64),
+            (CONFIRM_FIELD, np.uint64),
+            ("order", np.int64),  # 4 * broker timestamp in ms + place of the topic
+            ("offset", np.int64),
+            ("event_us", np.int64),
+            *fields,
+        ]
+    )
+
+
+@dataclass
+class Run:
+    """Rows sorted by the first half of their hash; immutable."""
+
+    search: Hashes
+    rows: Rows
+    newest_order: int
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    is_saved: bool = False
+
+    @classmethod
+    def of(cls, rows: Rows) -> Run:
+        """A run of rows in any order."""
+        place = np.argsort(rows[SEARCH_FIELD], kind="stable")
+        rows = rows[place]
+        return cls(np.ascontiguousarray(rows[SEARCH_FIELD]), rows, int(rows["order"].max()))
+
+    def __len__(self) -> int:
+        return len(self.search)
+
+    def save(self, folder: Path) -> None:
+        """Write the run's two files, if they are not there yet."""
+        if not self.is_saved:
+            np.save(folder / f"{self.name}.search.npy", self.search)
+            np.save(folder / f"{self.name}.rows.npy", self.rows)
+            self.is_saved = True
+
+    @classmethod
+    def load(cls, folder: Path, name: str, newest_order: int, dtype: np.dtype[Any]) -> Run:
+        """Map a saved run.
+
+        Raises
+        ------
+        ValueError
+            If the files do not hold such rows.
+        """
+        search = np.load(folder / f"{name}.search.npy", mmap_mode="r")
+        rows = np.load(folder / f"{name}.rows.npy", mmap_mode="r")
+        if rows.dtype != dtype or search.dtype != np.uint64 or len(search) != len(rows):
+            raise ValueError(f"run {name} does not hold such rows")
+        return cls(search, rows, newest_order, name, True)
+
+
+class RunSet:
+    """All rows of one kind of record of one partition and model."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+        self.runs: list[Run] = []
+
+    def __len__(self) -> int:
+        return sum(len(run) for run in self.runs)
+
+    def add(self, rows: Rows) -> None:
+        """Add rows that are not yet in the set."""
+        if not len(rows):
+            return
+        self.runs.append(Run.of(rows))
+        while len(self.runs) >= RUNS_MAX and len(self.runs[-RUNS_MAX]) <= RUNS_MAX * len(self.runs[-1]):
+            merged = Run.of(np.concatenate([run.rows for run in self.runs[-RUNS_MAX:]]))
+            del self.runs[-RUNS_MAX:]
+            self.runs.append(merged)
+        if len(self.runs) > 3 * RUNS_MAX:  # many sizes in falling order: merge the small half
+            merged = Run.of(np.concatenate([run.rows for run in self.runs[RUNS_MAX:]]))
+            del self.runs[RUNS_MAX:]
+            self.runs.append(merged)
+
+    def find(self, h1: Hashes, h2: Hashes) -> tuple[npt.NDArray[np.int64], Rows]:
+        """All rows of the given ids.
+
+        Parameters
+        ----------
+        h1, h2
+            Distinct hashes, sorted by ``h1`` (a sorted search walks the run once and is kind to the cache).
+
+        Returns
+        -------
+        which, rows
+            Row ``i`` belongs to id number ``which[i]``.
+        """
+        found: list[Rows] = []
+        which: list[npt.NDArray[np.int64]] = []
+        numbers = np.arange(len(h1))
+        for run in self.runs:
+            first = np.searchsorted(run.search, h1)
+            inside = first < len(run)
+            hit = np.zeros(len(h1), bool)
+            hit[inside] = run.search[first[inside]] == h1[inside]
+            ids, places = numbers[hit], first[hit]
+            while len(ids):
+                rows = run.rows[places]
+                right = rows[CONFIRM_FIELD] == h2[ids]
+                found.append(rows[right])
+                which.append(ids[right])
+                places = places + 1  # several rows of one id, or (never seen) two ids that share 64 bits
+                ids, places = ids[places < len(run)], places[places < len(run)]
+                same = run.search[places] == h1[ids]
+                ids, places = ids[same], places[same]
+        if not found:
+            return np.empty(0, np.int64), np.empty(0, self.dtype)
+        return np.concatenate(which), np.concatenate(found)
+
+    def expire(self, before_order: int) -> list[Run]:
+        """Drop and return the runs whose newest row is before ``before_order``."""
+        gone = [run for run in self.runs if run.newest_order < before_order]
+        self.runs = [run for run in self.runs if run.newest_order >= before_order]
+        return gone
+
+    def save(self, folder: Path) -> list[dict[str, Any]]:
+        """Write what is not yet on disk; the description that :meth:`load` needs."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for run in self.runs:
+            run.save(folder)
+        return [{"name": run.name, "newest_order": run.newest_order} for run in self.runs]
+
+    def load(self, folder: Path, description: list[dict[str, Any]]) -> None:
+        """Map the runs of a description; see :meth:`Run.load` for errors."""
+        self.runs = [Run.load(folder, item["name"], int(item["newest_order"]), self.dtype) for item in description]
