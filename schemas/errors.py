@@ -50,12 +50,14 @@ class ConfigError(UsageError):
 class GateRefusedError(FlywheelError):
     """The gate refused the challenger."""
 
+    action = "The run's report says which rule; nothing was promoted."
     exit_code = 3
 
 
 class ContractIncompatibleError(FlywheelError):
     """The contract is not compatible with what is released."""
 
+    action = "Keep to what it may read (give new fields a default), or release it as a new model."
     exit_code = 4
 
 
