@@ -17,7 +17,7 @@ import polars as pl
 from schemas.times import HOUR_US
 
 INPUT_COLUMNS = ("prediction_id", "event_time", "truth_due")
-TRUTH_COLUMNS = ("feedback_id", "prediction_id", "event_time", "label")
+FEEDBACK_COLUMNS = ("feedback_id", "prediction_id", "event_time", "label")
 
 
 @dataclass(frozen=True)
@@ -99,17 +99,17 @@ def prediction_events(
 
 def truth_events(model: str, truths: pl.DataFrame) -> Iterator[dict[str, Any]]:
     """The rows of a batch's ``truths`` as feedback events; an unknown fact is left out."""
-    facts = [name for name in truths.columns if name not in TRUTH_COLUMNS]
-    for row in truths.iter_rows(named=True):
+    return _feedback_events(model, truths, "truth")
+
+
+def user_events(model: str, flags: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """What users said of predictions as feedback events; columns as in a batch's ``truths``."""
+    return _feedback_events(model, flags, "user")
+
+
+def _feedback_events(model: str, rows: pl.DataFrame, kind: str) -> Iterator[dict[str, Any]]:
+    facts = [name for name in rows.columns if name not in FEEDBACK_COLUMNS]
+    for row in rows.iter_rows(named=True):
         known = [{"name": name, "value": row[name]} for name in facts if row[name] is not None]
-        yield {
-            "feedback_id": row["feedback_id"],
-            "prediction_id": row["prediction_id"],
-            "model": model,
-            "event_time": row["event_time"],
-            "kind": "truth",
-            "label": row["label"],
-            "value": None,
-            "facts": known,
-            "note": None,
-        }
+        head = {name: row[name] for name in FEEDBACK_COLUMNS}
+        yield {**head, "model": model, "kind": kind, "value": None, "facts": known, "note": None}
