@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from labeling.policy import LabelingPolicy
+from retrain.policy import RetrainPolicy
 from schemas.errors import ConfigError
+from streams.logic.policy import MonitorPolicy
 
 if TYPE_CHECKING:
     from schemas.contract import Contract
@@ -47,9 +50,9 @@ class ModelConfig(BaseModel):
     failures: dict[str, str] = Field(
         default_factory=dict, description="rule = SQL expression over score, label, truth, user and fact columns"
     )
-    labeling: dict[str, Any] = Field(default_factory=dict, description="how failures become review items")
-    retrain: dict[str, Any] = Field(default_factory=dict, description="when and how to retrain, and the gate")
-    monitor: dict[str, Any] = Field(default_factory=dict, description="windows, channels and budgets of alerts")
+    labeling: LabelingPolicy = Field(default=LabelingPolicy(), description="how failures become review items")
+    retrain: RetrainPolicy = Field(default=RetrainPolicy(), description="when and how to retrain, and the gate")
+    monitor: MonitorPolicy = Field(default=MonitorPolicy(), description="what wakes somebody")
 
     @field_validator("failures")
     @classmethod
@@ -139,7 +142,9 @@ class Config(BaseSettings):
     disorder_ms: NaturalInt = Field(default=60_000, description="allowed disorder of event times in a partition")
     future_skew_ms: NaturalInt = Field(default=300_000, description="events further ahead of the clock are set aside")
     window_s: PositiveInt = Field(default=300, description="length of a window of event time; divides a day")
-    audit_share: Share = Field(default=0.01, description="share of all predictions sent to review at random")
+    audit_share: Share = Field(
+        default=0.01, description="share of predictions sent to review at random, where the model does not say"
+    )
     memory_mb_max: PositiveInt = Field(default=1024, description="above it the worker slows down")
     fetch_mb_max: PositiveInt = Field(default=64, description="records fetched ahead of the work")
     emit_outcomes: bool = Field(default=False, description="also write every outcome to its topic")
@@ -303,6 +308,9 @@ def _resolve_paths(values: dict[str, Any], root: Path) -> None:
         for key in ("contract", "profile", "reference"):
             if isinstance(model.get(key), str):
                 model[key] = root / Path(model[key]).expanduser()
+        labeling = model.get("labeling", {})
+        if isinstance(labeling, dict) and "audit_share" in values:
+            model["labeling"] = {"audit_share": values["audit_share"]} | labeling
         models[name] = model
     values["models"] = models
 

@@ -69,6 +69,11 @@ def test_the_environment_reaches_into_a_model(tmp_path: Path, monkeypatch: pytes
         ("[flywheel]\nbroker = 'x'\n", "unknown key 'flywheel.broker'. Did you mean 'brokers'?"),
         ("[models.m]\ncontract = 'x'\nfailure = {}\n", "unknown key 'models.m.failure'. Did you mean 'failures'?"),
         ("[models.m]\nprofile = 'x'\n", "'models.m.contract' is missing."),
+        (
+            "[models.m]\ncontract = 'x'\n[models.m.retrain]\nmin_labels = 3\n",
+            "unknown key 'models.m.retrain.min_labels'. Did you mean 'min_new_labels'?",
+        ),
+        ("[models.m]\ncontract = 'x'\n[models.m.retrain]\ncron = 'x'\n", "'models.m.retrain.cron': not a cron"),
         ("[flywhel]\n", "unknown table 'flywhel'. Did you mean 'flywheel'?"),
         ("[flywheel]\nroot = '/'\n", "unknown key 'flywheel.root'"),
         ("[flywheel]\nwindow_s = 7\n", "'flywheel.window_s': must divide a day"),
@@ -121,3 +126,11 @@ def test_an_unknown_model_is_named_with_its_nearest(tmp_path: Path) -> None:
     config = load_config(toml(tmp_path, "[models.flights]\ncontract = 'x'\n"))
     with pytest.raises(ConfigError, match="Did you mean 'flights'"):
         config.model("flight")
+
+
+def test_the_audit_share_of_a_model_is_its_own_or_the_common_one(tmp_path: Path) -> None:
+    text = "[flywheel]\naudit_share = 0.2\n[models.a]\ncontract = 'x'\n[models.b]\ncontract = 'x'\n"
+    config = load_config(toml(tmp_path, text + "[models.b.labeling]\naudit_share = 0.5\nrequired_n = 2\n"))
+    assert config.model("a").labeling.audit_share == 0.2
+    assert config.model("b").labeling.audit_share == 0.5
+    assert config.model("b").labeling.required_n == 2
