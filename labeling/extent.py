@@ -1,0 +1,138 @@
+"""How far a cause reaches: from which input on, in which slice, and what the contract should say about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from labeling.items import canonical
+from labeling.policy import LabelingPolicy
+from labeling.projection import PROPOSAL_DETAIL
+from labeling.sql import chunks
+from labeling.tables import incident, item, item_cluster, label_event
+from schemas.contract import Contract
+from schemas.times import SECOND_US
+
+SLICE_SHARE_MAX = 0.5
+"""A field value names the slice of a cause only if fewer than half of the other items have it."""
+COMPARED_ITEMS = 200
+"""Newest items that a slice is compared with."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What a verdict is about, so that equal ones can be counted."""
+
+    key: str
+    feature: str | None
+    incident_id: str | None
+
+
+def describe(
+    connection: sa.Connection,
+    model: str,
+    policy: LabelingPolicy,
+    contract: Contract | None,
+    cause: Cause,
+    verdict: str,
+    seqs: list[int],
+) -> dict[str, Any]:
+    """Where the cause begins and ends, the slice that it is confined to, and the first input concerned."""
+    rows: list[Any] = []
+    for part in chunks(seqs):
+        query = (
+            sa.select(item.c.event_time_us, item.c.payload, item.c.suspect)
+            .join(label_event, label_event.c.item == item.c.id)
+            .where(label_event.c.model == model, label_event.c.seq.in_(part))
+        )
+        rows.extend(connection.execute(query).all())
+    rows.sort(key=lambda r: r.event_time_us)
+    alike = _alike(connection, model, cause)
+    run = _run(alike, rows[0].event_time_us, rows[-1].event_time_us, policy.run_gap_s * SECOND_US) or rows
+    found = _incident(connection, model, cause.incident_id)
+    from_us, position = run[0].event_time_us, run[0].payload.get("position")
+    if found is not None and found.from_us < from_us:
+        from_us, position = found.from_us, found.position or position
+    goes_on = verdict == "meaning_changed" or (found is not None and found.until_us is None)
+    detail = {
+        "feature": cause.feature,
+        "slice": _slice(connection, model, [r.payload["features"] for r in rows], cause),
+        "incident_id": cause.incident_id,
+        "from_us": from_us,
+        "to_us": None if goes_on else run[-1].event_time_us,
+        "position": position,
+        "contract_rule": _contract_rule(cause, rows, contract) if verdict == "input_broken" else None,
+        "support": len(seqs),
+    }
+    assert detail.keys() == set(PROPOSAL_DETAIL)
+    return detail
+
+
+def _incident(connection: sa.Connection, model: str, incident_id: str | None) -> sa.Row[Any] | None:
+    query = sa.select(incident).where(incident.c.model == model, incident.c.incident_id == incident_id)
+    return connection.execute(query).one_or_none() if incident_id else None
+
+
+def _alike(connection: sa.Connection, model: str, cause: Cause) -> list[Any]:
+    """All items, decided or not, that are suspected of the cause, in event time."""
+    ending = f"|{cause.key.removeprefix('feature:')}"
+    if not cause.key.startswith("feature:"):
+        return []
+    names = connection.execute(sa.select(item_cluster.c.cluster).where(item_cluster.c.model == model)).scalars()
+    clusters = [name for name in names if name.endswith(ending)]
+    query = (
+        sa.select(item.c.event_time_us, item.c.payload)
+        .where(item.c.model == model, item.c.cluster.in_(clusters))
+        .order_by(item.c.event_time_us, item.c.id)
+    )
+    return list(connection.execute(query).all())
+
+
+def _run(alike: list[Any], first_us: int, last_us: int, gap_us: int) -> list[Any]:
+    """The unbroken run of items around the reviewed ones: what lies further off was another incident."""
+    run: list[Any] = []
+    for row in alike:
+        if run and row.event_time_us - run[-1].event_time_us > gap_us:
+            if row.event_time_us > last_us:
+                break
+            if run[-1].event_time_us < first_us:
+                run = []
+        run.append(row)
+    return run
+
+
+def _slice(connection: sa.Connection, model: str, features: list[dict[str, Any]], cause: Cause) -> str | None:
+    """``field=value`` that all rows of the cause share and most other rows do not have."""
+    others = connection.execute(
+        sa.select(item.c.payload)
+        .where(item.c.model == model, sa.not_(item.c.cluster.endswith(f"|{cause.key.removeprefix('feature:')}")))
+        .order_by(item.c.id.desc())
+        .limit(COMPARED_ITEMS)
+    ).scalars()
+    compared = [payload["features"] for payload in others]
+    best: tuple[float, str] | None = None
+    for name, value in features[0].items():
+        if not isinstance(value, str) or name == cause.feature or any(f.get(name) != value for f in features):
+            continue
+        share = sum(f.get(name) == value for f in compared) / max(len(compared), 1)
+        if compared and share < SLICE_SHARE_MAX and (best is None or (share, name) < best):
+            best = (share, f"{name}={value}")
+    return best[1] if best else None
+
+
+def _contract_rule(cause: Cause, rows: list[Any], contract: Contract | None) -> str | None:
+    """The sentence that the contract should hold the feature to."""
+    if cause.feature is None:
+        return None
+    values = Counter(canonical(row.payload["features"].get(cause.feature)) for row in rows)
+    value, count = values.most_common(1)[0]
+    if count == len(rows):
+        return f"{cause.feature} must not be {value} more often than in the reference"
+    fields = {f.name: f for f in contract.fields} if contract else {}
+    field = fields.get(cause.feature)
+    if field is not None and field.fact:
+        return f"{cause.feature} must be within {field.tolerance:g} of {field.fact}"
+    return f"{cause.feature} must keep its range"

@@ -1,0 +1,207 @@
+"""Adding items: idempotent, in batches, each with the reason why it is here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from labeling.evidence import suspect
+from labeling.items import NewItem, Protector, hashes, payload, urgency
+from labeling.policy import LabelingPolicy
+from labeling.sql import chunks, serialize, upsert
+from labeling.tables import item, item_cluster, item_occurrence
+from schemas.contract import Contract
+
+DUPLICATE_BONUS = 0.25
+"""Priority of one further complaint: four of them weigh as much as one step of severity."""
+SKIP_MALUS = 1.0
+"""Priority lost by a skip: the item goes behind everything of the same severity."""
+
+
+@dataclass(frozen=True)
+class IngestCounts:
+    """What became of a batch.
+
+    ``added`` items are new and open; ``merged`` are new but ask a question that another item already asks; ``repeated``
+    were here and got a further complaint; ``redelivered`` were here and nothing changed.
+    """
+
+    added: int = 0
+    merged: int = 0
+    repeated: int = 0
+    redelivered: int = 0
+
+    def __add__(self, other: IngestCounts) -> IngestCounts:
+        return IngestCounts(
+            self.added + other.added,
+            self.merged + other.merged,
+            self.repeated + other.repeated,
+            self.redelivered + other.redelivered,
+        )
+
+
+def rank(urgency_: Any, duplicates: Any, skips: Any) -> Any:
+    """Sort key of the queue, lowest first; of numbers or of columns, so that both give the same bits."""
+    return -(urgency_ + DUPLICATE_BONUS * duplicates - SKIP_MALUS * skips)
+
+
+class Ingest:
+    """One batch in one transaction; made anew for every batch."""
+
+    def __init__(
+        self, connection: sa.Connection, model: str, policy: LabelingPolicy, contract: Contract | None, now_us: int
+    ) -> None:
+        self.connection = connection
+        self.model = model
+        self.policy = policy
+        self.contract = contract
+        self.protector = Protector(policy, contract)
+        self.now_us = now_us
+
+    def run(self, items: Sequence[NewItem]) -> IngestCounts:
+        """Insert what is new, count what is not."""
+        serialize(self.connection, "ingest")
+        known = self._known(items)
+        fresh: dict[tuple[str, str], NewItem] = {}
+        again: list[NewItem] = []
+        for new in items:
+            name = (new.prediction_id, new.rule)
+            if name in known or name in fresh:
+                again.append(new)
+            else:
+                fresh[name] = new
+        ids, merged = self._insert(list(fresh.values()))
+        known.update(ids)
+        repeated = self._repeat(again, known)
+        added = len(fresh) - merged
+        return IngestCounts(added, merged, repeated, len(again) - repeated)
+
+    def _known(self, items: Sequence[NewItem]) -> dict[tuple[str, str], int]:
+        found: dict[tuple[str, str], int] = {}
+        for part in chunks(sorted({new.prediction_id for new in items})):
+            rows = self.connection.execute(
+                sa.select(item.c.prediction_id, item.c.rule, item.c.id).where(
+                    item.c.model == self.model, item.c.prediction_id.in_(part)
+                )
+            )
+            found.update({(row.prediction_id, row.rule): row.id for row in rows})
+        return found
+
+    def _insert(self, fresh: list[NewItem]) -> tuple[dict[tuple[str, str], int], int]:
+        """Ids of the inserted items, and how many of them ask what another one asks."""
+        if not fresh:
+            return {}, 0
+        first_id = 1 + (self.connection.execute(sa.select(sa.func.max(item.c.id))).scalar() or 0)
+        hashed = [hashes(new, self.protector.key) for new in fresh]
+        asked = self._asked([task for _, task in hashed])
+        sizes, unpredictable = self._clusters()
+        rows = []
+        occurrences = []
+        duplicates: dict[int, int] = {}
+        for number, (new, (input_hash, task_hash)) in enumerate(zip(fresh, hashed, strict=True), start=first_id):
+            same_as = asked.setdefault(task_hash, number)
+            row = self._row(new, sizes, unpredictable)
+            row |= {"id": number, "input_hash": input_hash, "task_hash": task_hash, "same_as": None}
+            if same_as != number:
+                row |= {"same_as": same_as, "state": "duplicate"}
+                duplicates[same_as] = duplicates.get(same_as, 0) + 1
+            rows.append(row)
+            occurrences.append({"item": number, "occurrence": new.occurrence})
+        self.connection.execute(sa.insert(item), rows)
+        self.connection.execute(sa.insert(item_occurrence), occurrences)
+        self._store_sizes(sizes)
+        self._add_duplicates(duplicates)
+        names = {(new.prediction_id, new.rule): row["id"] for new, row in zip(fresh, rows, strict=True)}
+        return names, sum(duplicates.values())
+
+    def _row(self, new: NewItem, sizes: dict[str, int], unpredictable: dict[str, int]) -> dict[str, Any]:
+        stored = payload(new, self.protector)
+        suspected = suspect(stored["features"], stored["facts"], self.contract)
+        cluster = f"{new.rule}|{suspected or '-'}"
+        damping = 1.0 + unpredictable.get(cluster, 0) / self.policy.proposal_after
+        priority = round(urgency(new, sizes.get(cluster, 0)) / damping, 6)
+        sizes[cluster] = sizes.get(cluster, 0) + 1
+        return {
+            "model": self.model,
+            "prediction_id": new.prediction_id,
+            "rule": new.rule,
+            "policy": new.policy,
+            "selection_probability": new.selection_probability,
+            "kind": new.kind,
+            "required_n": self.policy.required_n,
+            "event_time_us": new.event_time_us,
+            "created_us": self.now_us,
+            "cluster": cluster,
+            "suspect": suspected,
+            "subject_hash": self.protector.subject(new.subject),
+            "urgency": priority,
+            "payload": stored,
+            "duplicates": 0,
+            "skips": 0,
+            "rank": rank(priority, 0, 0),
+            "state": "open",
+            "lease_until_us": 0,
+            "lease_fence": 0,
+        }
+
+    def _asked(self, task_hashes: list[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for part in chunks(sorted(set(task_hashes))):
+            rows = self.connection.execute(
+                sa.select(item.c.task_hash, item.c.id).where(
+                    item.c.model == self.model, item.c.task_hash.in_(part), item.c.same_as.is_(None)
+                )
+            )
+            found.update({row.task_hash: row.id for row in rows})
+        return found
+
+    def _clusters(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Of every cluster its size, and how often people found that it could not have been predicted."""
+        rows = self.connection.execute(sa.select(item_cluster).where(item_cluster.c.model == self.model)).all()
+        return {row.cluster: row.size for row in rows}, {row.cluster: row.unpredictable for row in rows}
+
+    def _store_sizes(self, sizes: dict[str, int]) -> None:
+        statement = upsert(self.connection, item_cluster)
+        self.connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["model", "cluster"], set_={"size": statement.excluded.size}
+            ),
+            [
+                {"model": self.model, "cluster": cluster, "size": size, "unpredictable": 0}
+                for cluster, size in sizes.items()
+            ],
+        )
+
+    def _repeat(self, again: list[NewItem], known: dict[tuple[str, str], int]) -> int:
+        """Raise counter and priority of the items with an occurrence that was not seen yet."""
+        wanted = {(known[new.prediction_id, new.rule], new.occurrence) for new in again}
+        seen: set[tuple[int, str]] = set()
+        for part in chunks(sorted({number for number, _ in wanted})):
+            rows = self.connection.execute(sa.select(item_occurrence).where(item_occurrence.c.item.in_(part)))
+            seen.update((row.item, row.occurrence) for row in rows)
+        new_ones = sorted(wanted - seen)
+        if not new_ones:
+            return 0
+        self.connection.execute(
+            sa.insert(item_occurrence), [{"item": number, "occurrence": name} for number, name in new_ones]
+        )
+        more: dict[int, int] = {}
+        for number, _ in new_ones:
+            more[number] = more.get(number, 0) + 1
+        self._add_duplicates(more)
+        return len(new_ones)
+
+    def _add_duplicates(self, more: dict[int, int]) -> None:
+        if more:
+            self.connection.execute(
+                sa.update(item)
+                .where(item.c.id == sa.bindparam("number"))
+                .values(
+                    duplicates=item.c.duplicates + sa.bindparam("more"),
+                    rank=rank(item.c.urgency, item.c.duplicates + sa.bindparam("more"), item.c.skips),
+                ),
+                [{"number": number, "more": count} for number, count in sorted(more.items())],
+            )
