@@ -1,0 +1,169 @@
+"""The events of the benchmarks: 12 numbers and 8 categories, predictions of two versions, 60 % with truth."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import numpy as np
+import polars as pl
+from confluent_kafka import Producer
+
+from schemas.contract import load_contract
+from schemas.events import SOURCES, envelope, subject, topic
+from schemas.registry import HEADER, MAGIC, FileRegistry
+
+MODEL = "bench"
+NUMBERS = tuple(f"n{i:02d}" for i in range(12))
+CATEGORIES = tuple(f"c{i}" for i in range(8))
+DOMAIN = tuple("abcd" + letter for letter in "efghijklmn")
+VERSIONS = ("1", "2")
+LABELS = ("late", "soon")
+SHARE_WITH_TRUTH = 0.6
+SHARE_WRONG = 0.1
+START_S = 1_700_000_100  # the start of a window; in the past, so that nothing comes from the future
+SPAN_S = 3_600  # 12 windows, however many events: what merging costs does not depend on the number of events
+WINDOW_S = 300
+CHUNK = 10_000
+SECOND_US = 1_000_000
+
+
+def contract_document() -> dict[str, Any]:
+    numbers = [{"name": name, "type": "double", "min": -10.0, "max": 10.0} for name in NUMBERS]
+    categories = [{"name": name, "type": "string", "domain": list(DOMAIN)} for name in CATEGORIES]
+    return {
+        "type": "record",
+        "name": "Bench",
+        "model": MODEL,
+        "version": 1,
+        "target": {"kind": "binary", "positive": LABELS[0], "labels": list(LABELS)},
+        "fields": [*numbers, *categories],
+    }
+
+
+class Chunk:
+    """Features, predictions and truths of consecutive predictions as columns; a function of the seed and the place."""
+
+    def __init__(self, first: int, count: int, total: int) -> None:
+        random = np.random.default_rng([20, first])
+        self.ids = [f"{number:016x}" for number in range(first, first + count)]
+        self.times_us = (START_S * SECOND_US + np.arange(first, first + count) * (SPAN_S * SECOND_US) // total).tolist()
+        self.numbers = random.normal(size=(count, len(NUMBERS)))
+        self.categories = random.integers(len(DOMAIN), size=(count, len(CATEGORIES)))
+        self.versions = [VERSIONS[v] for v in random.integers(len(VERSIONS), size=count)]
+        self.scores = random.uniform(size=count).tolist()
+        self.labels = [LABELS[score < 0.5] for score in self.scores]
+        is_wrong = (random.uniform(size=count) < SHARE_WRONG).tolist()
+        self.truths = [
+            LABELS[(label == LABELS[0]) == wrong] for label, wrong in zip(self.labels, is_wrong, strict=True)
+        ]
+        self.has_truth = (random.uniform(size=count) < SHARE_WITH_TRUTH).tolist()
+
+    def features(self) -> Iterator[dict[str, Any]]:
+        for numbers, categories in zip(self.numbers.tolist(), self.categories.tolist(), strict=True):
+            yield dict(zip(NUMBERS, numbers, strict=True)) | {
+                name: DOMAIN[code] for name, code in zip(CATEGORIES, categories, strict=True)
+            }
+
+    def records(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """Noun, key and record, in the order in which they happen."""
+        for i, features in enumerate(self.features()):
+            common = {"prediction_id": self.ids[i], "model": MODEL, "event_time": self.times_us[i]}
+            yield "inputs", self.ids[i], {**common, "subject": None, "features": features}
+            answer: dict[str, Any] = {
+                "version": self.versions[i],
+                "role": "champion",
+                "score": self.scores[i],
+                "label": self.labels[i],
+            }
+            yield "predictions", self.ids[i], {**common, **answer, "truth_due": None}
+            if self.has_truth[i]:
+                truth: dict[str, Any] = {
+                    "kind": "truth",
+                    "label": self.truths[i],
+                    "value": None,
+                    "facts": [],
+                    "note": None,
+                }
+                yield "feedback", self.ids[i], {**common, **truth, "feedback_id": f"f{self.ids[i]}"}
+
+    def confusion(self) -> Counter[str]:
+        """Decided predictions by window, version, truth and label."""
+        return Counter(
+            f"{time // SECOND_US // WINDOW_S * WINDOW_S}|{version}|{truth}|{label}"
+            for time, version, truth, label, decided in zip(
+                self.times_us, self.versions, self.truths, self.labels, self.has_truth, strict=True
+            )
+            if decided
+        )
+
+    def table(self) -> pl.DataFrame:
+        return pl.DataFrame(list(self.features())).with_columns(
+            target=pl.Series(self.truths), score=pl.Series(self.scores), label=pl.Series(self.labels)
+        )
+
+
+def prepare(folder: Path) -> dict[str, tuple[int, Any]]:
+    """Write contract, sample and registry into a folder; the schema id and parsed schema of each noun."""
+    folder.mkdir(parents=True)
+    (folder / "contract.avsc").write_text(json.dumps(contract_document()))
+    Chunk(0, CHUNK, CHUNK).table().write_parquet(folder / "sample.parquet")
+    contract = load_contract(folder / "contract.avsc")
+    registry = FileRegistry(folder / "registry.json")
+    schemas = {noun: contract.input_schema() if noun == "inputs" else envelope(noun) for noun in SOURCES}
+    return {
+        noun: (registry.register(subject(noun, MODEL), schema), fastavro.parse_schema(schema))
+        for noun, schema in schemas.items()
+    }
+
+
+def produce(bootstrap: str, predictions: int, folder: Path) -> dict[str, Any]:
+    """Put the events on the three topics; how many records there are, and their mean sizes in bytes.
+
+    Also writes `expected.json`. The partitioner is murmur2, as everywhere in Flywheel.
+    """
+    schemas = prepare(folder)
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "partitioner": "murmur2_random",
+            "compression.type": "lz4",
+            "linger.ms": 20,
+            "batch.num.messages": 10_000,
+            "queue.buffering.max.messages": 1_000_000,
+            "enable.idempotence": True,
+            "log_level": 3,  # a broker that has just started answers "in progress" at first, which is retried
+        }
+    )
+    failed: list[str] = []
+    expected: Counter[str] = Counter()
+    records: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    topics = {noun: topic(noun) for noun in SOURCES}
+    headers = {noun: HEADER.pack(MAGIC, schema_id) for noun, (schema_id, _) in schemas.items()}
+    for first in range(0, predictions, CHUNK):
+        chunk = Chunk(first, min(CHUNK, predictions - first), predictions)
+        expected += chunk.confusion()
+        for noun, key, record in chunk.records():
+            out = io.BytesIO()
+            out.write(headers[noun])
+            fastavro.schemaless_writer(out, schemas[noun][1], record)
+            value = out.getvalue()
+            records[noun] += 1
+            sizes[noun] += len(value)
+            producer.produce(
+                topics[noun], value, key, on_delivery=lambda error, _: failed.append(str(error)) if error else None
+            )
+        producer.poll(0)
+        while len(producer) > 500_000:
+            producer.poll(0.1)
+    left = producer.flush(120)
+    if left or failed:
+        raise RuntimeError(f"{left + len(failed)} events did not reach the broker: {failed[:1]}")
+    (folder / "expected.json").write_text(json.dumps(expected))
+    return {"records": records.total(), "bytes": {noun: round(sizes[noun] / records[noun]) for noun in SOURCES}}
