@@ -18,7 +18,6 @@ source_partition = sa.Table(
     sa.Column("folded", sa.BigInteger, nullable=False, doc="every segment below this one is in the windows"),
     sa.Column("end", sa.BigInteger, nullable=False, doc="first offset that is in no merged summary"),
     sa.Column("watermark_us", sa.BigInteger),
-    sa.Column("is_idle", sa.Boolean, nullable=False),
     sa.Column("counters", sa.JSON, nullable=False, doc="records by what became of them, over folded segments"),
     sa.Column("updated_us", sa.BigInteger, nullable=False),
 )

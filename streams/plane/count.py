@@ -68,7 +68,7 @@ def _groups(
 
 
 def count_pairs(plan: ModelPlan, pairs: Pairs, segment_records: int) -> list[Addition]:
-    """What pairs add: rows, scores, cells of every feature, values outside the contract; the due axis's undecided rows."""
+    """What pairs add: rows, scores, cells, values outside the contract; on the due axis the undecided rows."""
     if not len(pairs):
         return []
     inputs, predictions = pairs.inputs, pairs.predictions

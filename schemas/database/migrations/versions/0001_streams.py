@@ -80,7 +80,6 @@ def upgrade() -> None:
         sa.Column("folded", sa.BigInteger(), nullable=False),
         sa.Column("end", sa.BigInteger(), nullable=False),
         sa.Column("watermark_us", sa.BigInteger(), nullable=True),
-        sa.Column("is_idle", sa.Boolean(), nullable=False),
         sa.Column("counters", sa.JSON(), nullable=False),
         sa.Column("updated_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("cluster", "topic", "partition", name=op.f("pk_source_partition")),

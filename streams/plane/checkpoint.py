@@ -1,0 +1,112 @@
+"""The join store on disk: a cache that the logs can rebuild.
+
+One folder a partition number: immutable run files, and one ``checkpoint.json`` that names them and the offsets that
+they hold, replaced atomically. A folder that is damaged, foreign or of another version is set aside, never trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import structlog
+
+from streams.plane.join import ModelStore
+from streams.plane.numbered import TIMER_SCHEMA, Timers
+from streams.plane.plan import HASH_SEEDS, ModelPlan, Versions
+
+FORMAT = 1
+NAME = "checkpoint.json"
+log = structlog.get_logger("flywheel.plane")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint says of the logs: for each topic, the position, and the running maxima before it."""
+
+    positions: tuple[int, ...]
+    orders_ts: tuple[int, ...]
+    newest_us: tuple[int, ...]
+
+
+def stamp(cluster: str, plans: Mapping[str, ModelPlan], segment_records: int) -> dict[str, Any]:
+    """What must be equal for a store to be of use: hashes are stable within one version of polars only."""
+    return {
+        "format": FORMAT,
+        "polars": pl.__version__,
+        "seeds": list(HASH_SEEDS),
+        "cluster": cluster,
+        "segment_records": segment_records,
+        "models": {model: [plan.profile.profile_id, plan.contract.fingerprint] for model, plan in plans.items()},
+    }
+
+
+def save(
+    folder: Path,
+    stamped: dict[str, Any],
+    place: Checkpoint,
+    stores: Mapping[str, ModelStore],
+    timers: Mapping[str, Timers],
+    versions: Versions,
+) -> None:
+    """Write new runs, then replace the checkpoint, then drop the files that it no longer names."""
+    runs_folder = folder / "runs"
+    runs_folder.mkdir(parents=True, exist_ok=True)
+    runs = {m: {name: runs.save(runs_folder) for name, runs in store.sets().items()} for m, store in stores.items()}
+    tables: dict[str, str] = {}
+    for model, timer in timers.items():
+        table = timer.table()
+        if table.height:
+            tables[model] = f"timers-{model}-{place.positions[1]}.parquet"
+            table.write_parquet(runs_folder / tables[model])
+    state = {
+        "stamp": stamped,
+        "positions": place.positions,
+        "orders_ts": place.orders_ts,
+        "newest_us": place.newest_us,
+        "versions": versions.names,
+        "runs": runs,
+        "timers": tables,
+    }
+    temporary = folder / f"{NAME}.tmp"
+    with temporary.open("w", encoding="utf-8") as out:
+        json.dump(state, out)
+        out.flush()
+        os.fsync(out.fileno())
+    temporary.replace(folder / NAME)
+    named = {item["name"] for sets in runs.values() for items in sets.values() for item in items}
+    for path in runs_folder.iterdir():
+        if path.name.split(".")[0] not in named and path.name not in tables.values():
+            path.unlink(missing_ok=True)
+
+
+def load(
+    folder: Path, stamped: dict[str, Any], plans: Mapping[str, ModelPlan]
+) -> tuple[Checkpoint, dict[str, ModelStore], dict[str, pl.DataFrame], Versions] | None:
+    """The store of a folder, its timers (still to be resumed), and its versions; None if there is none of use."""
+    path = folder / NAME
+    if not path.exists():
+        return None
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if state["stamp"] != json.loads(json.dumps(stamped)):
+            raise ValueError("it belongs to another log, contract, profile or version")
+        stores = {model: ModelStore(plan) for model, plan in plans.items()}
+        for model, store in stores.items():
+            for name, runs in store.sets().items():
+                runs.load(folder / "runs", state["runs"][model][name])
+        timers = {model: pl.DataFrame(schema=TIMER_SCHEMA) for model in plans}
+        timers |= {model: pl.read_parquet(folder / "runs" / name) for model, name in state["timers"].items()}
+        versions = Versions([(str(v), str(r)) for v, r in state["versions"]])
+        place = Checkpoint(tuple(state["positions"]), tuple(state["orders_ts"]), tuple(state["newest_us"]))
+    except Exception as error:  # any damage at all: the store is a cache, and what is wrong with it is logged
+        aside = folder.with_name(f"{folder.name}.aside-{os.getpid()}-{path.stat().st_mtime_ns}")
+        folder.rename(aside)
+        log.warning("join_store_set_aside", folder=str(folder), moved_to=aside.name, reason=str(error))
+        return None
+    return place, stores, timers, versions

@@ -1,0 +1,143 @@
+"""What leaves the plane: summaries, failures, outcomes, alerts, dead letters, and the commit of offsets after them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from confluent_kafka import KafkaError, Producer
+
+from schemas.errors import BrokerUnreachableError
+from schemas.events import topic
+from schemas.registry import Codec
+from streams.plane.decode import Bad
+from streams.plane.segments import Segment, Track
+from streams.plane.source import Chunk
+
+DEAD_VALUE_BYTES_MAX = 64 * 1024
+SUMMARY_BYTES_MAX = 8 * 1024 * 1024
+"""Summaries are split between segments above this, half of the largest message that the topic takes."""
+FLUSH_TIMEOUT_S = 5.0
+
+log = structlog.get_logger("flywheel.plane")
+
+
+class Emitter:
+    """The plane's producer.
+
+    Parameters
+    ----------
+    ids
+        Schema id of every noun.
+    keeps_bytes
+        Whether dead letters may hold the bytes as they came: not where a contract has sensitive fields.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, Any], codec: Codec, ids: Mapping[str, int], cluster: str, *, keeps_bytes: bool
+    ) -> None:
+        self._producer = Producer({**settings, "error_cb": self._on_error})
+        self._codec, self._ids, self._cluster, self._keeps_bytes = codec, ids, cluster, keeps_bytes
+        self._lost: KafkaError | None = None
+
+    def send(self, noun: str, key: str, record: dict[str, Any]) -> None:
+        """Hand one event to the producer; waits while its queue is full."""
+        value = self._codec.encode(self._ids[noun], record)
+        while True:
+            try:
+                self._producer.produce(topic(noun), value, key.encode(), on_delivery=self._on_delivery)
+                return
+            except BufferError:  # back-pressure: the plane stops consuming until the broker takes more
+                self._producer.poll(0.1)
+
+    def summaries(self, envelope: dict[str, Any], segments: Sequence[dict[str, Any]]) -> None:
+        """Send summaries of one partition number, in as few messages as the size limit allows."""
+        key = f"{envelope['cluster']}/{envelope['partition']}"
+        some: list[dict[str, Any]] = []
+        size = 0
+        for segment in segments:
+            own = sum(len(part["codes"]) + len(part["counts"]) + 100 for part in segment["parts"])
+            if some and size + own > SUMMARY_BYTES_MAX:
+                self.send("summaries", key, {**envelope, "is_idle": False, "watermark": None, "segments": some})
+                some, size = [], 0
+            some.append(segment)
+            size += own
+        self.send("summaries", key, {**envelope, "segments": some})
+
+    def dead_letters(self, source: str, partition: int, chunk: Chunk, bad: Sequence[Bad], now_us: int) -> None:
+        """Set records aside, with their origin."""
+        for item in bad:
+            message = chunk.messages[item.place]
+            value, key = message.value(), message.key()
+            offset = int(chunk.offsets[item.place])
+            self.send(
+                "dead-letters",
+                f"{source}/{partition}/{offset}",
+                {
+                    "cluster": self._cluster, "topic": source, "partition": partition, "offset": offset,
+                    "timestamp": int(chunk.timestamps[item.place]), "reason": item.reason, "detail": item.detail,
+                    "event_time": now_us, "key": key[:DEAD_VALUE_BYTES_MAX] if key else key,
+                    "value": value[:DEAD_VALUE_BYTES_MAX] if value and self._keeps_bytes else None,
+                    "value_bytes": len(value) if value else 0,
+                },
+            )  # fmt: skip
+
+    def alert(
+        self, name: str, message: str, severity: str, now_us: int, where: tuple[str, int, int], **detail: Any
+    ) -> None:
+        """Raise an alert of the plane itself; the same name is the same alert."""
+        source, partition, offset = where
+        self.send(
+            "alerts",
+            "plane",
+            {
+                "alert_id": f"plane/{name}", "incident_id": f"plane/{name}", "model": "", "version": "",
+                "event_time": now_us, "severity": severity, "state": "opened", "channel": "plane", "subject": source,
+                "slice": "all", "window_start": None, "window_end": None, "topic": source, "partition": partition,
+                "offset": offset, "message": message, "detail": json.dumps(detail, sort_keys=True),
+            },
+        )  # fmt: skip
+
+    def flush(self) -> bool:
+        """Whether the broker has acknowledged everything that was sent so far.
+
+        Raises
+        ------
+        BrokerUnreachableError
+            If a message was given up: what follows it must not be committed, so the worker has to start again.
+        """
+        left = self._producer.flush(FLUSH_TIMEOUT_S)
+        if self._lost is not None:
+            raise BrokerUnreachableError(f"An event could not be delivered: {self._lost.str()}.")
+        return not left
+
+    def poll(self) -> None:
+        """Serve delivery reports."""
+        self._producer.poll(0)
+
+    def _on_delivery(self, error: KafkaError | None, _message: Any) -> None:
+        if error is not None:
+            self._lost = error
+
+    @staticmethod
+    def _on_error(error: KafkaError) -> None:
+        log.warning("producer_error", error=error.str())
+
+
+def segment_record(
+    track: Track, segment: Segment, parts: list[dict[str, Any]], watermark_us: int | None
+) -> dict[str, Any]:
+    """A segment's summary as it stands in the event."""
+    return {
+        "topic": track.topic,
+        "segment": segment.number,
+        "start": segment.start,
+        "end": segment.end,
+        "is_complete": track.is_complete(segment),
+        "order_ts": segment.order_ts,
+        "watermark": watermark_us,
+        "counters": dict(sorted(segment.counters.items())),
+        "parts": parts,
+    }

@@ -1,0 +1,436 @@
+"""The plane's thread: consume, work up to the frontier, emit, flush, commit, checkpoint."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from schemas.errors import RecordsGoneError
+from schemas.events import SOURCES, topic
+from schemas.registry import Codec, Registry
+from schemas.times import now_us
+from streams.plane import checkpoint
+from streams.plane.archive import ArchiveWriter
+from streams.plane.decode import Decoded, Decoder
+from streams.plane.emit import Emitter, segment_record
+from streams.plane.numbered import Batch, Clock, Found, Numbered, check
+from streams.plane.plan import TOPIC_INPUTS, TOPIC_PREDICTIONS, ModelPlan
+from streams.plane.restore import Resume, earlier_logs, resume
+from streams.plane.segments import NO_EVENT, Track
+from streams.plane.source import Chunk, Frontier, Log, runs
+
+TOPICS = tuple(topic(noun) for noun in SOURCES)
+CONSUME_TIMEOUT_S = 0.05
+"""An incomplete batch waits this long: the latency of a quiet stream, and nothing to a busy one."""
+LOOK_INTERVAL_S = 0.02
+"""At most this often the broker is asked whether a topic that holds others back has really ended."""
+CHECKPOINT_INTERVAL_S = 10.0
+HEARTBEAT_INTERVAL_S = 5.0
+IN_HAND_BATCHES_MAX = 4
+"""A topic is paused when this many micro-batches of one partition are in hand, and goes on at one."""
+
+log = structlog.get_logger("flywheel.plane")
+
+
+@dataclass(frozen=True)
+class PlaneSettings:
+    """What the plane needs to know of the configuration."""
+
+    cluster: str
+    is_embedded: bool
+    archive_dir: Path
+    join_dir: Path
+    policy: str
+    segment_records: int
+    batch_records: int
+    summary_interval_ms: int
+    archive_interval_ms: int
+    order_slack_ms: int
+    join_horizon_s: int
+    disorder_ms: int
+    future_skew_ms: int
+    emit_outcomes: bool = False
+    accepts_loss: bool = False
+    earlier: Mapping[tuple[str, str, int], int] = field(default_factory=dict)
+    """Ends of logs that are gone (earlier embedded brokers), by cluster, topic and partition."""
+
+
+class DataPlane:
+    """Joins and summarises the partitions that the group gives it.
+
+    Parameters
+    ----------
+    consumer_settings, producer_settings
+        For confluent-kafka.
+    ids
+        Schema id of every noun that the plane writes.
+    """
+
+    def __init__(
+        self,
+        settings: PlaneSettings,
+        plans: Mapping[str, ModelPlan],
+        registry: Registry,
+        ids: Mapping[str, int],
+        consumer_settings: Mapping[str, Any],
+        producer_settings: Mapping[str, Any],
+    ) -> None:
+        self._s = settings
+        self._plans = plans
+        keeps_bytes = all(f.sensitivity == "none" for plan in plans.values() for f in plan.contract.fields)
+        self._emitter = Emitter(producer_settings, Codec(registry), ids, settings.cluster, keeps_bytes=keeps_bytes)
+        self._consumer = Consumer({**consumer_settings, "error_cb": self._on_error})
+        self._is_incremental = consumer_settings.get("group.protocol") == "consumer"
+        self._decoders = [Decoder(registry) for _ in SOURCES]
+        self._archive = ArchiveWriter(settings.archive_dir, settings.cluster, settings.segment_records)
+        self._stamp = checkpoint.stamp(settings.cluster, plans, settings.segment_records)
+        self._profiles = {model: plan.profile.profile_id for model, plan in plans.items()}
+        self._owned: set[tuple[str, int]] = set()
+        self._numbers: dict[int, Numbered] = {}
+        self._paused: set[tuple[str, int]] = set()
+        self._partitions = 0
+        self._looked: dict[int, float] = {}
+        self._last_tick = self._last_archive = self._last_checkpoint = self._last_heartbeat = 0.0
+        self._committed: dict[tuple[str, int], int] = {}
+        self._failure: BaseException | None = None
+        self.metrics: dict[str, Any] = {"assigned": [], "worked": 0, "in_hand": 0}
+        self.stage_s: dict[str, float] = dict.fromkeys(("consume", "decode", "work", "emit", "idle"), 0.0)
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until told to stop; then emit, commit and checkpoint once more.
+
+        Raises
+        ------
+        RecordsGoneError
+            If records that were not worked on are gone from a topic.
+        BrokerUnreachableError
+            If the broker stays away longer than the producer's patience.
+        """
+        self._consumer.subscribe(
+            list(TOPICS), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+        )
+        try:
+            while not stop.is_set():
+                self._turn()
+            self._tick(is_last=True)
+            self._save()
+        finally:
+            self._consumer.close()
+
+    def _turn(self) -> None:
+        started = time.perf_counter()
+        messages = self._consumer.consume(self._s.batch_records, CONSUME_TIMEOUT_S)
+        self._spent("consume" if messages else "idle", started)
+        if self._failure is not None:
+            raise self._failure
+        good = [m for m in messages if m.error() is None]
+        if len(good) < len(messages):
+            self._on_errors([m for m in messages if m.error() is not None])
+        for name, partition, first, last, offsets in runs(good):
+            numbered = self._numbers.get(partition)
+            if numbered is not None:
+                gone = numbered.frontier.logs[TOPICS.index(name)].take(good[first:last], offsets)
+                if gone:
+                    self._on_gap(name, partition, int(offsets[0]) - gone, gone)
+        for number, numbered in list(self._numbers.items()):
+            if numbered.frontier.in_hand and (not good or numbered.frontier.in_hand >= self._s.batch_records):
+                self._work(number, numbered)
+        self._throttle()
+        if time.monotonic() - self._last_tick >= self._s.summary_interval_ms / 1000:
+            self._tick()
+
+    def _spent(self, stage: str, since: float) -> None:
+        self.stage_s[stage] += time.perf_counter() - since
+
+    def _work(self, number: int, numbered: Numbered) -> None:
+        self._look(number, numbered)
+        while (taken := numbered.frontier.take(self._s.batch_records)) is not None:
+            started = time.perf_counter()
+            batches: list[dict[str, Batch]] = []
+            clock: Clock | None = None
+            for place, chunks in enumerate(taken):
+                events: list[tuple[Chunk, Decoded, str]] = []
+                for chunk in chunks:
+                    good = self._decode(number, place, chunk)
+                    events += [(chunk, part, model) for part, model in good]
+                    ticked = numbered.advance(place, chunk, good)
+                    if place == TOPIC_PREDICTIONS:
+                        clock = ticked if clock is None else clock.then(ticked)
+                batches.append(Batch.by_model(events))
+            self._spent("decode", started)
+            started = time.perf_counter()
+            self._send(numbered.work(batches, clock))
+            self.metrics["worked"] += sum(len(chunk) for chunks in taken for chunk in chunks)
+            self._spent("work", started)
+        late = sum(each.late for each in numbered.frontier.logs)
+        if late:
+            self._on_late(number, numbered, late)
+
+    def _decode(self, number: int, place: int, chunk: Chunk) -> list[tuple[Decoded, str]]:
+        values, keys = [m.value() for m in chunk.messages], [m.key() for m in chunk.messages]
+        decoded, bad = self._decoders[place].decode(values, keys)
+        good, misplaced = check(decoded, place, chunk, self._plans, self._s.future_skew_ms * 1000)
+        bad += misplaced
+        if bad:
+            numbered = self._numbers[number]
+            numbered.tracks[place].count("dead", (chunk.offsets[item.place] for item in bad))
+            self._emitter.dead_letters(TOPICS[place], number, chunk, bad, now_us())
+        for part, _ in good:
+            frame = part.frame.with_columns(offset=chunk.offsets[part.places], broker_ts=chunk.timestamps[part.places])
+            self._archive.add(SOURCES[place], number, part.schema_id, frame)
+        return good
+
+    def _send(self, found: Found) -> None:
+        for record in found.failures:
+            self._emitter.send("failures", record["prediction_id"], record)
+        for record in found.outcomes:
+            self._emitter.send("outcomes", record["prediction_id"], record)
+        self._emitter.poll()
+
+    def _look(self, number: int, numbered: Numbered) -> None:
+        """Ask the broker about the ends of topics that hold others back."""
+        now = time.monotonic()
+        if now - self._looked.get(number, 0.0) < LOOK_INTERVAL_S:
+            return
+        for each in numbered.frontier.blockers():
+            self._looked[number] = now
+            self._see_end(number, each)
+
+    def _see_end(self, number: int, each: Log) -> bool:
+        asked_ms = time.time_ns() // 1_000_000
+        try:
+            _, high = self._consumer.get_watermark_offsets(TopicPartition(TOPICS[each.place], number), timeout=1.0)
+        except KafkaException:
+            return False
+        if high > each.fetched:
+            return False
+        each.seen_end_ms = asked_ms
+        return True
+
+    def _throttle(self) -> None:
+        for number, numbered in self._numbers.items():
+            for each in numbered.frontier.logs:
+                key = (TOPICS[each.place], number)
+                if key in self._paused:
+                    if each.in_hand <= self._s.batch_records:
+                        self._consumer.resume([TopicPartition(*key)])
+                        self._paused.discard(key)
+                elif each.in_hand > IN_HAND_BATCHES_MAX * self._s.batch_records:
+                    self._consumer.pause([TopicPartition(*key)])
+                    self._paused.add(key)
+
+    def _tick(self, *, is_last: bool = False) -> None:
+        """Archive, emit, flush, commit."""
+        started, now = time.perf_counter(), time.monotonic()
+        self._last_tick = now
+        archive = is_last or now - self._last_archive >= self._s.archive_interval_ms / 1000
+        taken_us = now_us()
+        quiet = {number: self._is_idle(number, numbered) for number, numbered in self._numbers.items()}
+        changed = {
+            number: self._changed(number, numbered, archive=archive) for number, numbered in self._numbers.items()
+        }
+        beat = any(changed.values()) or now - self._last_heartbeat >= HEARTBEAT_INTERVAL_S
+        if beat:
+            self._last_heartbeat = now
+        for number, numbered in self._numbers.items():
+            if changed[number] or (beat and quiet[number]):
+                envelope = {
+                    "cluster": self._s.cluster, "partition": number, "partitions": self._partitions, "time": taken_us,
+                    "watermark": self._watermark(numbered.tracks[TOPIC_PREDICTIONS].newest_event_us),
+                    "is_idle": quiet[number],
+                }  # fmt: skip
+                self._emitter.summaries(envelope, changed[number])
+        if archive:
+            self._last_archive = now
+        if self._emitter.flush():
+            for numbered in self._numbers.values():
+                for track in numbered.tracks:
+                    track.acknowledged()
+            self._commit()
+        if now - self._last_checkpoint >= CHECKPOINT_INTERVAL_S:
+            self._save()
+        self.metrics |= {
+            "assigned": sorted(self._numbers),
+            "in_hand": sum(n.frontier.in_hand for n in self._numbers.values()),
+            "pending": sum(len(s.predictions) for n in self._numbers.values() for s in n.stores.values()),
+        }
+        self._spent("emit", started)
+
+    def _is_idle(self, number: int, numbered: Numbered) -> bool:
+        logs = numbered.frontier.logs
+        return not numbered.frontier.in_hand and all([self._see_end(number, each) for each in logs])
+
+    def _watermark(self, newest_us: int) -> int | None:
+        return None if newest_us == NO_EVENT else newest_us - self._s.disorder_ms * 1000
+
+    def _changed(self, number: int, numbered: Numbered, *, archive: bool) -> list[dict[str, Any]]:
+        found = []
+        for place, track in enumerate(numbered.tracks):
+            segments = track.changed()
+            for segment in segments:
+                is_complete = track.is_complete(segment)
+                if archive or is_complete:
+                    self._archive.write(SOURCES[place], number, segment.number, segment.end, is_complete=is_complete)
+                parts = segment.parts(numbered.versions, self._profiles)
+                found.append(segment_record(track, segment, parts, self._watermark(segment.newest_event_us)))
+            track.emitted(segments)
+        return found
+
+    def _commit(self) -> None:
+        offsets = []
+        for number, numbered in self._numbers.items():
+            for track in numbered.tracks:
+                offset, order_ts, newest_us = track.commit
+                key = (track.topic, number)
+                if key in self._owned and self._committed.get(key) != offset:
+                    metadata = json.dumps({"order_ts": order_ts, "newest_us": newest_us})
+                    offsets.append(TopicPartition(track.topic, number, offset, metadata))
+        if not offsets:
+            return
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:  # a rebalance under way: the next tick commits, or the next owner reads again
+            log.info("commit_refused", reason=error.args[0].str())
+            return
+        self._committed |= {(each.topic, each.partition): each.offset for each in offsets}
+
+    def _save(self) -> None:
+        self._last_checkpoint = time.monotonic()
+        for number, numbered in self._numbers.items():
+            marks = [track.commit[0] for track in numbered.tracks]
+            for timers in numbered.timers.values():
+                timers.forget(marks[TOPIC_PREDICTIONS])
+            tracks = numbered.tracks
+            place = checkpoint.Checkpoint(
+                tuple(t.position for t in tracks),
+                tuple(t.order_ts for t in tracks),
+                tuple(t.newest_event_us for t in tracks),
+            )
+            checkpoint.save(
+                self._s.join_dir / f"{number:04d}",
+                self._stamp,
+                place,
+                numbered.stores,
+                numbered.timers,
+                numbered.versions,
+            )
+
+    # -- assignment ---------------------------------------------------------------------------------------------------
+
+    def _on_assign(self, consumer: Consumer, given: list[TopicPartition]) -> None:
+        try:
+            self._assign(consumer, given)
+        except BaseException as error:  # an exception in a callback would be printed and forgotten
+            self._failure = error
+
+    def _assign(self, consumer: Consumer, given: list[TopicPartition]) -> None:
+        before = set(self._owned)
+        self._owned |= {(each.topic, each.partition) for each in given}
+        if not self._partitions:
+            self._partitions = len(consumer.list_topics(TOPICS[TOPIC_INPUTS], timeout=10).topics[TOPICS[0]].partitions)
+        ready = {each.partition for each in given if all((name, each.partition) in self._owned for name in TOPICS)}
+        starts: list[TopicPartition] = []
+        for each in given:
+            if each.partition not in ready:  # its siblings are still with another worker: not yet worked on
+                starts.append(TopicPartition(each.topic, each.partition, 0))
+        again = [TopicPartition(name, n) for n in sorted(ready) for name in TOPICS if (name, n) in before]
+        if again:
+            consumer.incremental_unassign(again)
+        for number in sorted(ready):
+            found = resume(consumer, number, self._s, self._plans, self._stamp)
+            self._numbers[number] = self._start(number, found)
+            starts += [TopicPartition(name, number, at) for name, at in zip(TOPICS, found.positions, strict=True)]
+        waiting = [each for each in starts if each.partition not in ready]
+        if self._is_incremental:
+            consumer.incremental_assign(starts)
+        else:
+            consumer.assign(starts)
+        if waiting:
+            consumer.pause(waiting)
+        log.info("partitions_assigned", numbers=sorted(ready), waiting=len(waiting))
+
+    def _start(self, number: int, found: Resume) -> Numbered:
+        s = self._s
+        tracks = [
+            Track(name, position, committed, s.segment_records, marks)
+            for name, position, committed, marks in zip(
+                TOPICS, found.positions, found.committed, found.marks, strict=True
+            )
+        ]
+        logs = [Log(place, track.position, track.order_ts) for place, track in enumerate(tracks)]
+        numbered = Numbered(
+            number, self._plans, Frontier(logs, s.order_slack_ms), tracks,
+            cluster=s.cluster, policy=s.policy, emit_outcomes=s.emit_outcomes,
+        )  # fmt: skip
+        if found.stores is not None:
+            numbered.stores, numbered.timers, numbered.versions = found.stores, found.timers, found.versions
+        if s.earlier and found.stores is None:
+            earlier_logs(numbered, s.archive_dir, s.earlier)
+        for name, low, gone in found.gone:
+            self._on_gap(name, number, low - gone, gone)
+        self._committed |= {(track.topic, number): track.commit[0] for track in tracks}
+        return numbered
+
+    def _on_revoke(self, consumer: Consumer, taken: list[TopicPartition]) -> None:
+        numbers = {each.partition for each in taken}
+        self._owned -= {(each.topic, each.partition) for each in taken}
+        for number in numbers:
+            self._numbers.pop(number, None)
+            self._archive.forget(number)
+        self._paused = {key for key in self._paused if key[1] not in numbers}
+        self._committed = {key: at for key, at in self._committed.items() if key[1] not in numbers}
+        if self._is_incremental:
+            consumer.incremental_unassign(taken)
+        else:
+            consumer.unassign()
+        log.info("partitions_revoked", numbers=sorted(numbers))
+
+    # -- what goes wrong ----------------------------------------------------------------------------------------------
+
+    def _on_errors(self, messages: list[Any]) -> None:
+        for message in messages:
+            error, name, number = message.error(), message.topic(), message.partition()
+            if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):  # noqa: SLF001
+                low, _ = self._consumer.get_watermark_offsets(TopicPartition(name, number), timeout=5.0)
+                at = self._numbers[number].frontier.logs[TOPICS.index(name)].fetched
+                if not (self._s.is_embedded or self._s.accepts_loss):
+                    raise RecordsGoneError(f"{low - at} records of {name}-{number} from offset {at} on are gone.")
+                self._consumer.seek(TopicPartition(name, number, low))
+            elif error.fatal():
+                raise KafkaException(error)
+            elif error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
+                log.warning("consumer_error", error=error.str(), topic=name, partition=number)
+
+    def _on_gap(self, name: str, number: int, first: int, gone: int) -> None:
+        log.error("records_gone", topic=name, partition=number, first_offset=first, records=gone)
+        message = f"{gone} records of {name}-{number} from offset {first} on are gone before they were read."
+        where = (name, number, first)
+        self._emitter.alert(
+            f"gap/{self._s.cluster}/{name}/{number}/{first}", message, "page", now_us(), where, records=gone
+        )
+
+    def _on_late(self, number: int, numbered: Numbered, late: int) -> None:
+        for each in numbered.frontier.logs:
+            if each.late:
+                numbered.tracks[each.place].count("late", [each.fetched - 1] * each.late)
+                each.late = 0
+        name = TOPICS[TOPIC_INPUTS]
+        message = (
+            f"{late} records of partition {number} came below the frontier: the brokers' clocks differ by more than "
+            f"order_slack_ms = {self._s.order_slack_ms}. Set a larger one."
+        )
+        log.warning("records_late", partition=number, records=late, order_slack_ms=self._s.order_slack_ms)
+        alert_name = f"late/{self._s.cluster}/{number}"
+        self._emitter.alert(alert_name, message, "warn", now_us(), (name, number, 0), records=late)
+
+    @staticmethod
+    def _on_error(error: KafkaError) -> None:
+        log.warning("consumer_error", error=error.str())

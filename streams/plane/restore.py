@@ -1,0 +1,187 @@
+"""Where a partition number goes on, and with which store.
+
+The join store on disk is used when it belongs to this log and its offsets lie within the topics; else the log is read
+again from now minus the join horizon. Reading starts at a segment's start at or before both the committed offset and
+the store's position: what is read twice changes nothing, because a record joins only with those before it.
+
+An embedded broker forgets its log when it stops. The archive has it: the rows up to the ends that were merged are put
+into the store as coming before everything, so that the same events sent again are duplicates and late truths still find
+their prediction.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import structlog
+from confluent_kafka import Consumer, TopicPartition
+
+from schemas import archive
+from schemas.errors import RecordsGoneError
+from schemas.events import SOURCES, topic
+from streams.plane import checkpoint
+from streams.plane.join import ModelStore, timer_rows
+from streams.plane.numbered import TIMER_SCHEMA, Numbered, Timers
+from streams.plane.plan import TOPIC_PREDICTIONS, ModelPlan, Versions, hashes
+from streams.plane.segments import NO_EVENT
+
+if TYPE_CHECKING:
+    from streams.plane.loop import PlaneSettings
+
+EARLIER_OFFSETS = -(2**60)
+"""Added to the offsets of earlier logs, so that they sort before this one's and never meet them."""
+TIMEOUT_S = 15.0
+
+log = structlog.get_logger("flywheel.plane")
+
+
+@dataclass
+class Resume:
+    """Where to start reading, what is committed, and the store that fits; for each topic."""
+
+    positions: list[int]
+    committed: list[int]
+    marks: list[tuple[int, int]]
+    stores: dict[str, ModelStore] | None = None
+    timers: dict[str, Timers] = field(default_factory=dict)
+    versions: Versions = field(default_factory=Versions)
+    gone: list[tuple[str, int, int]] = field(default_factory=list)
+
+
+def resume(
+    consumer: Consumer, number: int, settings: PlaneSettings, plans: Mapping[str, ModelPlan], stamped: dict[str, Any]
+) -> Resume:
+    """Decide where a partition number goes on.
+
+    Raises
+    ------
+    RecordsGoneError
+        If the committed offset is below the start of a topic, unless the loss was accepted.
+    """
+    size = settings.segment_records
+    ends = [consumer.get_watermark_offsets(_at(noun, number), timeout=TIMEOUT_S) for noun in SOURCES]
+    known = consumer.committed([_at(noun, number) for noun in SOURCES], timeout=TIMEOUT_S)
+    found = Resume([], [], [])
+    for noun, (low, _), at in zip(SOURCES, ends, known, strict=True):
+        committed = at.offset if at.offset >= 0 else low
+        if committed < low:
+            gone = low - committed
+            if not (settings.accepts_loss or settings.is_embedded):
+                raise RecordsGoneError(
+                    f"{gone} records of {topic(noun)}-{number} from offset {committed} on are gone: "
+                    f"the topic starts at {low}."
+                )
+            found.gone.append((topic(noun), low, gone))
+            committed = low
+        found.committed.append(committed)
+        found.marks.append(_marks(at))
+    held = checkpoint.load(settings.join_dir / f"{number:04d}", stamped, plans)
+    if held is not None:
+        place, stores, timers, versions = held
+        positions = [
+            max(low, min(c, p) // size * size) if p < c else c
+            for c, p, (low, _) in zip(found.committed, place.positions, ends, strict=True)
+        ]
+        if all(low <= p <= high for p, (low, high) in zip(place.positions, ends, strict=True)):
+            found.positions, found.stores, found.versions = positions, stores, versions
+            again = positions[TOPIC_PREDICTIONS]
+            found.timers = {model: Timers.of(table, again) for model, table in timers.items()}
+            return found
+        log.warning("join_store_out_of_range", partition=number, positions=place.positions)
+    if all(c == low for c, (low, _) in zip(found.committed, ends, strict=True)):
+        found.positions = list(found.committed)
+        return found
+    found.positions = _rebuild_from(consumer, number, settings, found.committed, [low for low, _ in ends])
+    log.info("join_store_rebuilt", partition=number, from_offsets=found.positions, committed=found.committed)
+    return found
+
+
+def _rebuild_from(
+    consumer: Consumer, number: int, settings: PlaneSettings, committed: list[int], lows: list[int]
+) -> list[int]:
+    since_ms = int(time.time() * 1000) - settings.join_horizon_s * 1000
+    asked = [TopicPartition(topic(noun), number, max(0, since_ms)) for noun in SOURCES]
+    answers = consumer.offsets_for_times(asked, timeout=TIMEOUT_S)
+    positions = []
+    for answer, at, low in zip(answers, committed, lows, strict=True):
+        first = min(at, answer.offset) if answer.offset >= 0 else at
+        positions.append(max(low, first // settings.segment_records * settings.segment_records))
+    return positions
+
+
+def _at(noun: str, number: int) -> TopicPartition:
+    return TopicPartition(topic(noun), number)
+
+
+def _marks(committed: TopicPartition) -> tuple[int, int]:
+    try:
+        said = json.loads(committed.metadata or "{}")
+        return int(said.get("order_ts", 0)), int(said.get("newest_us", NO_EVENT))
+    except (ValueError, TypeError, AttributeError):
+        return 0, NO_EVENT  # somebody else's commit
+
+
+def earlier_logs(numbered: Numbered, root: Path, ends: Mapping[tuple[str, str, int], int]) -> None:
+    """Put what earlier logs held of a partition number into its store, as coming before everything."""
+    for model, plan in numbered.plans.items():
+        frames = {noun: _earlier(root, noun, model, numbered.number, ends) for noun in SOURCES}
+        store = numbered.stores[model]
+        made = {
+            "inputs": lambda frame, plan=plan: plan.inputs(frame),
+            "predictions": lambda frame, plan=plan: plan.predictions(frame, numbered.versions),
+            "feedback": lambda frame, plan=plan: plan.feedback(frame),
+        }
+        for place, noun in enumerate(SOURCES):
+            frame = frames[noun]
+            if frame.height:
+                rows = made[noun](frame)
+                rows["order"], rows["offset"] = place, EARLIER_OFFSETS + np.arange(len(rows))
+                store.sets()[noun].add(_first_of_each(rows) if noun != "feedback" else rows)
+        _earlier_time_outs(numbered, plan, frames["predictions"], frames["feedback"])
+
+
+def _first_of_each(rows: Any) -> Any:
+    _, first = np.unique(rows["h1"], return_index=True)
+    return rows[np.sort(first)]
+
+
+def _earlier(root: Path, noun: str, model: str, number: int, ends: Mapping[tuple[str, str, int], int]) -> pl.DataFrame:
+    own = {(c, p): end for (c, name, p), end in ends.items() if name == topic(noun) and p == number}
+    frame = archive.scan(root, noun, model, ends=own).collect()
+    return frame.sort("broker_ts", "cluster", "offset") if frame.height else frame
+
+
+def _earlier_time_outs(numbered: Numbered, plan: ModelPlan, predictions: pl.DataFrame, feedback: pl.DataFrame) -> None:
+    """Timers of earlier predictions: those that had run out stay so, the others go on."""
+    if plan.timeout_us is None or not predictions.height:
+        return
+    newest = int(predictions["event_time"].max())  # type: ignore[arg-type]
+    numbered.tracks[TOPIC_PREDICTIONS].newest_event_us = max(newest, numbered.tracks[TOPIC_PREDICTIONS].newest_event_us)
+    due = predictions.filter(pl.col("truth_due").is_not_null())
+    timers = pl.DataFrame(
+        {
+            "deadline_us": due["truth_due"] + plan.timeout_us,
+            "prediction_id": due["prediction_id"],
+            "offset": np.full(due.height, EARLIER_OFFSETS),
+            "crossed_offset": np.full(due.height, -1, np.int64),
+        },
+        schema=TIMER_SCHEMA,
+    ).unique("prediction_id", maintain_order=True)
+    is_over = timers["deadline_us"] <= newest
+    numbered.timers[plan.model].add(timers.filter(~is_over))
+    over = timers.filter(is_over)
+    if feedback.height:
+        told = feedback.filter(pl.col("kind") == "truth").select("prediction_id").unique()
+        over = over.join(told, on="prediction_id", how="anti")
+    if over.height:
+        h1, h2 = hashes(over["prediction_id"])
+        order = np.full(len(h1), TOPIC_PREDICTIONS, np.int64)
+        offsets = EARLIER_OFFSETS + np.arange(len(h1), dtype=np.int64)
+        numbered.stores[plan.model].feedback.add(timer_rows(plan, h1, h2, order, offsets))

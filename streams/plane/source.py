@@ -1,0 +1,195 @@
+"""Records of one partition number's three topics, up to their common frontier.
+
+Records are worked on in the order (broker timestamp, topic, offset). A record may be worked on when no record before it
+can still come: each of the other two topics has one in hand with a later key, or was seen at its end at least the slack
+after the record's timestamp. The order key of a record is the running maximum of its partition's broker timestamps,
+because a new leader's clock may be behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+TIMESTAMP_LOG_APPEND = 2
+NEVER = 2**62
+
+
+@dataclass
+class Chunk:
+    """Consecutive records of one source partition."""
+
+    messages: Sequence[Any]
+    offsets: Ints
+    timestamps: Ints  # broker timestamps, ms
+    order_ts: Ints  # their running maximum
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    def split(self, count: int) -> tuple[Chunk, Chunk]:
+        """The first ``count`` records, and the rest."""
+        return (
+            Chunk(self.messages[:count], self.offsets[:count], self.timestamps[:count], self.order_ts[:count]),
+            Chunk(self.messages[count:], self.offsets[count:], self.timestamps[count:], self.order_ts[count:]),
+        )
+
+
+def runs(messages: Sequence[Any]) -> list[tuple[str, int, int, int, Ints]]:
+    """Cut what one call of ``consume`` returned into runs of one source partition.
+
+    Only offsets are asked of every message; topic and partition at the ends of consecutive offsets, and by bisection
+    where those differ.
+
+    Returns
+    -------
+    list of (topic, partition, first, last + 1, offsets)
+    """
+    if not messages:
+        return []
+    offsets = np.fromiter((m.offset() for m in messages), np.int64, len(messages))
+    breaks = np.flatnonzero(np.diff(offsets) != 1) + 1
+    found: list[tuple[str, int, int, int, Ints]] = []
+    for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(messages)], strict=True):
+        _same(messages, start, stop, offsets, found)
+    return found
+
+
+def _same(
+    messages: Sequence[Any], start: int, stop: int, offsets: Ints, found: list[tuple[str, int, int, int, Ints]]
+) -> None:
+    first, last = messages[start], messages[stop - 1]
+    if first.topic() == last.topic() and first.partition() == last.partition():
+        found.append((first.topic(), first.partition(), start, stop, offsets[start:stop]))
+        return
+    middle = (start + stop) // 2
+    _same(messages, start, middle, offsets, found)
+    _same(messages, middle, stop, offsets, found)
+
+
+def timestamps(messages: Sequence[Any]) -> Ints:
+    """Broker timestamps in ms: with LogAppendTime found by bisection, since a producer's whole batch shares one."""
+    out = np.empty(len(messages), np.int64)
+    kind, first = messages[0].timestamp()
+    last = messages[-1].timestamp()[1]
+    if kind == TIMESTAMP_LOG_APPEND:
+        _steps(messages, 0, len(messages) - 1, first, last, out)
+    else:
+        out[:] = [m.timestamp()[1] for m in messages]
+    return out
+
+
+def _steps(messages: Sequence[Any], a: int, b: int, first: int, last: int, out: Ints) -> None:
+    if first == last or b - a <= 1:
+        out[a : b + 1] = first
+        out[b] = last
+        return
+    middle = (a + b) // 2
+    at = messages[middle].timestamp()[1]
+    _steps(messages, a, middle, first, at, out)
+    _steps(messages, middle, b, at, last, out)
+
+
+@dataclass
+class Log:
+    """One source partition as it is read: records in hand, and what is known of those to come."""
+
+    place: int
+    fetched: int  # offset after the last record in hand or worked on
+    order_ts: int = 0  # running maximum up to there
+    seen_end_ms: int = -NEVER  # clock time at which it was last seen at its end
+    worked_ts: int = 0  # every record below this key was worked on
+    gone: int = 0
+    late: int = 0
+    chunks: list[Chunk] = field(default_factory=list)
+
+    def take(self, messages: Sequence[Any], offsets: Ints) -> int:
+        """Put records in hand; returns how many offsets before them are gone."""
+        times = timestamps(messages)
+        raised = np.maximum(np.maximum.accumulate(times), self.order_ts)
+        late = raised < self.worked_ts  # the frontier had passed: the slack is too small
+        if late.any():
+            self.late += int(late.sum())
+            raised = np.maximum(raised, self.worked_ts)
+        gone = int(offsets[0]) - self.fetched
+        self.fetched, self.order_ts = int(offsets[-1]) + 1, int(raised[-1])
+        self.chunks.append(Chunk(messages, offsets, times, raised))
+        return gone
+
+    @property
+    def in_hand(self) -> int:
+        """Records not yet worked on."""
+        return sum(map(len, self.chunks))
+
+    def limit(self, other: int, slack_ms: int) -> int:
+        """Records of the topic at place ``other`` with an order time stamp below this one come before all that may come
+        here."""
+        known = self.order_ts + (1 if other < self.place else 0)
+        return max(known, self.seen_end_ms - slack_ms)
+
+    def up_to(self, limit: int) -> list[Chunk]:
+        """Take out the records with an order time stamp below the limit."""
+        taken: list[Chunk] = []
+        while self.chunks:
+            chunk = self.chunks[0]
+            count = int(chunk.order_ts.searchsorted(limit))
+            if count == len(chunk):
+                taken.append(self.chunks.pop(0))
+                continue
+            if count:
+                head, self.chunks[0] = chunk.split(count)
+                taken.append(head)
+            break
+        return taken
+
+
+class Frontier:
+    """The three logs of one partition number."""
+
+    def __init__(self, logs: Sequence[Log], slack_ms: int) -> None:
+        self.logs = logs
+        self._slack_ms = slack_ms
+
+    @property
+    def in_hand(self) -> int:
+        """Records in hand of all three topics."""
+        return sum(log.in_hand for log in self.logs)
+
+    def limits(self) -> list[int]:
+        """For each topic: records below this order time stamp may be worked on."""
+        return [
+            min(other.limit(log.place, self._slack_ms) for other in self.logs if other is not log) for log in self.logs
+        ]
+
+    def blockers(self) -> list[Log]:
+        """Logs with nothing in hand that hold others' records back."""
+        held = [log for log in self.logs if log.chunks]
+        return [
+            other
+            for other in self.logs
+            if not other.chunks
+            and any(int(log.chunks[0].order_ts[0]) >= other.limit(log.place, self._slack_ms) for log in held)
+        ]
+
+    def take(self, at_most: int) -> list[list[Chunk]] | None:
+        """Take out about ``at_most`` records that may be worked on, by topic, cut between time stamps; None: none."""
+        limits = self.limits()
+        cut = NEVER
+        for log in self.logs:
+            seen = 0
+            for chunk in log.chunks:
+                if seen + len(chunk) > at_most:
+                    cut = min(cut, int(chunk.order_ts[at_most - seen - 1]) + 1)
+                    break
+                seen += len(chunk)
+        taken = [log.up_to(min(limit, cut)) for log, limit in zip(self.logs, limits, strict=True)]
+        if not any(taken):
+            return None
+        for log, limit in zip(self.logs, limits, strict=True):
+            log.worked_ts = max(log.worked_ts, min(limit, cut))
+        return taken
