@@ -7,11 +7,26 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import pytest
+from hypothesis import settings
 
 from streams.testing import KafkaServer, PostgresServer, RegistryServer, Server, ServerMissingError
 
 S = TypeVar("S", bound=Server)
 SERVER_FIXTURES = {"kafka": "kafka", "registry_server": "registry", "postgres": "postgres"}  # fixture -> marker
+
+
+OF_TESTS = {"FLYWHEEL_CI", "FLYWHEEL_SERVERS", "FLYWHEEL_POSTGRES_BIN"}
+
+# A busy machine makes an example slow, not wrong.
+settings.register_profile("flywheel", deadline=None)
+settings.load_profile("flywheel")
+
+
+def pytest_configure() -> None:
+    """Forget the developer's own configuration: a test configures what it needs."""
+    for name in set(os.environ) - OF_TESTS:
+        if name.startswith("FLYWHEEL_"):
+            del os.environ[name]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
