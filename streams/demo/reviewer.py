@@ -13,10 +13,11 @@ from typing import Any
 
 from streams.demo.digits import LABELS, true_label
 
-INPUT_BROKEN = "input broken"
-MEANING_CHANGED = "meaning changed"
+INPUT_BROKEN = "input_broken"
+MEANING_CHANGED = "meaning_changed"
 UNPREDICTABLE = "unpredictable"
-TRUTH_MISSING = "truth wrong or missing"
+TRUTH_WRONG = "truth_wrong"
+FEATURE = "dep_delay_known"
 
 DISAGREEMENT_MIN = 5.0
 """The contract's tolerance: the healthy feeds agree to the minute, so anything above rounding is a disagreement."""
@@ -26,11 +27,12 @@ HELD_MIN = 30.0
 
 @dataclass(frozen=True)
 class Review:
-    """What the reviewer presses: a verdict, or a label, or both, and why in words."""
+    """What the reviewer presses: a verdict, or a label, or both, the feature at fault, and why in words."""
 
     verdict: str | None
     label: str | None
     reason: str
+    feature: str | None = None
 
 
 def review_flight(card: Mapping[str, Any]) -> Review:
@@ -46,18 +48,18 @@ def review_flight(card: Mapping[str, Any]) -> Review:
     --------
     >>> facts = {"dep_delay": 52.0, "ground_min": 31.0, "usual_ground_min": 28.0}
     >>> review_flight({"features": {"dep_delay_known": 0.0}, "facts": facts, "truth": "late"}).verdict
-    'input broken'
+    'input_broken'
     """
     facts = card.get("facts") or {}
     if card.get("truth") is None:
-        return Review(TRUTH_MISSING, "late", "No arrival within 6 hours of the schedule: diverted, and so late.")
-    given, true = (card.get("features") or {}).get("dep_delay_known"), facts.get("dep_delay")
+        return Review(TRUTH_WRONG, "late", "No arrival within 6 hours of the schedule: diverted, and so late.")
+    given, true = (card.get("features") or {}).get(FEATURE), facts.get("dep_delay")
     if true is not None and given is None:
-        return Review(INPUT_BROKEN, None, f"The delay is missing; the truth feed says {true:+.0f} min.")
+        return Review(INPUT_BROKEN, None, f"The delay is missing; the truth feed says {true:+.0f} min.", FEATURE)
     if true is not None and abs(given - true) > DISAGREEMENT_MIN:
         # A zero below the truth is a default value; any other difference is a feed that measures something else.
         verdict = INPUT_BROKEN if given == 0.0 and true > 0.0 else MEANING_CHANGED
-        return Review(verdict, None, f"The input says {given:+.0f} min, the truth feed {true:+.0f} min.")
+        return Review(verdict, None, f"The input says {given:+.0f} min, the truth feed {true:+.0f} min.", FEATURE)
     for where, name in (("on the ground", "ground_min"), ("in the air", "air_min")):
         spent, usual = facts.get(name), facts.get(f"usual_{name}")
         if spent is not None and usual is not None and spent > usual + HELD_MIN:
