@@ -41,8 +41,8 @@ def review_flight(card: Mapping[str, Any]) -> Review:
     Parameters
     ----------
     card
-        ``features`` (the input), ``facts`` (of the feedback event, by name) and ``truth`` (its label, None if no truth
-        came).
+        ``features`` (the input, by name or as the lines of ``flywheel labels next --json``), ``facts`` (of the feedback
+        event, by name) and ``truth`` (its label, None if no truth came).
 
     Examples
     --------
@@ -53,7 +53,7 @@ def review_flight(card: Mapping[str, Any]) -> Review:
     facts = card.get("facts") or {}
     if card.get("truth") is None:
         return Review(TRUTH_WRONG, "late", "No arrival within 6 hours of the schedule: diverted, and so late.")
-    given, true = (card.get("features") or {}).get(FEATURE), facts.get("dep_delay")
+    given, true = _features(card).get(FEATURE), facts.get("dep_delay")
     if true is not None and given is None:
         return Review(INPUT_BROKEN, None, f"The delay is missing; the truth feed says {true:+.0f} min.", FEATURE)
     if true is not None and abs(given - true) > DISAGREEMENT_MIN:
@@ -65,6 +65,11 @@ def review_flight(card: Mapping[str, Any]) -> Review:
         if spent is not None and usual is not None and spent > usual + HELD_MIN:
             return Review(UNPREDICTABLE, None, f"Held {where}: {spent:.0f} min, usually {usual:.0f}.")
     return Review(UNPREDICTABLE, None, "Inputs and truth agree, and nothing on the card explains it.")
+
+
+def _features(card: Mapping[str, Any]) -> Mapping[str, Any]:
+    shown = card.get("features") or {}
+    return shown if isinstance(shown, Mapping) else {line["name"]: line["value"] for line in shown}
 
 
 def review_digit(prediction_id: str, error_rate: float = 0.0, seed: int = 0) -> Review:

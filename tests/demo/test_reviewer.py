@@ -48,6 +48,12 @@ def test_only_a_missing_truth_gets_a_label_and_only_a_bad_input_names_a_feature(
     assert (held.label, held.feature) == (None, None)
 
 
+def test_the_lines_of_a_card_are_read_as_its_features_by_name() -> None:
+    shown = card(given=19.0, dep_delay=2.0)
+    lines = [{"name": name, "value": value, "unit": None, "mark": None} for name, value in shown["features"].items()]
+    assert review_flight(shown | {"features": lines}) == review_flight(shown)
+
+
 def test_the_verdicts_are_those_of_the_store() -> None:
     given = [card(), card(truth=None), card(given=0.0, dep_delay=52.0), card(given=19.0, dep_delay=2.0)]
     assert {review_flight(shown).verdict for shown in given} <= set(VERDICTS)
