@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 
+from streams.kafka import BASE_TOPIC, admin
 from streams.testing.server import Server, ServerMissingError, find_java, free_port, servers_dir, wait_until
 
 PARTITIONS = 4
@@ -94,27 +95,19 @@ class KafkaServer(Server):
             if probe.connect_ex(("127.0.0.1", self.port)):
                 return False
         try:
-            return bool(_admin(self.bootstrap).list_topics(timeout=5).brokers)
+            return bool(admin(self.bootstrap).list_topics(timeout=5).brokers)
         except KafkaException:
             return False
-
-
-def _admin(bootstrap: str) -> AdminClient:
-    quiet = {"log_level": 0, "error_cb": lambda error: None}
-    return AdminClient({"bootstrap.servers": bootstrap, **quiet})
 
 
 def create_topics(
     bootstrap: str, names: Iterable[str], partitions: int = PARTITIONS, config: Mapping[str, str] | None = None
 ) -> None:
     """Create topics with LogAppendTime, unless they are there, and wait until each partition has a leader."""
-    admin = _admin(bootstrap)
+    client = admin(bootstrap)
     names = list(names)
-    topics = [
-        NewTopic(name, partitions, 1, config={"message.timestamp.type": "LogAppendTime", **(config or {})})
-        for name in names
-    ]
-    for future in admin.create_topics(topics, operation_timeout=30).values():
+    topics = [NewTopic(name, partitions, 1, config={**BASE_TOPIC, **(config or {})}) for name in names]
+    for future in client.create_topics(topics, operation_timeout=30).values():
         try:
             future.result(timeout=60)
         except KafkaException as error:
@@ -122,7 +115,7 @@ def create_topics(
                 raise
 
     def have_leaders() -> bool:
-        known = admin.list_topics(timeout=10).topics
+        known = client.list_topics(timeout=10).topics
         return all(
             name in known and known[name].partitions and all(p.leader >= 0 for p in known[name].partitions.values())
             for name in names

@@ -5,6 +5,7 @@ from __future__ import annotations
 from confluent_kafka import Consumer, TopicPartition
 
 from schemas.events import SOURCES, topic
+from streams.kafka import consumer_settings
 from tests.bench.job import Job, Measured
 
 BATCH_RECORDS = 10_000
@@ -12,17 +13,7 @@ IDLE_S_MAX = 30.0
 
 
 def run(job: Job) -> Measured:
-    consumer = Consumer(
-        {
-            "bootstrap.servers": job.bootstrap,
-            "group.id": job.group,
-            "enable.auto.commit": False,
-            "auto.offset.reset": "earliest",
-            "fetch.queue.backoff.ms": 5,  # the default of 1000 makes catching up 8 times slower
-            "fetch.wait.max.ms": 10,
-            "queued.max.messages.kbytes": 65_536,
-        }
-    )
+    consumer = Consumer(consumer_settings(job.bootstrap, job.group, auto_offset_reset="earliest", fetch_wait_max_ms=10))
     partitions = consumer.list_topics(timeout=30).topics
     names = [topic(noun) for noun in SOURCES]
     consumer.assign([TopicPartition(name, p, 0) for name in names for p in partitions[name].partitions])

@@ -17,6 +17,7 @@ from confluent_kafka import Producer
 from schemas.contract import load_contract
 from schemas.events import SOURCES, envelope, subject, topic
 from schemas.registry import HEADER, MAGIC, FileRegistry
+from streams.kafka import producer_settings
 
 MODEL = "bench"
 NUMBERS = tuple(f"n{i:02d}" for i in range(12))
@@ -125,21 +126,10 @@ def prepare(folder: Path) -> dict[str, tuple[int, Any]]:
 def produce(bootstrap: str, predictions: int, folder: Path) -> dict[str, Any]:
     """Put the events on the three topics; how many records there are, and their mean sizes in bytes.
 
-    Also writes `expected.json`. The partitioner is murmur2, as everywhere in Flywheel.
+    Also writes `expected.json`.
     """
     schemas = prepare(folder)
-    producer = Producer(
-        {
-            "bootstrap.servers": bootstrap,
-            "partitioner": "murmur2_random",
-            "compression.type": "lz4",
-            "linger.ms": 20,
-            "batch.num.messages": 10_000,
-            "queue.buffering.max.messages": 1_000_000,
-            "enable.idempotence": True,
-            "log_level": 3,  # a broker that has just started answers "in progress" at first, which is retried
-        }
-    )
+    producer = Producer(producer_settings(bootstrap, linger_ms=20, queue_buffering_max_messages=1_000_000))
     failed: list[str] = []
     expected: Counter[str] = Counter()
     records: Counter[str] = Counter()
