@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from labeling import events, leases, projection, proposals
+from labeling import events, leases, projection, proposals, queries
 from labeling.decisions import Decision, Decisions, Undone
 from labeling.errors import InvalidDecisionError, NotOwnerError, StaleLeaseError, UnknownItemError
+from labeling.estimate import Estimate, hajek, selected_predictions
 from labeling.events import LabelEvent
 from labeling.extent import Cause, describe
 from labeling.ingest import Ingest, IngestCounts
@@ -17,6 +18,7 @@ from labeling.items import NewItem, Position, clean_text, split_id
 from labeling.leases import Claim, Filters
 from labeling.policy import LabelingPolicy
 from labeling.projection import Projection, Proposal
+from labeling.queries import QueueStats
 from labeling.sql import chunks, serialize, upsert
 from labeling.tables import incident, item, reviewer
 from schemas.contract import Contract
@@ -344,3 +346,35 @@ class LabelStore:
         """The chain's events after ``after_seq``, in order."""
         with read(self.engine) as connection:
             return events.page(connection, self.model, after_seq, limit)
+
+    # ---- reading
+
+    def stats(self) -> QueueStats:
+        """Figures of the queue for ``flywheel status``."""
+        with read(self.engine) as connection:
+            return queries.stats(connection, self.model, self.clock())
+
+    def items(self, *, state: str | None = None, rule: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """Items in the queue's order, without their payloads."""
+        with read(self.engine) as connection:
+            return queries.items(connection, self.model, state=state, rule=rule, limit=limit)
+
+    def export(self) -> Iterator[dict[str, Any]]:
+        """Every standing label with its provenance; reviewers by pseudonym."""
+        with read(self.engine) as connection:
+            yield from queries.export(connection, self.model)
+
+    def proposals(self, state: str | None = None) -> list[Proposal]:
+        """Proposals, newest first."""
+        with read(self.engine) as connection:
+            return [Proposal(**row) for row in queries.proposals(connection, self.model, state)]
+
+    def kept(self, reviewer_name: str | None = None) -> list[dict[str, Any]]:
+        """Decisions that came with a stale token, oldest first."""
+        with read(self.engine) as connection:
+            return queries.kept(connection, self.model, reviewer_name)
+
+    def quality(self, version: str | None = None) -> Estimate:
+        """Share of right predictions, from the reviewed ones, weighted by how they came to be reviewed."""
+        with read(self.engine) as connection:
+            return hajek(selected_predictions(connection, self.model, version))
