@@ -10,12 +10,6 @@ from schemas.errors import ConfigError
 from streams.config import find_file, load_config
 
 
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FLYWHEEL_BROKERS", "FLYWHEEL_STATE_DIR", "FLYWHEEL_WEB_PORT", "FLYWHEEL_DATABASE"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def toml(folder: Path, text: str) -> Path:
     file = folder / "flywheel.toml"
     file.write_text(text, encoding="utf-8")
