@@ -213,7 +213,7 @@ def _tally(
         some = cells[start : start + at_once]
         width = len(some) * side
         keys = np.concatenate(
-            [number * width + (i * side + (c if kept is None else c[kept])) for i, (_, c) in enumerate(some)]
+            [number * width + (np.int64(i * side) + (c if kept is None else c[kept])) for i, (_, c) in enumerate(some)]
         )
         codes = np.concatenate([np.arange(side, dtype=np.int32) + (parts.CELLS + side * place) for place, _ in some])
         tables.append((codes, np.bincount(keys, minlength=size * width).reshape(size, width)))

@@ -25,7 +25,7 @@ from typing import Any
 
 import click
 
-from schemas.events import SOURCES, topic
+from schemas.events import NOUNS, topic
 from streams.broker import EmbeddedBroker
 from streams.testing import KafkaServer, ServerMissingError, create_topics
 from tests.bench.events import produce
@@ -51,6 +51,7 @@ class Benchmark:
 
 BENCHMARKS = (
     Benchmark("bare"),
+    Benchmark("plane"),
     Benchmark("faust_river", share=0.02, repeat=False),
 )
 
@@ -58,7 +59,7 @@ BENCHMARKS = (
 @contextmanager
 def broker(kind: str) -> Iterator[str]:
     """A broker with empty topics; its address."""
-    names = [*(topic(noun) for noun in SOURCES), "bench.failures"]
+    names = [*(topic(noun) for noun in NOUNS), "bench.failures"]
     if kind == "embedded":
         with EmbeddedBroker(topics=names) as embedded:
             yield embedded.bootstrap
