@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from labeling.events import SUBMITTED
 from labeling.evidence import Difference, breaches, differences, is_number, suspect_feature
-from labeling.items import AUDIT_RULE, Value
+from labeling.items import AUDIT_RULE, Value, is_plain_text
 from labeling.leases import Claim
 from labeling.proposals import VERDICTS, open_incident
 from labeling.store import LabelStore
@@ -209,7 +209,7 @@ def _common(features: dict[str, Value], alike: list[Any], unlike: list[Any]) -> 
     """The ``field=value`` of this item that sets the like items apart most."""
     best: tuple[float, str, int] | None = None
     for name, value in features.items():
-        if not isinstance(value, str):
+        if not is_plain_text(value):
             continue
         count = sum(payload["features"].get(name) == value for payload in alike)
         share = count / len(alike)

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from labeling.items import canonical
+from labeling.items import canonical, is_plain_text
 from labeling.policy import LabelingPolicy
 from labeling.projection import PROPOSAL_DETAIL
 from labeling.sql import chunks
@@ -115,7 +115,7 @@ def _slice(connection: sa.Connection, model: str, features: list[dict[str, Any]]
     compared = [payload["features"] for payload in others]
     best: tuple[float, str] | None = None
     for name, value in features[0].items():
-        if not isinstance(value, str) or name == cause.feature or any(f.get(name) != value for f in features):
+        if not is_plain_text(value) or name == cause.feature or any(f.get(name) != value for f in features):
             continue
         share = sum(f.get(name) == value for f in compared) / max(len(compared), 1)
         if compared and share < SLICE_SHARE_MAX and (best is None or (share, name) < best):

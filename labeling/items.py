@@ -18,6 +18,7 @@ Value = str | float | int | bool | None
 Kind = Literal["answer", "verdict"]
 AUDIT_RULE = "audit"
 REDACTED = "[redacted]"
+HASHED = "hash:"
 HASH_CHARS = 32
 """128 bits of a SHA-256: enough that two of 10^9 inputs never meet."""
 PREDICTION_ID_CHARS_MAX = 512
@@ -145,12 +146,17 @@ class Protector:
         if mark is None or value is None:
             return _finite(value)
         if mark == "personal" and self.key:
-            return f"hash:{digest([name, value], self.key)[:16]}"
+            return f"{HASHED}{digest([name, value], self.key)[:16]}"
         return REDACTED
 
     def subject(self, subject: str | None) -> str | None:
         """The keyed hash under which a subject's items are found; None without a key."""
         return digest(["subject", subject], self.key) if subject is not None and self.key else None
+
+
+def is_plain_text(value: object) -> bool:
+    """Whether a stored value is a text that may be read, not one that was redacted or hashed."""
+    return isinstance(value, str) and value != REDACTED and not value.startswith(HASHED)
 
 
 def payload(new: NewItem, protector: Protector) -> dict[str, Any]:

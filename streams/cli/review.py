@@ -7,13 +7,12 @@ import select
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from schemas.errors import FlywheelError
-from streams.cli.labels import opened, reviewer_option, store_options
+from streams.cli.labels import reviewer_option, with_store
 
 if TYPE_CHECKING:
     from labeling.cards import Card
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 HEARTBEAT_S = 15.0
 """A shown card keeps its lease by a sign of life this often, up to the policy's longest lease."""
 STYLES = {"plain": {}, "title": {"bold": True}, "mark": {"fg": "yellow", "bold": True}, "dim": {"dim": True}}
+KEY_BYTES_MAX = 64
 UNDO_KEYS = ("u", "\x7f", "\x08")
 QUIT_KEYS = ("q", "\x03", "\x04")
 HELP = """\
@@ -47,22 +47,45 @@ class Keys:
     def __init__(self) -> None:
         self.is_terminal = sys.stdin.isatty()
         self._rest = ""
+        self._ahead = ""
 
     def key(self, timeout_s: float) -> str | None:
         """The next key; None when none came in time; ``q`` at the end of input."""
         if self.is_terminal:
-            ready, _, _ = select.select([sys.stdin], [], [], timeout_s)
-            if not ready:
-                return None
-            try:
-                return click.getchar()
-            except (EOFError, KeyboardInterrupt):
-                return "q"
+            return self._pressed(timeout_s)
         line = sys.stdin.readline()
         if not line:
             return "q"
         self._rest = line[1:].strip()
         return line[0] if line != "\n" else "?"
+
+    def _pressed(self, timeout_s: float) -> str | None:
+        """One key of the terminal, without Enter and without an echo.
+
+        Keys typed ahead stay for the next card; an escape sequence (an arrow, say) is one key that means nothing.
+        """
+        import termios
+        import tty
+
+        if self._ahead:
+            key, self._ahead = self._ahead[0], self._ahead[1:]
+            return key
+        terminal = sys.stdin.fileno()
+        before = termios.tcgetattr(terminal)
+        try:
+            tty.setcbreak(terminal, termios.TCSADRAIN)
+            ready, _, _ = select.select([terminal], [], [], timeout_s)
+            if not ready:
+                return None
+            typed = os.read(terminal, KEY_BYTES_MAX).decode(errors="replace")
+        except KeyboardInterrupt:
+            return "q"
+        finally:
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        if typed.startswith("\x1b"):
+            return "\x1b"
+        self._ahead = typed[1:]
+        return typed[0] if typed else "q"
 
     def text(self, question: str) -> str:
         """A line of text: asked for on a terminal, the rest of the key's line in a pipe."""
@@ -85,7 +108,7 @@ class Keys:
 
 
 @dataclass
-class Session:
+class Review:
     """One reviewer at the queue of one model."""
 
     store: LabelStore
@@ -276,22 +299,13 @@ def _can_draw() -> bool:
 
 
 @click.command("review")
-@store_options
+@with_store
 @reviewer_option
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after so many decisions.")
 @click.option("--rule", help="Only items of this rule.")
 @click.option("--flagged", is_flag=True, help="Decide on flagged items, as an adjudicator.")
-def review_command(
-    model: str | None,
-    database: str | None,
-    config_path: Path | None,
-    reviewer: str,
-    limit: int | None,
-    rule: str | None,
-    flagged: bool,
-) -> None:
+def review(store: LabelStore, reviewer: str, limit: int | None, rule: str | None, flagged: bool) -> None:
     """Look at what the model got wrong: one card, one key, next card."""
     from labeling.leases import Filters
 
-    with opened(model, database, config_path) as store:
-        Session(store, reviewer, Keys(), Filters(rule=rule, state="flagged" if flagged else "open"), limit).run()
+    Review(store, reviewer, Keys(), Filters(rule=rule, state="flagged" if flagged else "open"), limit).run()
