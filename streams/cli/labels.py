@@ -37,7 +37,7 @@ reviewer_option = click.option("--reviewer", default=default_reviewer, help="Who
 def with_store(command: Command) -> Command:
     """Give a command ``--model`` and ``--database`` and call it with the opened :class:`LabelStore` first."""
 
-    def opened(session: Session, model: str | None, database: str | None, **given: Any) -> None:
+    def opened(session: Session, /, model: str | None, database: str | None, **given: Any) -> None:
         with open_store(session, model, database) as store:
             command(store, **given)
 
