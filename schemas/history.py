@@ -1,0 +1,138 @@
+"""A table of past rows as the parts that serving would have made of it.
+
+So the monitor starts with a past: the training rows give the baseline, the spread and the record of the first weeks,
+and a new model version's own scores of the last weeks give its usual bias. Imports polars; keeps no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from schemas.parts import (
+    ALL_SLICE,
+    N_INPUT,
+    N_SCORED,
+    SUM_SCORE,
+    Axis,
+    CodeArray,
+    Ints,
+    N,
+    Part,
+    cell_code,
+    due_counters,
+    group,
+    micro,
+    truth_counters,
+)
+from schemas.profile import LABEL_FEATURE, SCORE_FEATURE, Profile
+from schemas.times import HOUR_US
+
+Counters = list[tuple[CodeArray | int, Ints | int]]
+
+
+def history_parts(
+    table: pl.DataFrame,
+    profile: Profile,
+    *,
+    version: str,
+    slices: Sequence[tuple[str, str]] = (),
+    kind: Literal["binary", "multiclass", "regression"] = "binary",
+    role: str = "champion",
+    with_cells: bool = True,
+) -> list[Part]:
+    """Hourly parts of past rows.
+
+    Parameters
+    ----------
+    table
+        The profile's features and ``event_time`` (microseconds); optional ``score`` and ``label`` (the model's answers;
+        of training rows out of fold, or the bias that they show is too good), ``y`` (1.0 and 0.0, or the value; null:
+        unknown) and ``due_time`` (microseconds).
+    profile
+        The cells.
+    version, role
+        Whose parts they are.
+    slices
+        (field, value) of the slices beside ``all``.
+    kind
+        The target's kind.
+    with_cells
+        False: only the sums of outcomes.
+    """
+    fields: dict[str, list[str]] = {}
+    for field, value in slices:
+        fields.setdefault(field, []).append(value)
+    groupings = [(np.zeros(table.height, np.int64), [ALL_SLICE])]
+    for field, values in fields.items():
+        text = table[field].cast(pl.String)
+        place = text.replace_strict(values, list(range(len(values))), default=-1, return_dtype=pl.Int64)
+        groupings.append((place.fill_null(-1).to_numpy(), [f"{field}={value}" for value in values]))
+    counters = _event_counters(table, profile, kind, with_cells)
+    parts: list[Part] = []
+    for membership, names in groupings:
+        for axis, hours, listed in _axes(table, counters, kind):
+            parts += _parts(membership, names, hours, listed, (profile.model, version, role), axis)
+    return parts
+
+
+def _axes(
+    table: pl.DataFrame, counters: list[tuple[npt.NDArray[np.bool_] | None, Counters]], kind: str
+) -> list[tuple[Axis, Ints, list[tuple[npt.NDArray[np.bool_] | None, Counters]]]]:
+    axes: list[tuple[Axis, Ints, list[tuple[npt.NDArray[np.bool_] | None, Counters]]]] = [
+        ("event", table["event_time"].to_numpy() // HOUR_US, counters)
+    ]
+    if {"due_time", "y", "score"} <= set(table.columns):
+        is_known = (
+            table["y"].is_not_null() & table["score"].is_not_null() & table["due_time"].is_not_null()
+        ).to_numpy()
+        p, y = table["score"].fill_null(0.0).to_numpy(), table["y"].fill_null(0.0).cast(pl.Float64).to_numpy()
+        due: Counters = [(N, 1), *due_counters(p, y, kind)]  # type: ignore[arg-type]
+        axes.append(("due", table["due_time"].fill_null(0).to_numpy() // HOUR_US, [(is_known, due)]))
+    return axes
+
+
+def _event_counters(
+    table: pl.DataFrame, profile: Profile, kind: str, with_cells: bool
+) -> list[tuple[npt.NDArray[np.bool_] | None, Counters]]:
+    rows: Counters = [(N, 1), (N_INPUT, 1)]
+    if with_cells:
+        names = {SCORE_FEATURE: "score", LABEL_FEATURE: "label"}
+        for f, feature in enumerate(profile.features):
+            column = table.get_column(names.get(feature.name, feature.name), default=None)
+            values = column if column is not None else pl.repeat(None, table.height, dtype=pl.String, eager=True)
+            rows.append((feature.codes(values).astype(np.int32) + np.int32(cell_code(f, 0)), 1))
+    listed: list[tuple[npt.NDArray[np.bool_] | None, Counters]] = [(None, rows)]
+    if "score" not in table.columns:
+        return listed
+    has_score = table["score"].is_not_null().to_numpy()
+    p = table["score"].fill_null(0.0).to_numpy()
+    listed.append((has_score, [(N_SCORED, 1), (SUM_SCORE, micro(p))]))
+    if "y" in table.columns:
+        y = table["y"].fill_null(0.0).cast(pl.Float64).to_numpy()
+        is_known = has_score & table["y"].is_not_null().to_numpy()
+        listed.append((is_known, truth_counters(p, y, kind)))  # type: ignore[arg-type]
+    return listed
+
+
+def _parts(
+    place: Ints,
+    names: list[str],
+    hours: Ints,
+    listed: list[tuple[npt.NDArray[np.bool_] | None, Counters]],
+    owner: tuple[str, str, str],
+    axis: Axis,
+) -> list[Part]:
+    first = int(hours.min(initial=0)) if len(hours) else 0
+    parts = []
+    for is_used, counters in listed:
+        used = place >= 0 if is_used is None else (place >= 0) & is_used
+        keys = np.where(used, (hours - first) * len(names) + place, -1)
+        for key, codes, counts in group(keys, counters):
+            hour, name = first + key // len(names), names[key % len(names)]
+            parts.append(Part(*owner, name, axis, hour * HOUR_US, codes, counts))
+    return parts

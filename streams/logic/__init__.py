@@ -1,0 +1,1 @@
+"""Pure statistics and small state machines: no Kafka, no clock, no SQL, no Faust; integers decide."""

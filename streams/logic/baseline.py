@@ -1,0 +1,214 @@
+"""What an hour of the day looks like when nothing is wrong, and how much healthy hours differ from each other.
+
+The **baseline** holds the expected share of every direction by local hour of day, from recent days that are old enough
+to be known healthy. The **spread** is the intra-class correlation of whole windows around it: rows of one storm come
+together, so a window counts for far fewer than its rows. It is learnt over all healthy history, because the first storm
+after a quiet month would otherwise look like a fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.parts import N_INPUT
+from streams.logic.counts import Floats, Hour, HourlyCounts, Ints, Layout, LocalHours
+from streams.logic.policy import MonitorPolicy
+
+DAY_HOURS = 24
+BLOCK_HOURS = 6
+BLOCKS = DAY_HOURS // BLOCK_HOURS
+NEIGHBOUR_ROWS = 10.0
+"""Rows that the whole day weighs against an hour and its two neighbours."""
+HOUR_ROWS = 20.0
+"""Rows that those three hours weigh against the hour itself."""
+
+IsHealthy = Callable[[Hour], bool]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows that end with one hour and hold enough rows, against a baseline; one row of the arrays a window.
+
+    Attributes
+    ----------
+    length, slice
+        Places in the lists of lengths and of slices.
+    rows
+        N.
+    x, expected, variance
+        float64[window, direction]: X, N e and V of the notes.
+    """
+
+    length: Ints
+    slice: Ints
+    rows: Ints
+    x: Floats
+    expected: Floats
+    variance: Floats
+
+    def only(self, is_used: npt.NDArray[np.bool_]) -> Windows:
+        """The windows of the lengths that are used, bool[length]."""
+        if is_used.all():
+            return self
+        kept = is_used[self.length]
+        counts = self.length[kept], self.slice[kept], self.rows[kept]
+        return Windows(*counts, self.x[kept], self.expected[kept], self.variance[kept])
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Expected shares by local hour of day.
+
+    Attributes
+    ----------
+    day
+        Local day that it judges.
+    days
+        Healthy days in it.
+    shares
+        float64[slice, local hour, direction].
+    """
+
+    day: int
+    days: int
+    shares: Floats
+
+    @classmethod
+    def of(
+        cls,
+        counts: HourlyCounts,
+        local: LocalHours,
+        policy: MonitorPolicy,
+        day: int,
+        is_healthy: IsHealthy,
+    ) -> Baseline:
+        """The baseline of a local day: the days [day - 35, day - 7) of the defaults."""
+        layout = counts.layout
+        sums = np.zeros((DAY_HOURS, len(layout.slices), layout.columns), np.int32)
+        rows = np.zeros((DAY_HOURS, len(layout.slices)), np.int64)
+        days = 0
+        newest = day - policy.baseline_gap_days
+        for past in range(newest - policy.baseline_days, newest):
+            hours = [h for h in local.hours_of(past) if h in counts.cells and is_healthy(h)]
+            days += bool(hours)
+            for hour in hours:
+                sums[local(hour)[1]] += counts.cells[hour]
+                rows[local(hour)[1]] += counts.scalar(hour, N_INPUT)
+        return cls(day, days, smooth(layout.spread_out(sums), rows).transpose(1, 0, 2).copy())
+
+    def windows(
+        self, counts: HourlyCounts, local: LocalHours, lengths: Sequence[int], rows_min: int, hour: Hour
+    ) -> Windows:
+        """The windows of these lengths (increasing) that end with ``hour`` and hold ``rows_min`` rows."""
+        layout = counts.layout
+        columns = np.zeros((len(lengths), len(layout.slices), layout.columns), np.int32)
+        rows = np.zeros((len(lengths), len(layout.slices), DAY_HOURS))
+        back = 0
+        for i, length in enumerate(lengths):
+            if i:
+                columns[i] = columns[i - 1]
+                rows[i] = rows[i - 1]
+            for past in range(hour - back, hour - length, -1):
+                grid = counts.cells.get(past)
+                if grid is not None:
+                    columns[i] += grid
+                    rows[i, :, local(past)[1]] += counts.scalar(past, N_INPUT)
+            back = length
+        sizes = rows.sum(2).astype(np.int64)
+        place, where = np.nonzero(sizes >= rows_min)
+        x = layout.spread_out(columns[place, where]).astype(np.float64)
+        expected, variance = np.empty_like(x), np.empty_like(x)
+        for s in np.unique(where):
+            mine = where == s
+            weights = rows[place[mine], s]
+            expected[mine] = weights @ self.shares[s]
+            variance[mine] = weights @ self._variances[s]
+        return Windows(place, where, sizes[place, where], x, expected, variance)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_variances", self.shares * (1.0 - self.shares))
+
+    _variances: Floats = field(init=False, repr=False, compare=False)
+
+
+def smooth(x: npt.NDArray[Any], rows: npt.NDArray[Any]) -> Floats:
+    """Expected shares by hour: the hour's own, drawn towards its neighbours' and those towards the day's.
+
+    Parameters
+    ----------
+    x
+        [hour, slice, direction], counts.
+    rows
+        [hour, slice].
+    """
+    n = rows[:, :, None].astype(np.float64)
+    whole = (x.sum(0) + 0.5) / (n.sum(0) + 1.0)
+    near_x = x + np.roll(x, 1, 0) + np.roll(x, -1, 0)
+    near_n = n + np.roll(n, 1, 0) + np.roll(n, -1, 0)
+    near = (near_x + NEIGHBOUR_ROWS * whole) / (near_n + NEIGHBOUR_ROWS)
+    return np.asarray((x + HOUR_ROWS * near) / (n + HOUR_ROWS))
+
+
+@dataclass
+class Spread:
+    """Intra-class correlation of healthy windows, by side, 6-hour block of the day, length, slice and direction.
+
+    Attributes
+    ----------
+    excess
+        float64[side, block, length, slice, direction]: sum of 2 R^2 [on that side] - V; side 0 below, 1 above.
+    scale
+        float64[block, length, slice, direction]: sum of N^2 p(1-p).
+    seen
+        int64[slice, direction]: days on which the direction occurred.
+    days
+        Days folded in.
+    """
+
+    excess: Floats
+    scale: Floats
+    seen: Ints
+    days: int = 0
+
+    @classmethod
+    def empty(cls, layout: Layout, lengths: Sequence[int]) -> Spread:
+        """Nothing seen yet."""
+        shape = (BLOCKS, len(lengths), len(layout.slices), layout.directions)
+        return cls(np.zeros((2, *shape)), np.zeros(shape), np.zeros(shape[2:], np.int64))
+
+    def fold(self, block: int, windows: Windows) -> None:
+        """Add the healthy windows that end with one hour of this block of the day."""
+        at = (windows.length, windows.slice)
+        n = windows.rows.astype(np.float64)[:, None]
+        variance, expected = windows.variance, windows.expected
+        residual = windows.x - expected
+        squared = 2.0 * residual * residual
+        above = squared * (residual > 0)
+        self.excess[0, block][at] += squared - above - variance
+        self.excess[1, block][at] += above - variance
+        self.scale[block][at] += expected * (n - expected)  # N^2 e(1-e)
+
+    def end_day(self, occurred: npt.NDArray[np.bool_]) -> None:
+        """Close a folded day on which these directions occurred, bool[slice, direction]."""
+        self.seen += occurred
+        self.days += 1
+
+    def correlation(self, layout: Layout, policy: MonitorPolicy) -> Floats:
+        """The intra-class correlation to reckon with, in the shape of ``excess``.
+
+        A direction that was seen on few days is judged by its feature's others; what was never seen varies most.
+        """
+        scale = np.maximum(self.scale, 1e-9)
+        own = np.minimum(np.maximum(self.excess, 0.0) / scale, 1.0)
+        starts = layout.owner_starts
+        pooled_scale = np.maximum(np.add.reduceat(self.scale, starts, axis=-1), 1e-9)
+        pooled = np.minimum(np.maximum(np.add.reduceat(self.excess, starts, axis=-1), 0.0) / pooled_scale, 1.0)
+        pool = pooled[..., layout.owners]
+        seen = self.seen.astype(np.float64)
+        weighted = (seen * own + policy.spread_days * pool) / (seen + policy.spread_days)
+        return np.asarray(np.minimum(1.0, policy.spread_factor * weighted))

@@ -1,0 +1,224 @@
+"""Alerts and incidents: many sightings, one incident a model, one alert for each new thing that it shows.
+
+An incident opens with the first sighting that is worth waking somebody, is extended once by every further channel and
+field, and closes when none of its causes was seen for ``quiet_hours``. Values outside the contract only warn, in an
+incident of their own, so that a range learnt in winter cannot hold the other one open. Ids follow from the model, the
+hour and the cause: the same log gives the same alerts, and a handler may see one twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from schemas.times import HOUR_US, format_us
+from streams.logic.counts import Hour
+
+PAGE, WARN = "page", "warn"
+TRACKS = (PAGE, WARN)
+
+
+@dataclass(frozen=True)
+class AlertRecord:
+    """An incident was opened, extended or closed.
+
+    Attributes
+    ----------
+    alert_id, incident_id
+        Deterministic.
+    model, version
+        Whom it is about.
+    event_time_us
+        End of the hour that showed it.
+    severity
+        ``page`` or ``warn``.
+    state
+        ``opened``, ``extended`` or ``closed``.
+    channel
+        ``contract``, ``drift`` or ``bias``.
+    subject
+        The field, or ``bias``.
+    slice
+        Where it shows most.
+    window_start_us, window_end_us
+        The rows that show it.
+    message
+        One sentence.
+    detail
+        The evidence, JSON.
+    """
+
+    alert_id: str
+    incident_id: str
+    model: str
+    version: str
+    event_time_us: int
+    severity: str
+    state: str
+    channel: str
+    subject: str
+    slice: str
+    window_start_us: int
+    window_end_us: int
+    message: str
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """Something that one closed hour shows.
+
+    Attributes
+    ----------
+    channel, subject, slice
+        As in an alert.
+    hours
+        Length of the window that ends with the hour.
+    severity
+        ``page`` or ``warn``.
+    message, detail
+        As in an alert; empty where ``is_new`` is False.
+    is_new
+        Whether it may open or extend an incident; if not, it only keeps a cause alive.
+    scope
+        Causes of one channel and subject are told apart by it: bias of all rows is news after bias of a slice.
+    """
+
+    channel: str
+    subject: str
+    slice: str
+    hours: int
+    severity: str = PAGE
+    message: str = ""
+    detail: dict[str, Any] = field(default_factory=dict)
+    is_new: bool = True
+    scope: str = ""
+
+    @property
+    def key(self) -> str:
+        """What it is a sighting of."""
+        return f"{self.channel}/{self.subject}{'/' + self.scope if self.scope else ''}"
+
+
+@dataclass
+class Incident:
+    """An open incident.
+
+    Attributes
+    ----------
+    incident_id
+        Deterministic.
+    severity
+        Of its track.
+    opened
+        Hour that opened it.
+    causes
+        Last hour that showed each cause, by :attr:`Sighting.key`.
+    first
+        Channel, subject and slice of what opened it.
+    """
+
+    incident_id: str
+    severity: str
+    opened: Hour
+    causes: dict[str, Hour]
+    first: tuple[str, str, str]
+
+
+@dataclass
+class Incidents:
+    """The open incidents of one model: at most one that pages and one that warns.
+
+    Attributes
+    ----------
+    model, version
+        Whose.
+    quiet_hours
+        Hours without any of its causes after which an incident closes.
+    open
+        By severity.
+    """
+
+    model: str
+    version: str
+    quiet_hours: int
+    open: dict[str, Incident] = field(default_factory=dict)
+
+    def is_open(self, key: str, severity: str = PAGE) -> bool:
+        """Whether the open incident has this cause."""
+        incident = self.open.get(severity)
+        return incident is not None and key in incident.causes
+
+    def has_channel(self, *channels: str) -> bool:
+        """Whether the open paging incident has a cause of one of these channels."""
+        incident = self.open.get(PAGE)
+        return incident is not None and any(key.partition("/")[0] in channels for key in incident.causes)
+
+    def step(self, hour: Hour, sightings: list[Sighting]) -> list[AlertRecord]:
+        """Take in what one closed hour shows."""
+        alerts = [alert for sighting in sightings for alert in self._take(hour, sighting)]
+        for severity in sorted(self.open):
+            incident = self.open[severity]
+            if hour - max(incident.causes.values()) >= self.quiet_hours:
+                alerts.append(self._close(hour, incident))
+        return alerts
+
+    def _take(self, hour: Hour, sighting: Sighting) -> list[AlertRecord]:
+        incident = self.open.get(sighting.severity)
+        if incident is not None and sighting.key in incident.causes:
+            incident.causes[sighting.key] = hour
+            return []
+        if not sighting.is_new:
+            return []
+        state = "extended"
+        if incident is None:
+            state = "opened"
+            stamp = format_us((hour + 1) * HOUR_US).replace("-", "").replace(":00:00Z", "Z")
+            name = f"{self.model}-{stamp}{'' if sighting.severity == PAGE else '-' + sighting.severity}"
+            first = (sighting.channel, sighting.subject, sighting.slice)
+            incident = Incident(name, sighting.severity, hour, {}, first)
+            self.open[sighting.severity] = incident
+        incident.causes[sighting.key] = hour
+        return [self._alert(hour, incident, sighting, state)]
+
+    def _close(self, hour: Hour, incident: Incident) -> AlertRecord:
+        del self.open[incident.severity]
+        channel, subject, slice_name = incident.first
+        last = max(incident.causes.values())
+        message = f"Nothing of it was seen for {self.quiet_hours} hours; it lasted {last - incident.opened + 1} hours."
+        detail = {"causes": sorted(incident.causes), "opened_us": (incident.opened + 1) * HOUR_US}
+        hours = last - incident.opened + 1
+        sighting = Sighting(channel, subject, slice_name, hours, incident.severity, message, detail)
+        return self._alert(hour, incident, sighting, "closed")
+
+    def _alert(self, hour: Hour, incident: Incident, sighting: Sighting, state: str) -> AlertRecord:
+        suffix = "closed" if state == "closed" else sighting.key
+        end_us = (hour + 1) * HOUR_US
+        return AlertRecord(
+            alert_id=f"{incident.incident_id}/{suffix}",
+            incident_id=incident.incident_id,
+            model=self.model,
+            version=self.version,
+            event_time_us=end_us,
+            severity=incident.severity,
+            state=state,
+            channel=sighting.channel,
+            subject=sighting.subject,
+            slice=sighting.slice,
+            window_start_us=end_us - sighting.hours * HOUR_US,
+            window_end_us=end_us,
+            message=sighting.message,
+            detail=sighting.detail,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a snapshot."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Incidents:
+        """Read what :meth:`to_dict` gave."""
+        held = {
+            severity: Incident(**{**item, "first": tuple(item["first"])}) for severity, item in data["open"].items()
+        }
+        return cls(data["model"], data["version"], data["quiet_hours"], held)

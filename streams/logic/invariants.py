@@ -1,0 +1,249 @@
+"""Channel C: what the contract and common sense say without any statistics.
+
+Rules on hourly counts, by slice and field: mostly null, mostly a category never seen, mostly outside the contract, and
+one unchanging value. "Unchanging" is read off cells: every row of consecutive hours in one and the same cell, for far
+longer than training ever showed (a cell of a number holds a tenth of its values or less, so this sees a stuck feed some
+rows later than comparing values would, and needs no order of rows).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.parts import N_INPUT
+from schemas.profile import CELL_NEW, CELL_NULL
+from streams.logic.counts import Floats, Hour, HourlyCounts, Ints, Layout
+from streams.logic.policy import MonitorPolicy
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A rule that a slice of a field breaks now.
+
+    Attributes
+    ----------
+    rule
+        ``null``, ``unseen``, ``outside`` or ``frozen``.
+    slice, feature
+        Where.
+    hours
+        Length of the window.
+    rows
+        Rows in it.
+    share
+        Of the rows that break the rule.
+    limit
+        The share, or the number of rows, that is allowed.
+    severity
+        ``page``, or ``warn`` for values outside the contract: a range learnt in winter ends in spring.
+    """
+
+    rule: str
+    slice: str
+    feature: str
+    hours: int
+    rows: int
+    share: float
+    limit: float
+    severity: str
+
+
+@dataclass
+class Runs:
+    """Rows of consecutive hours that lie in one cell, by slice and feature.
+
+    Attributes
+    ----------
+    cell
+        Cell of the last hour with rows, -1 where they lay in several.
+    rows, hours
+        Length of the running run.
+    longest
+        The longest one of healthy history.
+    """
+
+    cell: Ints
+    rows: Ints
+    hours: Ints
+    longest: Ints
+
+    @classmethod
+    def empty(cls, slices: int, features: int) -> Runs:
+        """No row seen."""
+        shape = (slices, features)
+        return cls(np.full(shape, -1, np.int64), *(np.zeros(shape, np.int64) for _ in range(3)))
+
+    def step(self, grid: npt.NDArray[np.int32], rows: Ints, layout: Layout, limit: npt.NDArray[Any] | None) -> None:
+        """Take in one hour's cells; a run that ends is healthy if it stayed below ``limit`` (None: in any case)."""
+        top = np.maximum.reduceat(grid, layout.offsets[:-1], axis=1)
+        has_rows = rows[:, None] > 0
+        is_one = (top == rows[:, None]) & has_rows
+        place = np.full_like(self.cell, -1)
+        for s, f in zip(*np.nonzero(is_one), strict=True):
+            place[s, f] = int(np.argmax(grid[s, layout.offsets[f] : layout.offsets[f + 1]]))
+        goes_on = is_one & (place == self.cell)
+        has_ended = has_rows & ~goes_on
+        is_healthy = has_ended if limit is None else has_ended & (self.rows <= limit)
+        self.longest = np.where(is_healthy, np.maximum(self.longest, self.rows), self.longest)
+        added = np.where(is_one, rows[:, None], 0)
+        self.rows = np.where(has_ended, added, self.rows + added)
+        self.hours = np.where(has_ended, 1, self.hours + 1)
+        self.cell = np.where(has_rows, place, self.cell)
+
+
+@dataclass
+class Invariants:
+    """The rules of one model, with what healthy history taught them.
+
+    Attributes
+    ----------
+    layout, policy
+        Where the counts are, what is allowed.
+    runs
+        Unchanging values.
+    null_record
+        float64[slice, feature]: the emptiest window of the training history.
+    learned_days
+        Healthy days that ``runs`` has seen; with fewer than ``baseline_days_min`` nothing is called frozen.
+    """
+
+    layout: Layout
+    policy: MonitorPolicy
+    runs: Runs
+    null_record: Floats
+    learned_days: int = 0
+
+    @classmethod
+    def of(cls, layout: Layout, policy: MonitorPolicy) -> Invariants:
+        """Rules that have seen the training profile only."""
+        shape = len(layout.slices), len(layout.profile.features)
+        null = [f.counts[CELL_NULL] / max(1, layout.profile.m) for f in layout.profile.features]
+        return cls(layout, policy, Runs.empty(*shape), np.broadcast_to(np.array(null), shape).copy())
+
+    @cached_property
+    def _is_judged(self) -> npt.NDArray[np.bool_]:
+        names = [feature.name for feature in self.layout.profile.features]
+        judged = np.ones((len(self.layout.slices), len(names)), bool)
+        for f, name in enumerate(names):
+            if name.startswith("@"):
+                judged[:, f] = False
+            for s, slice_name in enumerate(self.layout.slices):
+                if slice_name.partition("=")[0] == name:
+                    judged[s, f] = False
+        return judged
+
+    def learn(self, counts: HourlyCounts, hour: Hour) -> None:
+        """Take in one hour of healthy history."""
+        self._step(counts, hour)
+        rows, null = self._shares(counts, self.policy.null_hours, hour, self._null_columns)
+        enough = (rows >= self.policy.rows_min)[:, None]
+        self.null_record = np.maximum(self.null_record, np.where(enough, null / np.maximum(rows, 1)[:, None], 0.0))
+
+    def end_day(self) -> None:
+        """One more day was seen."""
+        self.learned_days += 1
+
+    def step(self, counts: HourlyCounts, hour: Hour) -> list[Breach]:
+        """Take in one closed hour; the rules that are broken at its end."""
+        self._step(counts, hour)
+        policy = self.policy
+        rows, null = self._shares(counts, policy.null_hours, hour, self._null_columns)
+        is_full = self.null_record < policy.null_record
+        found = self._breaches("null", rows, null, policy.null_hours, policy.null_share, is_full)
+        rows, new = self._shares(counts, policy.unseen_hours, hour, self._new_columns)
+        found += self._breaches("unseen", rows, new, policy.unseen_hours, policy.unseen_share, self._is_category)
+        rows, outside = self._outside(counts, policy.outside_hours, hour)
+        everywhere = np.ones_like(self._is_judged)
+        found += self._breaches("outside", rows, outside, policy.outside_hours, policy.outside_share, everywhere)
+        return found + self._frozen()
+
+    @property
+    def _run_limit(self) -> npt.NDArray[np.float64]:
+        return np.asarray(np.maximum(self.policy.frozen_rows, self.policy.frozen_factor * self.runs.longest))
+
+    @property
+    def _is_learning(self) -> bool:
+        return self.learned_days < self.policy.baseline_days_min
+
+    def _step(self, counts: HourlyCounts, hour: Hour) -> None:
+        grid = counts.cells.get(hour)
+        if grid is not None:
+            limit = None if self._is_learning else self._run_limit
+            self.runs.step(grid, counts.scalar(hour, N_INPUT), self.layout, limit)
+
+    @cached_property
+    def _null_columns(self) -> Ints:
+        return self.layout.offsets[:-1] + CELL_NULL
+
+    @cached_property
+    def _new_columns(self) -> Ints:
+        return np.asarray(self.layout.offsets[:-1] + CELL_NEW)
+
+    @cached_property
+    def _is_category(self) -> npt.NDArray[np.bool_]:
+        is_category = [not feature.is_number for feature in self.layout.profile.features]
+        return np.broadcast_to(np.array(is_category), self._is_judged.shape)
+
+    def _shares(self, counts: HourlyCounts, hours: int, hour: Hour, columns: Ints) -> tuple[Ints, Ints]:
+        shape = len(self.layout.slices), len(columns)
+        rows, hits = np.zeros(shape[0], np.int64), np.zeros(shape, np.int64)
+        for past in range(hour - hours + 1, hour + 1):
+            grid = counts.cells.get(past)
+            if grid is not None:
+                rows += counts.scalar(past, N_INPUT)
+                hits += grid[:, columns]
+        return rows, hits
+
+    def _outside(self, counts: HourlyCounts, hours: int, hour: Hour) -> tuple[Ints, Ints]:
+        rows, hits = np.zeros(len(self.layout.slices), np.int64), np.zeros(self._is_judged.shape, np.int64)
+        for past in range(hour - hours + 1, hour + 1):
+            rows += counts.scalar(past, N_INPUT)
+            if past in counts.outside:
+                hits += counts.outside[past]
+        return rows, hits
+
+    def _breaches(
+        self, rule: str, rows: Ints, hits: Ints, hours: int, limit: float, applies: npt.NDArray[np.bool_]
+    ) -> list[Breach]:
+        share = hits / np.maximum(rows, 1)[:, None]
+        is_broken = (share >= limit) & (rows >= self.policy.rows_min)[:, None] & applies & self._is_judged
+        severity = "warn" if rule == "outside" else "page"
+        return [
+            Breach(rule, self._slice(s), self._feature(f), hours, int(rows[s]), float(share[s, f]), limit, severity)
+            for s, f in zip(*(a.tolist() for a in np.nonzero(is_broken)), strict=True)
+        ]
+
+    def _frozen(self) -> list[Breach]:
+        if self._is_learning:
+            return []
+        runs, policy, allowed = self.runs, self.policy, self._run_limit
+        found = []
+        is_long = (runs.rows > allowed) & (runs.hours >= policy.frozen_hours) & self._is_judged
+        for s, f in zip(*(a.tolist() for a in np.nonzero(is_long)), strict=True):
+            feature = self.layout.profile.features[f]
+            cell = int(runs.cell[s, f])
+            share = feature.counts[cell] / max(1, self.layout.profile.m)
+            if cell != CELL_NULL and share < policy.frozen_share:
+                window = int(runs.hours[s, f]), int(runs.rows[s, f])
+                found.append(Breach("frozen", self._slice(s), feature.name, *window, 1.0, float(allowed[s, f]), "page"))
+        return found
+
+    def _slice(self, place: int) -> str:
+        return self.layout.slices[place]
+
+    def _feature(self, place: int) -> str:
+        return self.layout.profile.features[place].name
+
+
+def strongest_breaches(breaches: Sequence[Breach]) -> list[Breach]:
+    """One breach for each rule and field: of the slice with the largest share, the widest of equals."""
+    best: dict[tuple[str, str], Breach] = {}
+    for breach in sorted(breaches, key=lambda b: (-b.share, -b.rows, b.slice)):
+        best.setdefault((breach.rule, breach.feature), breach)
+    return [best[key] for key in sorted(best)]

@@ -1,0 +1,363 @@
+"""The monitor of one model: integer counts in, alerts out.
+
+A pure state machine. Parts are added in any order and batching; :meth:`Monitor.advance` judges every hour that the
+watermark has closed, once and in order, by three channels (contract, drift with impact, bias), and its alerts depend on
+nothing but the counts that were there when each hour closed. History before ``start_us`` (the training rows as parts)
+teaches the baseline, the spread and the record; without it drift is silent for its first weeks and says so in
+:attr:`Monitor.is_learning`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from schemas.parts import ALL_SLICE, Part
+from schemas.profile import Profile
+from schemas.times import HOUR_US
+from streams.logic.baseline import BLOCK_HOURS, Baseline, Spread
+from streams.logic.bias import BiasSpread, judge, usual_bias, window_sums
+from streams.logic.counts import Floats, Hour, HourlyCounts, Layout, LocalHours
+from streams.logic.drift import Candidate, candidates, evidence, strongest
+from streams.logic.impact import Impact, ImpactEvidence
+from streams.logic.incident import PAGE, TRACKS, AlertRecord, Incidents, Sighting
+from streams.logic.invariants import Invariants, strongest_breaches
+from streams.logic.policy import MonitorPolicy
+from streams.logic.sightings import bias_sighting, breach_sighting, drift_sighting
+
+Interval = tuple[Hour, Hour]
+
+
+@dataclass(frozen=True)
+class MonitorInfo:
+    """Who is watched.
+
+    Attributes
+    ----------
+    model, version
+        Of the predictions.
+    timezone
+        The contract's clock.
+    slices
+        Declared slices, ``field=value``; ``all`` is added.
+    """
+
+    model: str
+    version: str
+    timezone: str
+    slices: tuple[str, ...] = ()
+
+    @property
+    def slice_names(self) -> tuple[str, ...]:
+        """``all`` and the declared ones."""
+        return (ALL_SLICE, *(name for name in self.slices if name != ALL_SLICE))
+
+
+@dataclass(frozen=True)
+class Today:
+    """What one local day is judged by; the correlations follow from the spreads."""
+
+    baseline: Baseline
+    usual: Floats
+    correlation: Floats
+    bias_correlation: Floats
+
+
+@dataclass
+class Monitor:
+    """The monitor of one model version.
+
+    Attributes
+    ----------
+    policy, info, profile
+        What is allowed, who is watched, the cells.
+    start_us
+        Serving begins; parts before it are history.
+    """
+
+    policy: MonitorPolicy
+    info: MonitorInfo
+    profile: Profile
+    start_us: int
+    counts: HourlyCounts = field(init=False)
+    next_hour: Hour = field(init=False)
+    spread: Spread = field(init=False)
+    bias_spread: BiasSpread = field(init=False)
+    invariants: Invariants = field(init=False)
+    incidents: Incidents = field(init=False)
+    record: Floats = field(init=False)
+    old_record: Floats = field(init=False)
+    day_records: dict[int, Floats] = field(default_factory=dict)
+    excluded: list[Interval] = field(default_factory=list)
+    epochs: list[Hour] = field(default_factory=list)
+    folded_day: int | None = None
+    last_pipe: Hour | None = None
+    today: Today | None = None
+
+    def __post_init__(self) -> None:
+        layout = Layout(self.profile, self.info.slice_names)
+        lengths = self.policy.drift_hours
+        self.local = LocalHours(self.info.timezone)
+        self.counts = HourlyCounts(layout)
+        self.next_hour = -(-self.start_us // HOUR_US)
+        self.spread = Spread.empty(layout, lengths)
+        self.bias_spread = BiasSpread.empty(len(self.policy.bias_hours), len(layout.slices))
+        self.invariants = Invariants.of(layout, self.policy)
+        self.incidents = Incidents(self.info.model, self.info.version, self.policy.quiet_hours)
+        self.record = np.zeros((len(lengths), len(layout.slices), len(self.profile.features)))
+        self.old_record = self.record.copy()
+
+    @property
+    def layout(self) -> Layout:
+        """Where the counts lie."""
+        return self.counts.layout
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether channel D is still silent because it knows too few healthy days."""
+        return self.today is None or not self._can_judge(self.today)
+
+    def add(self, parts: Iterable[Part]) -> None:
+        """Add parts of this model version; others are skipped."""
+        mine = (self.info.model, self.info.version)
+        self.counts.add(part for part in parts if (part.model, part.version) == mine)
+
+    def advance(self, watermark_us: int, impact: Impact | None = None) -> list[AlertRecord]:
+        """Judge every hour that is closed at this watermark and was not judged yet.
+
+        Parameters
+        ----------
+        watermark_us
+            Event time up to which everything has arrived.
+        impact
+            The put-back; without it a drift candidate only warns.
+        """
+        alerts: list[AlertRecord] = []
+        closed = (watermark_us - self.policy.grace_s * 1_000_000) // HOUR_US
+        while self.next_hour < closed:
+            alerts += self._close(self.next_hour, impact)
+            self.next_hour += 1
+        return alerts
+
+    def exclude(self, from_us: int, to_us: int) -> None:
+        """Take a confirmed incident out of baseline, record and spread.
+
+        Days that are already folded into the spread (older than a week) stay there.
+        """
+        first, last = from_us // HOUR_US, -(-to_us // HOUR_US)
+        self.excluded.append((first, last))
+        tail_days = -(-max(self.policy.drift_hours) // 24)
+        for day in range(self.local(first)[0], self.local(last)[0] + tail_days + 1):
+            self.day_records.pop(day, None)
+
+    def rebaseline(
+        self,
+        at_us: int,
+        *,
+        version: str,
+        profile: Profile,
+        history: Iterable[Part] = (),
+        since_us: int | None = None,
+    ) -> Monitor:
+        """The monitor of a new model version: its cells, its history, its usual bias.
+
+        An open incident stays open until it is quiet; what was judged is not judged again.
+
+        Parameters
+        ----------
+        at_us
+            The promotion: hours before it are history from now on.
+        version, profile
+            The new version's.
+        history
+            Hourly parts of past rows as the new version sees them (its own scores on the due axis).
+        since_us
+            The meaning of an input changed here for good: later hours are never judged by earlier ones.
+        """
+        epochs = sorted({*self.epochs, *([since_us // HOUR_US] if since_us is not None else [])})
+        info = MonitorInfo(self.info.model, version, self.info.timezone, self.info.slices)
+        fresh = Monitor(self.policy, info, profile, at_us, excluded=list(self.excluded), epochs=epochs)
+        fresh.next_hour = max(self.next_hour, fresh.next_hour)
+        fresh.incidents.open, fresh.last_pipe = dict(self.incidents.open), self.last_pipe
+        fresh.add(history)
+        return fresh
+
+    # -- one hour ----------------------------------------------------------------------------------------------------
+
+    def _close(self, hour: Hour, impact: Impact | None) -> list[AlertRecord]:
+        day, _ = self.local(hour)
+        if self.today is None or self.today.baseline.day != day:
+            self._begin_day(day)
+        sightings = self._see_contract(hour) + self._see_drift(hour, impact)
+        if any((s.severity == PAGE and s.is_new) or self.incidents.is_open(s.key) for s in sightings):
+            self.last_pipe = hour
+        sightings += self._see_bias(hour)
+        return self.incidents.step(hour, sightings)
+
+    def _see_contract(self, hour: Hour) -> list[Sighting]:
+        breaches = self.invariants.step(self.counts, hour)
+        return [breach_sighting(breach) for breach in strongest_breaches(breaches)]
+
+    def _see_drift(self, hour: Hour, impact: Impact | None) -> list[Sighting]:
+        today = self.today
+        if today is None or not self._can_judge(today):
+            return []
+        lengths = self.policy.drift_hours
+        windows = today.baseline.windows(self.counts, self.local, lengths, self.policy.rows_min, hour)
+        windows = windows.only(np.array([self._is_clean(hour, n) for n in lengths]))
+        block = self.local(hour)[1] // BLOCK_HOURS
+        z = evidence(windows, today.correlation[:, block], self.policy)
+        best = strongest(z, windows, self.layout, len(self.policy.drift_hours))
+        names = [feature.name for feature in self.profile.features]
+        active = {names[f] for f in np.flatnonzero((best >= self.policy.drift_z).any(axis=(0, 1)))}
+        tracks = [(name, track) for name in names for track in TRACKS if self.incidents.is_open(f"drift/{name}", track)]
+        open_now = {name for name, _ in tracks}
+        seen = [Sighting("drift", name, ALL_SLICE, 0, track, is_new=False) for name, track in tracks if name in active]
+        found = candidates(z, windows, self.record, self.layout, self.policy)
+        fresh, unjudged = self._put_back(hour, [c for c in found if c.feature not in open_now], impact)
+        self._keep_record(hour, best, open_now | unjudged | {s.subject for s in fresh})
+        return seen + fresh
+
+    def _put_back(
+        self, hour: Hour, found: Sequence[Candidate], impact: Impact | None
+    ) -> tuple[list[Sighting], set[str]]:
+        sightings: list[Sighting] = []
+        judged: set[str] = set()
+        unjudged: set[str] = set()
+        for candidate in found[: self.policy.candidates_max]:
+            if candidate.feature in judged:
+                continue
+            end_us = (hour + 1) * HOUR_US
+            given: ImpactEvidence | None = None
+            if impact is not None:
+                given = impact(candidate.slice, candidate.feature, end_us - candidate.hours * HOUR_US, end_us)
+            if given is None:
+                unjudged.add(candidate.feature)
+                if impact is None:
+                    judged.add(candidate.feature)
+                    sightings.append(drift_sighting(candidate, None, self.policy))
+            elif abs(given.impact) >= self.policy.impact:
+                judged.add(candidate.feature)
+                sightings.append(drift_sighting(candidate, given, self.policy))
+        return sightings, unjudged
+
+    def _keep_record(self, hour: Hour, best: Floats, suspicious: set[str]) -> None:
+        """The strongest evidence of a healthy hour; what is under suspicion never sets a record."""
+        kept = best.copy()
+        for name in suspicious:
+            kept[:, :, self.profile.index[name]] = 0.0
+        if not kept.any():
+            return
+        day = self.local(hour)[0]
+        known = self.day_records.get(day)
+        self.day_records[day] = kept if known is None else np.maximum(known, kept)
+        self.record = np.maximum(self.record, kept)
+
+    def _see_bias(self, hour: Hour) -> list[Sighting]:
+        today = self.today
+        if today is None:
+            return []
+        sums = window_sums(self.counts, self.policy.bias_hours, hour)
+        found = judge(sums, today.usual, today.bias_correlation, self.layout.slices, self.policy)
+        found = [window for window in found if self._is_clean(hour, window.hours)]
+        is_pipe = self.incidents.has_channel("contract", "drift") or (
+            self.last_pipe is not None and hour - self.last_pipe < self.policy.world_hours
+        )
+        best: dict[str, Sighting] = {}
+        for window in found:
+            scope = ALL_SLICE if window.slice == ALL_SLICE else "slice"
+            best.setdefault(scope, bias_sighting(window, scope, is_pipe=is_pipe))
+        return [best[scope] for scope in sorted(best)]
+
+    def _can_judge(self, today: Today) -> bool:
+        policy = self.policy
+        return today.baseline.days >= policy.baseline_days_min and self.spread.days >= policy.spread_days_min
+
+    # -- one day -----------------------------------------------------------------------------------------------------
+
+    def _begin_day(self, day: int) -> None:
+        start_day = self.local(-(-self.start_us // HOUR_US))[0]
+        if self.folded_day is None:
+            first = min((*self.counts.cells, *self.counts.due), default=self.next_hour)
+            self._learn_rules()
+            self.folded_day = self.local(first)[0] + self.policy.baseline_days_min + self.policy.baseline_gap_days - 1
+        while self.folded_day < day - self.policy.spread_delay_days:
+            self.folded_day += 1
+            self._fold(self.folded_day, is_history=self.folded_day < start_day)
+        self.today = self._judge_by(day)
+        self.invariants.end_day()
+        for old in [d for d in self.day_records if d < day - self.policy.kept_days]:
+            self.old_record = np.maximum(self.old_record, self.day_records.pop(old))
+        self.record = np.max([*self.day_records.values(), self.old_record], axis=0)
+        self.counts.forget(self.local.hours_of(day - self.policy.kept_days)[0])
+
+    def _learn_rules(self) -> None:
+        days: set[int] = set()
+        for hour in sorted(h for h in self.counts.cells if h < self.next_hour):
+            if self._is_clean(hour, 1):
+                self.invariants.learn(self.counts, hour)
+                days.add(self.local(hour)[0])
+        self.invariants.learned_days = len(days)
+
+    def _judge_by(self, day: int) -> Today:
+        correlation = self.spread.correlation(self.layout, self.policy)
+        return Today(self._baseline(day), self._usual(day), correlation, self.bias_spread.correlation(self.policy))
+
+    def _baseline(self, day: int) -> Baseline:
+        return Baseline.of(self.counts, self.local, self.policy, day, self._same_world(day))
+
+    def _usual(self, day: int) -> Floats:
+        return usual_bias(self.counts, self.local, self.policy, day, self._same_world(day))
+
+    def _fold(self, day: int, *, is_history: bool) -> None:
+        """Take a day that is old enough into the spread; a day of history sets records too."""
+        hours = [h for h in self.local.hours_of(day) if self._is_clean(h, 1)]
+        if not any(h in self.counts.cells or h in self.counts.due for h in hours):
+            return
+        baseline, usual = self._baseline(day), self._usual(day)
+        step = 1 if is_history else self.policy.spread_step_hours
+        correlation = None
+        if is_history and self.spread.days >= self.policy.spread_days_min:
+            correlation = self.spread.correlation(self.layout, self.policy)
+        lengths, bias_lengths = self.policy.drift_hours, self.policy.bias_hours
+        for hour in hours[::step]:
+            used = np.array([self._is_clean(hour, n) for n in bias_lengths])
+            self.bias_spread.fold(window_sums(self.counts, bias_lengths, hour), usual, self.policy.rows_min, used)
+            if baseline.days < self.policy.baseline_days_min:
+                continue
+            windows = baseline.windows(self.counts, self.local, lengths, self.policy.rows_min, hour)
+            block = self.local(hour)[1] // BLOCK_HOURS
+            if correlation is not None:
+                z = evidence(windows, correlation[:, block], self.policy)
+                self._keep_record(hour, strongest(z, windows, self.layout, len(lengths)), set())
+            self.spread.fold(block, windows.only(np.array([self._is_clean(hour, n) for n in lengths])))
+        self.bias_spread.days += 1
+        if baseline.days >= self.policy.baseline_days_min:
+            self.spread.end_day(self.layout.spread_out(self.counts.column_sums(hours)) > 0)
+
+    def _is_clean(self, hour: Hour, length: int) -> bool:
+        """Whether a window touches no excluded hour and lies in one world."""
+        first = hour - length + 1
+        if any(first < end and hour >= start for start, end in self.excluded):
+            return False
+        return not any(first < epoch <= hour for epoch in self.epochs)
+
+    def _same_world(self, day: int) -> _SameWorld:
+        noon = self.local.hours_of(day)[-1]
+        return _SameWorld(tuple(self.excluded), tuple(self.epochs), sum(e <= noon for e in self.epochs))
+
+
+@dataclass(frozen=True)
+class _SameWorld:
+    """Whether an hour may teach about a day: healthy, and on its side of every change of meaning."""
+
+    excluded: tuple[Interval, ...]
+    epochs: tuple[Hour, ...]
+    world: int
+
+    def __call__(self, hour: Hour) -> bool:
+        if any(start <= hour < end for start, end in self.excluded):
+            return False
+        return sum(epoch <= hour for epoch in self.epochs) == self.world

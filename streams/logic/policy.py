@@ -1,0 +1,95 @@
+"""What the monitor watches, how far something must go before a person is woken, and how long it remembers.
+
+The defaults are the values chosen on four months of a real stream and confirmed on five others; ``flywheel.toml`` may
+set any of them under ``[models.NAME.monitor]``. Keeps no state; imports pydantic only.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Hours = Annotated[tuple[Count, ...], Field(min_length=1)]
+
+
+class MonitorPolicy(BaseModel):
+    """``[models.NAME.monitor]``: the policy of the three channels that wake somebody, and of the meters beside them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    grace_s: int = Field(default=0, ge=0, description="an hour closes when the watermark is this far past its end")
+    rows_min: Count = Field(default=20, description="a window with fewer rows says nothing")
+
+    # Baseline: recent days at the same local hour; the newest never enter, so a fault is not in its own baseline.
+    baseline_days: Count = 28
+    baseline_gap_days: Count = 7
+    baseline_days_min: Count = Field(default=14, description="with fewer healthy days there is no drift verdict")
+
+    # Channel D: a change of a margin that also changes what the model answers.
+    drift_hours: Hours = (2, 4, 8, 24, 72)
+    drift_z: Positive = Field(default=8.0, description="evidence of a candidate, in tempered standard deviations")
+    impact: Positive = Field(default=0.05, description="mean change of the score when the feature is put back")
+    put_back_rows: Count = 150
+    put_back_draws: Count = 6
+    candidates_max: Count = Field(default=6, description="candidates put back in one hour, the strongest first")
+    ask_again: Annotated[float, Field(ge=1)] = Field(
+        default=1.1, description="evidence must grow by this factor before a harmless change is put back again"
+    )
+    spread_floor: Positive = Field(default=0.05, description="hours always differ by this many standard deviations")
+    spread_factor: Positive = 1.3
+    spread_days: Positive = Field(default=10.0, description="days after which a direction's own spread outweighs")
+    spread_step_hours: Count = Field(default=2, description="every so many hours a window is folded into the spread")
+    spread_days_min: Count = Field(default=14, description="healthy days of spread that drift verdicts need")
+
+    # Channel B: the model's bias on rows whose truth is due.
+    bias_hours: Hours = (8, 24, 72, 168)
+    bias_z: Positive = 3.7
+    bias_slice_z: Positive = 4.5
+    bias_rows: Positive = Field(default=200.0, description="rows towards no bias that the baseline is shrunk by")
+    bias_prior_icc: Positive = Field(default=0.02, description="spread of a day's bias before any day was seen")
+    bias_prior_days: Positive = Field(default=10.0, description="days that the prior spread is worth")
+    bias_mean_max: Positive = Field(default=0.5, description="a baseline bias is not believed beyond this")
+
+    # Channel C: the contract.
+    null_share: Share = 0.5
+    null_hours: Count = 2
+    null_record: Share = Field(default=0.2, description="only fields that training never saw emptier than this")
+    unseen_share: Share = 0.15
+    unseen_hours: Count = 4
+    outside_share: Share = 0.15
+    outside_hours: Count = 4
+    frozen_rows: Count = Field(default=30, description="rows in one cell before a field may be called frozen")
+    frozen_factor: Positive = Field(default=5.0, description="times the longest such run of healthy days")
+    frozen_hours: Count = Field(default=3, description="hours that it must last")
+    frozen_share: Share = Field(default=0.3, description="a cell that holds this share of training cannot freeze")
+
+    # The incident.
+    quiet_hours: Count = Field(default=24, description="hours without evidence that close an incident")
+    world_hours: Count = Field(default=24, description="drift this recent makes a bias the pipe's")
+
+    # The staleness meter: the e-detector against training, and scores beside it.
+    a_page: Positive = 10_000.0
+    a_warn: Positive = 200.0
+    alpha0: Share = 0.01
+    floor: Positive = 0.03
+    levels: Count = 8
+    psi_red: Positive = Field(default=0.2, description="the rule of thumb that the naive column shows")
+
+    # Quality.
+    quality_alpha: Share = 0.05
+    quality_rows_a_day: Count = Field(default=1000, description="rows at which an interval is made narrowest")
+
+    @property
+    def spread_delay_days(self) -> int:
+        """A day is folded into the spread when it is older than the gap: by then it is known to be healthy."""
+        return self.baseline_gap_days + 1
+
+    @property
+    def kept_days(self) -> int:
+        """Days of hourly counts kept: the baseline of the oldest day that is still to be folded, and its windows."""
+        window_days = -(-max(*self.drift_hours, 24) // 24)
+        return self.spread_delay_days + self.baseline_gap_days + self.baseline_days + window_days + 1

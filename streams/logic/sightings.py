@@ -1,0 +1,67 @@
+"""What the channels found, in words and with the evidence that an alert carries."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from schemas.parts import ALL_SLICE
+from streams.logic.bias import BiasWindow
+from streams.logic.drift import Candidate
+from streams.logic.impact import ImpactEvidence
+from streams.logic.incident import PAGE, WARN, Sighting
+from streams.logic.invariants import Breach
+from streams.logic.policy import MonitorPolicy
+
+PIPE, WORLD = "pipe", "world"
+
+
+def _where(slice_name: str) -> str:
+    return "all rows" if slice_name == ALL_SLICE else slice_name
+
+
+def breach_sighting(breach: Breach) -> Sighting:
+    """A broken rule of the contract."""
+    where = _where(breach.slice)
+    what = {
+        "null": f"is missing in {breach.share:.0%} of {breach.rows} rows",
+        "unseen": f"holds a category that training never saw in {breach.share:.0%} of {breach.rows} rows",
+        "outside": f"is outside the contract in {breach.share:.0%} of {breach.rows} rows",
+        "frozen": f"has not moved for {breach.rows} rows; no healthy run was a fifth as long",
+    }[breach.rule]
+    message = f"{breach.feature} {what} ({where}, {breach.hours} h): the pipe, not the world."
+    detail = {**asdict(breach), "verdict": PIPE}
+    return Sighting(
+        "contract", breach.feature, breach.slice, breach.hours, breach.severity, message, detail, scope=breach.rule
+    )
+
+
+def drift_sighting(candidate: Candidate, impact: ImpactEvidence | None, policy: MonitorPolicy) -> Sighting:
+    """A feature that left its baseline, and what that does to the answers."""
+    head = (
+        f"{candidate.feature} {candidate.direction}: {candidate.observed:.0%} of {candidate.rows} rows"
+        f" where {candidate.expected:.0%} is usual at these hours"
+        f" ({_where(candidate.slice)}, {candidate.hours} h, z {candidate.z:+.1f})"
+    )
+    detail = {**asdict(candidate), "verdict": PIPE, "limit": policy.impact}
+    window = (candidate.slice, candidate.hours)
+    if impact is None:
+        message = f"{head}; no model was there to say whether it matters."
+        return Sighting("drift", candidate.feature, *window, WARN, message, detail)
+    direction = "higher" if impact.impact > 0 else "lower"
+    message = f"{head}; it makes the answers {abs(impact.impact):.3f} {direction}: look at the pipe first."
+    detail |= {"impact": impact.impact, "impact_rows": impact.rows, "served": impact.served}
+    detail["put_back"] = impact.put_back
+    return Sighting("drift", candidate.feature, *window, PAGE, message, detail)
+
+
+def bias_sighting(window: BiasWindow, scope: str, *, is_pipe: bool) -> Sighting:
+    """Answers that are too high or too low, and whether the inputs are to blame."""
+    verdict = PIPE if is_pipe else WORLD
+    reading = "the inputs moved too: the pipe" if is_pipe else "every input is as usual: the world, not the pipe"
+    message = (
+        f"{_where(window.slice)}: {window.predicted:.3f} answered, {window.observed:.3f} came true"
+        f" over {window.rows} due rows ({window.hours} h, z {window.z:+.1f},"
+        f" usual bias {window.usual:+.3f}); {reading}."
+    )
+    detail = {**asdict(window), "bias": window.predicted - window.observed, "verdict": verdict}
+    return Sighting("bias", "bias", window.slice, window.hours, PAGE, message, detail, scope=scope)

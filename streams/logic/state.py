@@ -1,0 +1,128 @@
+"""The monitor's memory as bytes, so that a restart gives the same alerts bit for bit.
+
+One deflated numpy archive without pickles: arrays as they are, everything else as JSON. The policy and the profile are
+the caller's: a snapshot names them and is refused when they differ.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.errors import FlywheelError
+from schemas.profile import Profile
+from streams.logic.baseline import Baseline, Spread
+from streams.logic.bias import BiasSpread
+from streams.logic.incident import Incidents
+from streams.logic.invariants import Runs
+from streams.logic.monitor import Monitor, MonitorInfo, Today
+from streams.logic.policy import MonitorPolicy
+
+FORMAT = 1
+STORES = ("cells", "outside", "scalars", "due")
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class SnapshotMismatchError(FlywheelError):
+    """The monitor's snapshot belongs to another profile, policy or format."""
+
+    action: ClassVar[str] = "Rebuild the monitor from the stored windows."
+
+
+def snapshot(monitor: Monitor) -> bytes:
+    """Everything that the monitor's next alerts depend on, but for policy and profile."""
+    arrays: Arrays = {
+        "record": monitor.record,
+        "old_record": monitor.old_record,
+        "spread_excess": monitor.spread.excess,
+        "spread_scale": monitor.spread.scale,
+        "spread_seen": monitor.spread.seen,
+        "bias_excess": monitor.bias_spread.excess,
+        "bias_scale": monitor.bias_spread.scale,
+        "null_record": monitor.invariants.null_record,
+    }
+    runs = monitor.invariants.runs
+    arrays |= {"run_cell": runs.cell, "run_rows": runs.rows, "run_hours": runs.hours, "run_longest": runs.longest}
+    for name in STORES:
+        _pack(arrays, name, getattr(monitor.counts, name))
+    _pack(arrays, "day_records", monitor.day_records)
+    today: dict[str, Any] | None = None
+    if monitor.today is not None:
+        today = {"day": monitor.today.baseline.day, "days": monitor.today.baseline.days}
+        arrays |= {"shares": monitor.today.baseline.shares, "usual": monitor.today.usual}
+    meta = {
+        "format": FORMAT,
+        "profile": monitor.profile.profile_id,
+        "policy": monitor.policy.model_dump(mode="json"),
+        "info": [monitor.info.model, monitor.info.version, monitor.info.timezone, list(monitor.info.slices)],
+        "start_us": monitor.start_us,
+        "next_hour": monitor.next_hour,
+        "days": [monitor.spread.days, monitor.bias_spread.days, monitor.invariants.learned_days],
+        "incidents": monitor.incidents.to_dict(),
+        "excluded": monitor.excluded,
+        "epochs": monitor.epochs,
+        "folded_day": monitor.folded_day,
+        "last_pipe": monitor.last_pipe,
+        "forgotten_before": monitor.counts.forgotten_before,
+        "late": monitor.counts.late,
+        "today": today,
+    }
+    arrays["meta"] = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
+    out = io.BytesIO()
+    np.savez_compressed(out, allow_pickle=False, **arrays)
+    return out.getvalue()
+
+
+def restore(data: bytes, policy: MonitorPolicy, profile: Profile) -> Monitor:
+    """The monitor that :func:`snapshot` was taken of.
+
+    Raises
+    ------
+    SnapshotMismatchError
+        If it was taken under another profile, policy or format.
+    """
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        arrays: Arrays = {name: archive[name] for name in archive.files}
+    meta: dict[str, Any] = json.loads(arrays["meta"].tobytes())
+    held = meta["format"], meta["profile"], meta["policy"]
+    if held != (FORMAT, profile.profile_id, policy.model_dump(mode="json")):
+        raise SnapshotMismatchError
+    model, version, timezone, slices = meta["info"]
+    monitor = Monitor(policy, MonitorInfo(model, version, timezone, tuple(slices)), profile, meta["start_us"])
+    monitor.next_hour = meta["next_hour"]
+    spread_days, bias_days, monitor.invariants.learned_days = meta["days"]
+    monitor.record, monitor.old_record = arrays["record"], arrays["old_record"]
+    monitor.spread = Spread(arrays["spread_excess"], arrays["spread_scale"], arrays["spread_seen"], spread_days)
+    monitor.bias_spread = BiasSpread(arrays["bias_excess"], arrays["bias_scale"], bias_days)
+    monitor.invariants.null_record = arrays["null_record"]
+    monitor.invariants.runs = Runs(*(arrays[name] for name in ("run_cell", "run_rows", "run_hours", "run_longest")))
+    for name in STORES:
+        setattr(monitor.counts, name, _unpack(arrays, name))
+    monitor.day_records = _unpack(arrays, "day_records")
+    monitor.incidents = Incidents.from_dict(meta["incidents"])
+    monitor.excluded = [(first, last) for first, last in meta["excluded"]]
+    monitor.epochs = meta["epochs"]
+    monitor.folded_day, monitor.last_pipe = meta["folded_day"], meta["last_pipe"]
+    monitor.counts.forgotten_before, monitor.counts.late = meta["forgotten_before"], meta["late"]
+    if meta["today"] is not None:
+        baseline = Baseline(meta["today"]["day"], meta["today"]["days"], arrays["shares"])
+        correlation = monitor.spread.correlation(monitor.layout, policy)
+        monitor.today = Today(baseline, arrays["usual"], correlation, monitor.bias_spread.correlation(policy))
+    return monitor
+
+
+def _pack(arrays: Arrays, name: str, store: dict[int, npt.NDArray[Any]]) -> None:
+    hours = sorted(store)
+    arrays[f"{name}_at"] = np.array(hours, np.int64)
+    if hours:
+        arrays[name] = np.stack([store[hour] for hour in hours])
+
+
+def _unpack(arrays: Arrays, name: str) -> dict[int, npt.NDArray[Any]]:
+    hours = arrays[f"{name}_at"].tolist()
+    return dict(zip(hours, arrays[name].copy(), strict=True)) if hours else {}
