@@ -6,6 +6,7 @@ Paths in the file are relative to it. Keeps no state; must not import Kafka, Fau
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from difflib import get_close_matches
@@ -142,9 +143,7 @@ class Config(BaseSettings):
     disorder_ms: NaturalInt = Field(default=60_000, description="allowed disorder of event times in a partition")
     future_skew_ms: NaturalInt = Field(default=300_000, description="events further ahead of the clock are set aside")
     window_s: PositiveInt = Field(default=300, description="length of a window of event time; divides a day")
-    audit_share: Share = Field(
-        default=0.01, description="share sent to review at random, where the model does not say"
-    )
+    audit_share: Share = Field(default=0.01, description="share sent to review at random, where the model does not say")
     memory_mb_max: PositiveInt = Field(default=1024, description="above it the worker slows down")
     fetch_mb_max: PositiveInt = Field(default=64, description="records fetched ahead of the work")
     emit_outcomes: bool = Field(default=False, description="also write every outcome to its topic")
@@ -345,3 +344,39 @@ def _explain(error: ValidationError, file: Path | None) -> str:
         else:
             lines.append(f"'{shown}': {problem['msg'].removeprefix('Value error, ')}.")
     return f"{file or 'The configuration'}: " + " ".join(lines)
+
+
+def toml_schema() -> dict[str, Any]:
+    """The JSON Schema of ``flywheel.toml``."""
+    schema = Config.model_json_schema(by_alias=True)
+    definitions: dict[str, Any] = schema.pop("$defs", {})
+    settings = {name: text for name, text in schema["properties"].items() if name not in ("root", "file", "models")}
+    model = definitions["ModelConfig"]
+    model["properties"].pop("name")
+    model["required"].remove("name")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": FILE_NAME,
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "flywheel": {"type": "object", "additionalProperties": False, "properties": settings},
+            "models": {"type": "object", "additionalProperties": {"$ref": "#/$defs/ModelConfig"}},
+        },
+        "$defs": definitions,
+    }
+
+
+def config_to_json(config: Config, **changes: Any) -> str:
+    """The configuration with its secrets, for a child process's stdin; never for a file or a log."""
+    document = config.model_copy(update=changes).model_dump(by_alias=True)
+
+    def plain(value: Any) -> str:
+        return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+    return json.dumps(document, default=plain)
+
+
+def config_from_json(text: str) -> Config:
+    """The inverse of :func:`config_to_json`."""
+    return Config(**json.loads(text))
