@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streams.plane.plan import KIND_TRUTH, TOPIC_PREDICTIONS, TOPIC_TIMER, ModelPlan
+from streams.plane.plan import KIND_TRUTH, KIND_USER, ORDER_TIMER, ORDER_TOPICS, TOPIC_OF_ORDER, ModelPlan
 from streams.plane.store import Hashes, Rows, RunSet
 
 Indexes = npt.NDArray[np.int64]
@@ -161,7 +161,7 @@ class _Side:
 
 def _place(number: Any, row: Any) -> tuple[int, int, int]:
     """What makes a record the same record: its id, its topic and its offset."""
-    return int(number), int(row["order"]) % 4, int(row["offset"])
+    return int(number), int(row["order"]) % ORDER_TOPICS, int(row["offset"])
 
 
 def join(store: ModelStore, inputs: Rows, predictions: Rows, feedback: Rows, timers: Rows) -> Joined:
@@ -289,7 +289,7 @@ def _truths(
     is_pair_event = np.arange(len(which)) < len(at_pair)
     order = np.where(is_pair_event, pair_order[ids[which]], rows["order"][at])
     offset = np.where(is_pair_event, pair_offset[ids[which]], rows["offset"][at])
-    last = _last_known(sequence, ids[which], order)
+    last = _last_known(sequence, ids[which], order, offset)
     return Truths(
         inputs[first_input[ids[which]]],
         predictions[first_prediction[ids[which]]],
@@ -305,17 +305,17 @@ def _truths(
     )
 
 
-def _last_known(sequence: _Sequence, ids: Indexes, order: Indexes) -> tuple[Indexes, Indexes]:
-    """For each (id, order): the last truth and the last user's word at or before it, -1 if there is none."""
+def _last_known(sequence: _Sequence, ids: Indexes, order: Indexes, offset: Indexes) -> tuple[Indexes, Indexes]:
+    """For each (id, place in the order): the last truth and the last user's word up to there, -1 if there is none."""
     found: list[Indexes] = []
-    for kind in (0, 1):
+    for kind in (KIND_TRUTH, KIND_USER):
         place = np.flatnonzero(sequence.rows["kind"] == kind)
         if not len(place) or not len(ids):
             found.append(np.full(len(ids), -1, np.int64))
             continue
-        own_ids, own_order = sequence.ids[place], sequence.rows["order"][place]
-        rank = np.unique(np.concatenate([own_order, order]), return_inverse=True)[1]
-        width = np.int64(rank.max() + 1)
+        own, own_ids = sequence.rows[place], sequence.ids[place]
+        rank = _ranks(np.concatenate([own["order"], order]), np.concatenate([own["offset"], offset]))
+        width = rank.max() + 1
         keys = own_ids * width + rank[: len(place)]
         at = np.searchsorted(keys, ids * width + rank[len(place) :], side="right") - 1
         hit = (at >= 0) & (own_ids[np.maximum(at, 0)] == ids)
@@ -323,11 +323,20 @@ def _last_known(sequence: _Sequence, ids: Indexes, order: Indexes) -> tuple[Inde
     return found[0], found[1]
 
 
+def _ranks(order: Indexes, offset: Indexes) -> Indexes:
+    """Numbers in the order of (order, offset), the same for the same."""
+    by = np.lexsort((offset, order))
+    is_next = (np.diff(order[by], prepend=order[by[0]]) != 0) | (np.diff(offset[by], prepend=offset[by[0]]) != 0)
+    rank = np.empty(len(by), np.int64)
+    rank[by] = np.cumsum(is_next)
+    return rank
+
+
 def timer_rows(plan: ModelPlan, h1: Hashes, h2: Hashes, order: Indexes, offset: Indexes) -> Rows:
     """Feedback rows of time-outs, placed after the prediction at ``order`` and ``offset``."""
     rows = np.zeros(len(h1), plan.feedback_type)
     rows["h1"], rows["h2"], rows["offset"] = h1, h2, offset
-    rows["order"] = order + (TOPIC_TIMER - order % 4)
+    rows["order"] = order + (ORDER_TIMER - order % ORDER_TOPICS)
     rows["f1"] = h2  # one time-out an id; a real feedback's hash is of its own id
     rows["value"], rows["facts"] = np.nan, np.nan
     rows["kind"], rows["undecided"] = KIND_TRUTH, 1
@@ -337,5 +346,4 @@ def timer_rows(plan: ModelPlan, h1: Hashes, h2: Hashes, order: Indexes, offset: 
 
 def topic_of(order: Indexes) -> Indexes:
     """The topic in whose segment a record of this order is counted; a time-out's is that of its prediction."""
-    topic = order % 4
-    return np.where(topic == TOPIC_TIMER, TOPIC_PREDICTIONS, topic)
+    return np.array(TOPIC_OF_ORDER)[order % ORDER_TOPICS]

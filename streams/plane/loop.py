@@ -140,8 +140,9 @@ class DataPlane:
                 gone = numbered.frontier.logs[TOPICS.index(name)].take(good[first:last], offsets)
                 if gone:
                     self._on_gap(name, partition, int(offsets[0]) - gone, gone)
+        is_caught_up = len(messages) < self._s.batch_records
         for number, numbered in list(self._numbers.items()):
-            if numbered.frontier.in_hand and (not good or numbered.frontier.in_hand >= self._s.batch_records):
+            if numbered.frontier.in_hand and (is_caught_up or numbered.frontier.in_hand >= self._s.batch_records):
                 self._work(number, numbered)
         self._throttle()
         if time.monotonic() - self._last_tick >= self._s.summary_interval_ms / 1000:
@@ -400,6 +401,8 @@ class DataPlane:
             error, name, number = message.error(), message.topic(), message.partition()
             if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):  # noqa: SLF001
                 low, _ = self._consumer.get_watermark_offsets(TopicPartition(name, number), timeout=5.0)
+                if number not in self._numbers:  # waits for its siblings: starts where it should when they are there
+                    continue
                 at = self._numbers[number].frontier.logs[TOPICS.index(name)].fetched
                 if not (self._s.is_embedded or self._s.accepts_loss):
                     raise RecordsGoneError(f"{low - at} records of {name}-{number} from offset {at} on are gone.")

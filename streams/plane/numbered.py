@@ -17,6 +17,7 @@ from streams.plane.decode import Bad, Decoded
 from streams.plane.join import Joined, ModelStore, join, timer_rows
 from streams.plane.plan import (
     NO_LABEL,
+    ORDER_OF_TOPIC,
     ORDER_TOPICS,
     RULE_AUDIT,
     RULE_NO_TRUTH,
@@ -218,7 +219,7 @@ class Numbered:
                 else plan.predictions(batch.frame, self.versions) if topic == TOPIC_PREDICTIONS
                 else plan.feedback(batch.frame)
             )  # fmt: skip
-            made["offset"], made["order"] = batch.offsets, batch.order + topic
+            made["offset"], made["order"] = batch.offsets, batch.order + ORDER_OF_TOPIC[topic]
             rows.append(made)
         over = self._time_outs(plan, given[TOPIC_PREDICTIONS], clock)
         joined = join(self.stores[model], rows[0], rows[1], rows[2], over[1])
@@ -252,7 +253,7 @@ class Numbered:
         over = over.with_columns(crossed_offset=pl.Series(clock.offsets[at]))
         timers.fired.append(over)
         h1, h2 = hashes(over["prediction_id"])
-        order = clock.order_ts[at] * ORDER_TOPICS + TOPIC_PREDICTIONS
+        order = clock.order_ts[at] * ORDER_TOPICS + ORDER_OF_TOPIC[TOPIC_PREDICTIONS]
         return over, timer_rows(plan, h1, h2, order, clock.offsets[at])
 
     def _count(self, plan: ModelPlan, joined: Joined) -> None:

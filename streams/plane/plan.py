@@ -22,9 +22,14 @@ from schemas.profile import CELL_NULL, LABEL_FEATURE, SCORE_FEATURE, FeatureProf
 from schemas.times import SECOND_US
 from streams.plane.store import Hashes, Rows, row_type
 
-TOPIC_INPUTS, TOPIC_PREDICTIONS, TOPIC_FEEDBACK, TOPIC_TIMER = range(4)
-"""Place of a topic in the order of records of one broker timestamp; timers come last."""
+TOPIC_INPUTS, TOPIC_PREDICTIONS, TOPIC_FEEDBACK = range(3)
 ORDER_TOPICS = 4
+ORDER_OF_TOPIC = (0, 1, 3)
+"""Place of a topic's records among those of one broker timestamp."""
+ORDER_TIMER = 2
+"""Time-outs come right after the prediction that let them run out: feedback of the same timestamp may still be to come
+when that prediction is worked on."""
+TOPIC_OF_ORDER = (TOPIC_INPUTS, TOPIC_PREDICTIONS, TOPIC_PREDICTIONS, TOPIC_FEEDBACK)
 
 NO_LABEL = 255
 KIND_TRUTH, KIND_USER = 0, 1

@@ -29,7 +29,7 @@ from schemas.events import SOURCES, topic
 from streams.plane import checkpoint
 from streams.plane.join import ModelStore, timer_rows
 from streams.plane.numbered import TIMER_SCHEMA, Numbered, Timers
-from streams.plane.plan import TOPIC_PREDICTIONS, ModelPlan, Versions, hashes
+from streams.plane.plan import ORDER_OF_TOPIC, TOPIC_PREDICTIONS, ModelPlan, Versions, hashes
 from streams.plane.segments import NO_EVENT
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def earlier_logs(numbered: Numbered, root: Path, ends: Mapping[tuple[str, str, i
             frame = frames[noun]
             if frame.height:
                 rows = made[noun](frame)
-                rows["order"], rows["offset"] = place, EARLIER_OFFSETS + np.arange(len(rows))
+                rows["order"], rows["offset"] = ORDER_OF_TOPIC[place], EARLIER_OFFSETS + np.arange(len(rows))
                 store.sets()[noun].add(_first_of_each(rows) if noun != "feedback" else rows)
         _earlier_time_outs(numbered, plan, frames["predictions"], frames["feedback"])
 

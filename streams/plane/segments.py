@@ -105,7 +105,7 @@ class Track:
         """
         numbers = offsets // self.size
         first = 0
-        for number in range(int(numbers[0]), int(numbers[-1]) + 1):
+        for number in range(min(self.position // self.size, int(numbers[0])), int(numbers[-1]) + 1):
             last = int(numbers.searchsorted(number, side="right"))
             segment = self.segment(number)
             if last > first:

@@ -103,7 +103,7 @@ class Log:
     fetched: int  # offset after the last record in hand or worked on
     order_ts: int = 0  # running maximum up to there
     seen_end_ms: int = -NEVER  # clock time at which it was last seen at its end
-    worked_ts: int = 0  # every record below this key was worked on
+    worked_ts: int = 0  # a record below this comes too late: one of another topic after it was worked on
     gone: int = 0
     late: int = 0
     chunks: list[Chunk] = field(default_factory=list)
@@ -112,7 +112,7 @@ class Log:
         """Put records in hand; returns how many offsets before them are gone."""
         times = timestamps(messages)
         raised = np.maximum(np.maximum.accumulate(times), self.order_ts)
-        late = raised < self.worked_ts  # the frontier had passed: the slack is too small
+        late = raised < self.worked_ts  # the slack is too small
         if late.any():
             self.late += int(late.sum())
             raised = np.maximum(raised, self.worked_ts)
@@ -190,6 +190,9 @@ class Frontier:
         taken = [log.up_to(min(limit, cut)) for log, limit in zip(self.logs, limits, strict=True)]
         if not any(taken):
             return None
-        for log, limit in zip(self.logs, limits, strict=True):
-            log.worked_ts = max(log.worked_ts, min(limit, cut))
+        for place, chunks in enumerate(taken):
+            for log in self.logs if chunks else ():
+                if log.place != place:
+                    after = int(chunks[-1].order_ts[-1]) + (1 if log.place < place else 0)
+                    log.worked_ts = max(log.worked_ts, after)
         return taken
