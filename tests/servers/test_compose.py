@@ -18,6 +18,7 @@ import pytest
 import yaml
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 
+from streams.cli import cli
 from streams.config import load_config
 from streams.testing import KAFKA_SETTINGS, REGISTRY_PATH, KafkaServer, PostgresServer, RegistryServer
 
@@ -100,7 +101,12 @@ def test_the_worker_is_told_to_use_the_other_three(
     services: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     worker = services["worker"]
-    assert worker["command"] == ["flywheel", "worker", "--brokers", "kafka:9092"]
+    program, *arguments = worker["command"]
+    assert (program, arguments) == ("flywheel", ["worker", "--brokers", "kafka:9092"])
+    context = cli.make_context(program, list(arguments))
+    _, command, rest = cli.resolve_command(context, arguments)
+    assert command is not None
+    assert command.make_context("worker", rest, parent=context).params["brokers"] == "kafka:9092"
     monkeypatch.chdir(tmp_path)
     for key, value in worker["environment"].items():
         monkeypatch.setenv(key, value)
