@@ -31,6 +31,7 @@ from schemas.errors import UsageError
 from schemas.times import DAY_US, from_us, to_us
 
 LABEL, TIME, ID = "label", "event_time", "prediction_id"
+HOLDOUT_EVERY = 5
 WEIGHT_MAX = 1000.0
 """1 over the smallest share of a random audit that is of any use; a smaller probability is capped, and counted."""
 
@@ -50,6 +51,8 @@ class DatasetRequest:
         whoever gives them (instead of the newest days).
     boundaries
         Changes of meaning that the champion knows of.
+    base_holdout
+        Hold out rows of ``base`` itself: its newest ``days``, or every fifth of its ``rows`` where time has no part.
     """
 
     contract: Contract
@@ -60,6 +63,7 @@ class DatasetRequest:
     base: Path | None = None
     gate_table: Path | None = None
     boundaries: tuple[int, ...] = ()
+    base_holdout: str | None = None
     holdout_days: int = 7
     seed: int = 0
     actor_share_max: float = 0.5
@@ -156,11 +160,11 @@ def _assemble(paths: Paths, request: DatasetRequest) -> tuple[Path, Manifest]:
     change = change_us(request.recipes)
     gate_from = held_out_from(request.as_of_us, contract.timezone, request.holdout_days, change)
     live = live.with_columns(split=_split(gate_from, has_table=request.gate_table is not None))
-    tables = [
-        _as_rows(pl.read_parquet(path), split)
-        for path, split in ((request.base, "train"), (request.gate_table, "gate"))
-        if path is not None
-    ]
+    tables = []
+    if request.base is not None:
+        tables.append(_as_rows(pl.read_parquet(request.base), _base_split(request.base_holdout, gate_from)))
+    if request.gate_table is not None:
+        tables.append(_as_rows(pl.read_parquet(request.gate_table), pl.lit("gate")))
     live = _without(live, tables)
     rows = pl.concat([*tables, live], how="diagonal_relaxed").filter(pl.col("split").is_not_null())
     if rows.filter(pl.col("split") == "train").is_empty():
@@ -189,8 +193,16 @@ def _split(gate_from: int, *, has_table: bool) -> pl.Expr:
     )
 
 
-def _as_rows(table: pl.DataFrame, split: str) -> pl.DataFrame:
-    return table.with_columns(split=pl.lit(split), source=pl.lit(BASE), probability=pl.lit(1.0))
+def _base_split(holdout: str | None, gate_from: int) -> pl.Expr:
+    if holdout is None:
+        return pl.lit("train")
+    every_fifth = pl.int_range(pl.len()) % HOLDOUT_EVERY == HOLDOUT_EVERY - 1
+    is_held_out = pl.col(TIME) >= gate_from if holdout == "days" else every_fifth
+    return pl.when(is_held_out).then(pl.lit("gate")).otherwise(pl.lit("train"))
+
+
+def _as_rows(table: pl.DataFrame, split: pl.Expr) -> pl.DataFrame:
+    return table.with_columns(split=split, source=pl.lit(BASE), probability=pl.lit(1.0))
 
 
 def _without(live: pl.DataFrame, tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
@@ -243,7 +255,11 @@ def _document(
         "proposals": [asdict(proposal) for proposal in request.facts.proposals],
         "boundaries": list(request.boundaries),
         "recipes": [recipe.name for recipe in request.recipes],
-        "split": {"by": "time", "held_out_from_us": gate_from, "holdout_days": request.holdout_days},
+        "split": {
+            "by": request.base_holdout or "time",
+            "held_out_from_us": gate_from,
+            "holdout_days": request.holdout_days,
+        },
         "seed": request.seed,
         "limits": {"actor_share_max": request.actor_share_max, "leak_auc_max": request.leak_auc_max},
         "counts": counts | {"immature": live - kept_live},
@@ -300,6 +316,7 @@ def rebuild_dataset(paths: Paths, digest: str, contract: Contract, records: Sequ
         base=tables["base"],
         gate_table=tables["gate_table"],
         boundaries=tuple(told["boundaries"]),
+        base_holdout=None if told["split"]["by"] == "time" else told["split"]["by"],
         holdout_days=told["split"]["holdout_days"],
         seed=told["seed"],
         actor_share_max=told["limits"]["actor_share_max"],
