@@ -144,7 +144,7 @@ def propose(
     seqs = unsupporting(connection, model, cause, verdict)
     if len(seqs) < policy.proposal_after:
         return None
-    proposal_id = f"p{digest([model, cause.key, verdict, seqs[0], now_us])[:8]}"
+    proposal_id = f"p{digest([model, events.head_seq(connection, model)])[:8]}"
     detail = describe(connection, model, policy, contract, cause, verdict, seqs)
     body = {
         "proposal_id": proposal_id,
