@@ -95,16 +95,16 @@ class Merger:
             merged.duplicates += 1
             return
         if before is not None:
-            merged.changes += [negative(part) for part in _parts(before)]
+            merged.changes += [negative(part) for part in parts_of(before)]
             connection.execute(
                 sa.delete(open_summary).where(*_is(open_summary, source), open_summary.c.segment == segment["segment"])
             )
-        merged.changes += _parts(segment)
+        merged.changes += parts_of(segment)
         if segment["segment"] > folded:
             folded = self._close_hole(connection, source, folded, segment, counters, merged)
         end = segment["end"]
         if segment["is_complete"]:
-            _fold(connection, _parts(segment))
+            _fold(connection, parts_of(segment))
             folded = segment["segment"] + 1
             for reason, number in segment["counters"].items():
                 counters[reason] = counters.get(reason, 0) + number
@@ -137,7 +137,7 @@ class Merger:
         left = self._open(connection, source, folded)
         start = left["end"] if left is not None else None
         if left is not None:
-            _fold(connection, _parts(left))
+            _fold(connection, parts_of(left))
             for reason, number in left["counters"].items():
                 counters[reason] = counters.get(reason, 0) + number
             connection.execute(sa.delete(open_summary).where(*_is(open_summary, source)))
@@ -171,7 +171,7 @@ class Merger:
                 yield Part(row.model, row.version, row.role, row.slice, row.axis, row.window_us, *unpack(row.counts))
             for row in connection.execute(sa.select(open_summary.c.summary)):
                 for segment in self._codec.decode(row.summary)["segments"]:
-                    yield from _parts(segment)
+                    yield from parts_of(segment)
 
 
 def totals(connection: sa.Connection, codec: Codec) -> dict[tuple[str, str, int], dict[str, int]]:
@@ -208,7 +208,8 @@ def _is(table: sa.Table, source: Mapping[str, Any]) -> list[sa.ColumnElement[boo
     return [table.c[name] == value for name, value in source.items()]
 
 
-def _parts(segment: Mapping[str, Any]) -> list[Part]:
+def parts_of(segment: Mapping[str, Any]) -> list[Part]:
+    """The parts of a segment's summary."""
     found: list[Part] = []
     for part in segment["parts"]:
         axis: Axis = part["axis"]

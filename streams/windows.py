@@ -1,0 +1,190 @@
+"""The counters of one model's windows, read for people: status, trace and the page.
+
+What is in the windows and what the open summaries still hold belongs together: most of a young log is in the latter.
+Only reads; keeps what it has decoded, so that looking again every second is cheap.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from schemas.parts import ALL_SLICE, Axis, CodeArray, Ints, Part, merge
+from schemas.registry import Codec
+from streams.merging import parts_of, unpack
+from streams.tables import open_summary, source_partition, window
+
+SUMMARIES_KEPT = 256
+"""Decoded open summaries: three topics of 64 partitions and some to spare; each some megabytes at most."""
+SCALARS = 32
+"""Codes below are sums and numbers of rows; a part's other counters are cells and bins."""
+
+SummaryKey = tuple[str, str, int, int, int]
+WindowKey = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class Scalars:
+    """The scalars of one window, as far as they are not zero."""
+
+    checksum: int
+    counts: dict[int, int]
+
+
+@dataclass(frozen=True)
+class LogTotals:
+    """What is known of one partition of one log: ``end`` is the first offset that was not summarised."""
+
+    cluster: str
+    topic: str
+    partition: int
+    end: int
+    watermark_us: int | None
+    updated_us: int
+    counters: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A decoded open summary."""
+
+    counters: dict[str, int]
+    parts: list[Part]
+
+
+@dataclass
+class WindowReader:
+    """Reads windows and open summaries together.
+
+    Parameters
+    ----------
+    codec
+        Decodes open summaries.
+    """
+
+    codec: Codec
+    _summaries: OrderedDict[SummaryKey, Summary] = field(default_factory=OrderedDict)
+    _scalars: dict[str, dict[WindowKey, Scalars]] = field(default_factory=dict)
+
+    def parts(
+        self,
+        connection: sa.Connection,
+        model: str,
+        *,
+        slice_name: str = ALL_SLICE,
+        axis: Axis = "event",
+        from_us: int | None = None,
+        until_us: int | None = None,
+    ) -> list[Part]:
+        """Parts of a slice whose windows start in ``[from, until)``; a window may come in several parts."""
+        query = sa.select(window).where(window.c.model == model, window.c.slice == slice_name, window.c.axis == axis)
+        if from_us is not None:
+            query = query.where(window.c.window_us >= from_us)
+        if until_us is not None:
+            query = query.where(window.c.window_us < until_us)
+        found = [
+            Part(row.model, row.version, row.role, row.slice, axis, row.window_us, *unpack(row.counts))
+            for row in connection.execute(query)
+        ]
+        found += [
+            part
+            for part in self._open(connection)
+            if (part.model, part.slice, part.axis) == (model, slice_name, axis)
+            and (from_us is None or part.window_us >= from_us)
+            and (until_us is None or part.window_us < until_us)
+        ]
+        return found
+
+    def totals(self, connection: sa.Connection, model: str) -> dict[tuple[str, str], dict[int, int]]:
+        """Scalars by version and role over all time, of all rows, by prediction time."""
+        known, seen = self._scalars.setdefault(model, {}), set()
+        query = sa.select(window.c.version, window.c.role, window.c.window_us, window.c.counts).where(
+            window.c.model == model, window.c.slice == ALL_SLICE, window.c.axis == "event"
+        )
+        total: dict[tuple[str, str], dict[int, int]] = {}
+        for version, role, start, packed in connection.execute(query):
+            key, checksum = (version, role, start), zlib.crc32(packed)
+            seen.add(key)
+            if key not in known or known[key].checksum != checksum:
+                known[key] = Scalars(checksum, scalars(*unpack(packed)))
+            _add(total.setdefault((version, role), {}), known[key].counts)
+        for gone in known.keys() - seen:
+            del known[gone]
+        for part in self._open(connection):
+            if (part.model, part.slice, part.axis) == (model, ALL_SLICE, "event"):
+                _add(total.setdefault((part.version, part.role), {}), scalars(part.codes, part.counts))
+        return total
+
+    def models(self, connection: sa.Connection) -> set[str]:
+        """Models that have counters."""
+        found = set(connection.execute(sa.select(window.c.model).distinct()).scalars())
+        return found | {part.model for part in self._open(connection)}
+
+    def logs(self, connection: sa.Connection) -> list[LogTotals]:
+        """What became of the records of every source partition, open summaries included."""
+        found = {
+            (row.cluster, row.topic, row.partition): LogTotals(
+                row.cluster, row.topic, row.partition, row.end, row.watermark_us, row.updated_us, dict(row.counters)
+            )
+            for row in connection.execute(sa.select(source_partition))
+        }
+        for key, summary in self._held(connection):
+            if key[:3] in found:
+                counters = found[key[:3]].counters
+                for reason, number in summary.counters.items():
+                    counters[reason] = counters.get(reason, 0) + number
+        return list(found.values())
+
+    def _open(self, connection: sa.Connection) -> Iterator[Part]:
+        for _, summary in self._held(connection):
+            yield from summary.parts
+
+    def _held(self, connection: sa.Connection) -> list[tuple[SummaryKey, Summary]]:
+        columns = [open_summary.c[name] for name in ("cluster", "topic", "partition", "segment", "end")]
+        found: list[tuple[SummaryKey, Summary]] = []
+        for row in connection.execute(sa.select(*columns)).all():
+            key: SummaryKey = tuple(row)
+            if key not in self._summaries:
+                for old in [k for k in self._summaries if k[:4] == key[:4]]:
+                    del self._summaries[old]
+                self._summaries[key] = self._decode(connection, key)
+                while len(self._summaries) > SUMMARIES_KEPT:
+                    self._summaries.popitem(last=False)
+            self._summaries.move_to_end(key)
+            found.append((key, self._summaries[key]))
+        return found
+
+    def _decode(self, connection: sa.Connection, key: SummaryKey) -> Summary:
+        names = ("cluster", "topic", "partition", "segment", "end")
+        where = [open_summary.c[name] == value for name, value in zip(names, key, strict=True)]
+        row = connection.execute(sa.select(open_summary.c.summary).where(*where)).first()
+        if row is None:  # replaced between the two statements, where a transaction does not prevent that
+            return Summary({}, [])
+        (segment,) = self.codec.decode(row.summary)["segments"]
+        return Summary(dict(segment["counters"]), parts_of(segment))
+
+
+def scalars(codes: CodeArray, counts: Ints) -> dict[int, int]:
+    """The scalars among counters.
+
+    >>> import numpy as np
+    >>> scalars(np.array([0, 3, 10_001], np.int32), np.array([5, 7, 9]))
+    {0: 5, 3: 7}
+    """
+    few = codes < SCALARS
+    return dict(zip(codes[few].tolist(), counts[few].tolist(), strict=True))
+
+
+def summed(parts: list[Part]) -> dict[int, int]:
+    """Counters of parts together, by code."""
+    codes, counts = merge((part.codes, part.counts) for part in parts)
+    return dict(zip(codes.tolist(), counts.tolist(), strict=True))
+
+
+def _add(total: dict[int, int], more: dict[int, int]) -> None:
+    for code, count in more.items():
+        total[code] = total.get(code, 0) + count
