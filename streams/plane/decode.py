@@ -94,7 +94,11 @@ class Decoder:
                 continue
             if frames:
                 order = np.concatenate([np.asarray(some, np.int64) for some, _ in frames])
-                decoded.append(Decoded(schema_id, order, pl.concat([frame for _, frame in frames])))
+                table = _joined([frame for _, frame in frames])
+                if table is None:  # only of a schema that polars cannot read, whose types were guessed
+                    bad.extend(Bad(int(place), REASON_DATUM, _unfit(schema_id)) for place in order)
+                else:
+                    decoded.append(Decoded(schema_id, order, table))
         return decoded, bad
 
     def _whole(self, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> Decoded | None:
@@ -147,9 +151,27 @@ class Decoder:
                 continue
             good.append(place)
             records.append(record)
-        if records:
-            head = self._head(schema_id)
-            frames.append((good, pl.from_dicts(records, schema=head[2] if head else None)))
+        self._columns(schema_id, good, records, frames, bad)
+
+    def _columns(
+        self,
+        schema_id: int,
+        places: list[int],
+        records: list[dict[str, Any]],
+        frames: list[tuple[list[int], pl.DataFrame]],
+        bad: list[Bad],
+    ) -> None:
+        if not records:
+            return
+        head = self._head(schema_id)
+        frame = _guarded(lambda: pl.from_dicts(records, schema=head[2] if head else None, infer_schema_length=None))
+        if frame is not None:
+            frames.append((places, frame))
+        elif len(records) == 1:  # for example a long of more than 64 bits, which fastavro reads
+            bad.append(Bad(places[0], REASON_DATUM, _unfit(schema_id)))
+        else:
+            for place, record in zip(places, records, strict=True):
+                self._columns(schema_id, [place], [record], frames, bad)
 
     def _block(self, schema_id: int, values: Sequence[bytes], keys: Sequence[bytes | None]) -> pl.DataFrame | None:
         head = self._head(schema_id)
@@ -241,6 +263,14 @@ def _zigzag(number: int) -> bytes:
         number >>= 7
     out.append(number)
     return bytes(out)
+
+
+def _joined(frames: list[pl.DataFrame]) -> Any:
+    return _guarded(lambda: pl.concat(frames, how="diagonal_relaxed")) if len(frames) > 1 else frames[0]
+
+
+def _unfit(schema_id: int) -> str:
+    return f"The datum of schema {schema_id} does not fit into columns."
 
 
 def _header_fault(value: bytes | None) -> str:

@@ -19,9 +19,10 @@ from schemas.registry import Codec, Registry
 from schemas.times import now_us
 from streams.plane import checkpoint
 from streams.plane.archive import ArchiveWriter
+from streams.plane.check import Checker
 from streams.plane.decode import Decoded, Decoder
 from streams.plane.emit import Emitter, segment_record
-from streams.plane.numbered import Batch, Clock, Found, Numbered, check
+from streams.plane.numbered import Batch, Clock, Found, Numbered
 from streams.plane.plan import TOPIC_INPUTS, TOPIC_PREDICTIONS, ModelPlan
 from streams.plane.restore import Resume, earlier_logs, resume
 from streams.plane.segments import NO_EVENT, Track
@@ -90,6 +91,7 @@ class DataPlane:
         self._consumer = Consumer({**consumer_settings, "error_cb": self._on_error})
         self._is_incremental = consumer_settings.get("group.protocol") == "consumer"
         self._decoders = [Decoder(registry) for _ in SOURCES]
+        self._checkers = [Checker(place, plans, settings.future_skew_ms * 1000) for place in range(len(SOURCES))]
         self._archive = ArchiveWriter(settings.archive_dir, settings.cluster, settings.segment_records)
         self._stamp = checkpoint.stamp(settings.cluster, plans, settings.segment_records)
         self._profiles = {model: plan.profile.profile_id for model, plan in plans.items()}
@@ -178,7 +180,7 @@ class DataPlane:
     def _decode(self, number: int, place: int, chunk: Chunk) -> list[tuple[Decoded, str]]:
         values, keys = [m.value() for m in chunk.messages], [m.key() for m in chunk.messages]
         decoded, bad = self._decoders[place].decode(values, keys)
-        good, misplaced = check(decoded, place, chunk, self._plans, self._s.future_skew_ms * 1000)
+        good, misplaced = self._checkers[place].check(decoded, chunk)
         bad += misplaced
         if bad:
             numbered = self._numbers[number]

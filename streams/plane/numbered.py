@@ -13,7 +13,7 @@ import polars as pl
 from schemas.events import SOURCES
 from schemas.times import HOUR_US
 from streams.plane.count import count_pairs, count_truths
-from streams.plane.decode import Bad, Decoded
+from streams.plane.decode import Decoded
 from streams.plane.join import Joined, ModelStore, join, timer_rows
 from streams.plane.plan import (
     NO_LABEL,
@@ -21,7 +21,6 @@ from streams.plane.plan import (
     ORDER_TOPICS,
     RULE_AUDIT,
     RULE_NO_TRUTH,
-    TOPIC_FEEDBACK,
     TOPIC_INPUTS,
     TOPIC_PREDICTIONS,
     USER_WORDS,
@@ -35,10 +34,6 @@ from streams.plane.store import Rows
 
 Ints = npt.NDArray[np.int64]
 
-REASON_MODEL = "unknown_model"
-REASON_KIND = "unknown_kind"
-REASON_FUTURE = "future_event"
-REASON_TIME = "bad_event_time"
 TIMER_SCHEMA = {
     "deadline_us": pl.Int64,
     "prediction_id": pl.String,
@@ -382,68 +377,3 @@ def audited(number: int, offsets: Ints, share: float) -> npt.NDArray[np.bool_]:
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z ^= z >> np.uint64(31)
     return np.asarray((z >> np.uint64(11)).astype(np.float64) * 2.0**-53 < share)
-
-
-def check(
-    decoded: list[Decoded], topic: int, chunk: Chunk, models: Mapping[str, ModelPlan], skew_us: int
-) -> tuple[list[tuple[Decoded, str]], list[Bad]]:
-    """Events that can be placed, by model, and the ones that cannot.
-
-    Input features are lifted to columns, a feedback's facts to ``fact_NAME``.
-    """
-    good: list[tuple[Decoded, str]] = []
-    bad: list[Bad] = []
-    for part in decoded:
-        frame = part.frame
-        event = frame["event_time"].to_numpy()
-        limit = chunk.timestamps[part.places] * 1000 + skew_us
-        reason = np.zeros(len(event), np.int64)
-        known = frame["model"].is_in(list(models)).to_numpy()
-        reason[~known] = 1
-        if topic == TOPIC_FEEDBACK:
-            reason[~frame["kind"].is_in(["truth", "user"]).to_numpy() & (reason == 0)] = 2
-        reason[(event > limit) & (reason == 0)] = 3
-        reason[(event < 0) & (reason == 0)] = 4
-        if reason.any():
-            bad += [
-                Bad(int(part.places[i]), *_words(int(reason[i]), frame.row(int(i), named=True)))
-                for i in np.flatnonzero(reason)
-            ]
-            kept = reason == 0
-            part = Decoded(part.schema_id, part.places[kept], frame.filter(pl.Series(kept)))
-        if not part.frame.height:
-            continue
-        for model in part.frame["model"].unique(maintain_order=True):
-            same = part.frame["model"] == model
-            whole = bool(same.all())
-            own = part.frame if whole else part.frame.filter(same)
-            places = part.places if whole else part.places[same.to_numpy()]
-            lifted = _lift(own, topic, models[model])
-            good.append((Decoded(part.schema_id, places, lifted), model))
-    return good, bad
-
-
-def _words(reason: int, row: dict[str, Any]) -> tuple[str, str]:
-    return {
-        1: (REASON_MODEL, "No model of that name is configured."),
-        2: (REASON_KIND, "The feedback's kind is neither truth nor user."),
-        3: (REASON_FUTURE, f"The event time {row['event_time']} is ahead of the broker's clock."),
-        4: (REASON_TIME, f"The event time {row['event_time']} is before 1970."),
-    }[reason]
-
-
-def _lift(frame: pl.DataFrame, topic: int, plan: ModelPlan) -> pl.DataFrame:
-    if topic == TOPIC_INPUTS:
-        return frame.drop("features").hstack(frame["features"].struct.unnest())
-    if topic != TOPIC_FEEDBACK:
-        return frame
-    names = plan.contract.facts
-    values = np.full((frame.height, len(names)), np.nan)
-    flat = (
-        frame.select(pl.int_range(pl.len()).alias("row"), "facts").explode("facts").drop_nulls("facts").unnest("facts")
-    )
-    for i, name in enumerate(names):
-        some = flat.filter(pl.col("name") == name)
-        values[some["row"].to_numpy(), i] = some["value"].to_numpy()
-    columns = [pl.Series(f"fact_{name}", values[:, i]).fill_nan(None) for i, name in enumerate(names)]
-    return frame.drop("facts").hstack(columns)
