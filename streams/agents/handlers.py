@@ -1,0 +1,202 @@
+"""What the agents do with their events; every handler may see an event again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from labeling.items import Position
+from labeling.sql import upsert
+from retrain import labels as label_facts
+from schemas.database import write
+from schemas.events import topic
+from schemas.times import now_us
+from streams.agents.pump import Given, NotYetError
+from streams.agents.scheduler import Scheduler
+from streams.merging import Hole, Merger, Progress
+from streams.routing import fetch, is_there, item_of
+from streams.runtime import Runtime
+from streams.tables import alert as alert_table
+from streams.tables import dead_letter
+from streams.watch import Watch
+
+ARCHIVE_WAIT_S = 30.0
+"""The plane archives before it sends a failure; a shared archive may show the file a moment later."""
+
+log = structlog.get_logger("flywheel.agents")
+
+
+class Summaries:
+    """Merges summaries, moves event time on, judges what has closed."""
+
+    def __init__(self, runtime: Runtime, merger: Merger, watch: Watch, scheduler: Scheduler) -> None:
+        self._runtime, self._merger, self._watch, self._scheduler = runtime, merger, watch, scheduler
+        self.progress = Progress()
+
+    def __call__(self, given: Sequence[Given]) -> None:
+        for each in given:
+            merged = self._merger.merge(each.record, now_us())
+            self._watch.add(merged.changes)
+            for hole in merged.holes:
+                self._tell(hole)
+            before = self.progress.watermark_us
+            watermark = self.progress.hear(each.record)
+            if watermark is not None and watermark != before:
+                self._watch.advance(watermark)
+                self._scheduler.look(watermark)
+
+    def _tell(self, hole: Hole) -> None:
+        name = f"plane/hole/{hole.cluster}/{hole.topic}/{hole.partition}/{hole.start}"
+        place = f"{hole.topic}-{hole.partition} from offset {hole.start} on"
+        message = f"{hole.end - hole.start} records of {place} were never summarised."
+        log.error("summaries_missing", topic=hole.topic, partition=hole.partition, start=hole.start, end=hole.end)
+        row = {
+            "incident_id": name, "model": "", "version": "", "time_us": now_us(), "severity": "page",
+            "channel": "plane", "subject": hole.topic, "slice": "all", "state": "opened", "closed_us": None,
+            "message": message, "detail": {"partition": hole.partition, "start": hole.start, "end": hole.end},
+        }  # fmt: skip
+        with write(self._runtime.engine) as connection:
+            statement = upsert(connection, alert_table).values(alert_id=name, **row)
+            connection.execute(statement.on_conflict_do_nothing())
+
+
+class Failures:
+    """Routes failures into the labeling stores, with their payload from the archive."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._waiting_since: float | None = None
+
+    def __call__(self, given: Sequence[Given]) -> None:
+        records = [each.record for each in given if each.record["model"] in self._runtime.plans]
+        payloads = fetch(self._runtime.config.archive_dir, records)
+        missing = [record["failure_id"] for record in records if not is_there(payloads, record)]
+        if missing:
+            now = time.monotonic()
+            self._waiting_since = self._waiting_since or now
+            if now - self._waiting_since < ARCHIVE_WAIT_S:
+                raise NotYetError(f"{len(missing)} failures wait for their inputs in the archive.")
+            log.error("failures_without_input", count=len(missing), first=missing[0])
+        self._waiting_since = None
+        for model, plan in self._runtime.plans.items():
+            items = [item_of(record, payloads, plan.contract) for record in records if record["model"] == model]
+            if items:
+                self._runtime.label_stores[model].ingest(items)
+
+
+class Alerts:
+    """Keeps alerts as rows, and tells the labeling store of incidents."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def __call__(self, given: Sequence[Given]) -> None:
+        for each in given:
+            self._keep(each.record)
+
+    def _keep(self, record: dict[str, Any]) -> None:
+        detail = json.loads(record["detail"])
+        place = {name: record[name] for name in ("topic", "partition", "offset", "window_start", "window_end")}
+        row = {
+            "alert_id": record["alert_id"], "incident_id": record["incident_id"], "model": record["model"],
+            "version": record["version"], "time_us": record["event_time"], "severity": record["severity"],
+            "channel": record["channel"], "subject": record["subject"], "slice": record["slice"],
+            "state": record["state"], "closed_us": None, "message": record["message"], "detail": {**detail, **place},
+        }  # fmt: skip
+        with write(self._runtime.engine) as connection:
+            connection.execute(upsert(connection, alert_table).values(**row).on_conflict_do_nothing())
+            if record["state"] == "closed":
+                connection.execute(
+                    sa.update(alert_table)
+                    .where(alert_table.c.incident_id == record["incident_id"], alert_table.c.closed_us.is_(None))
+                    .values(closed_us=record["event_time"])
+                )
+        store = self._runtime.label_stores.get(record["model"])
+        if store is None or record["channel"] == "plane":
+            return
+        is_closed = record["state"] == "closed"
+        known = self._opening(record["incident_id"])
+        position = None
+        if known is not None and known["offset"] is not None:
+            position = Position(self._runtime.cluster, topic("inputs"), known["partition"], known["offset"])
+        if known is not None:
+            store.note_incident(
+                record["incident_id"], known["from_us"], feature=known["feature"], message=known["message"],
+                position=position, until_us=record["event_time"] if is_closed else None,
+            )  # fmt: skip
+
+    def _opening(self, incident_id: str) -> dict[str, Any] | None:
+        """The incident as its alerts tell it: since when, and which feature shows it."""
+        columns = alert_table.c
+        query = sa.select(alert_table).where(columns.incident_id == incident_id, columns.state != "closed")
+        with self._runtime.engine.connect() as connection:
+            rows = connection.execute(query.order_by(columns.time_us)).all()
+        if not rows:
+            return None
+        shown = next((row for row in rows if row.channel in ("drift", "contract")), rows[0])
+        feature = shown.subject if shown.channel in ("drift", "contract") else None
+        return {
+            "from_us": shown.detail.get("window_start") or shown.time_us,
+            "feature": feature,
+            "message": shown.message,
+            "partition": shown.detail.get("partition"),
+            "offset": shown.detail.get("offset"),
+        }
+
+
+class Labels:
+    """Hands label events to retraining, and answers incidents."""
+
+    def __init__(self, runtime: Runtime, watch: Watch, scheduler: Scheduler) -> None:
+        self._runtime, self._watch, self._scheduler = runtime, watch, scheduler
+
+    def __call__(self, given: Sequence[Given]) -> None:
+        with write(self._runtime.engine) as connection:
+            fresh = [each.record for each in given if label_facts.ingest(connection, each.record)]
+        for record in fresh:
+            if record["kind"] == "proposal_accepted" and record.get("to_us") is not None:
+                self._watch.exclude(record["model"], record["from_us"], record["to_us"])
+        if fresh:
+            self._scheduler.look(None)
+
+
+class Requests:
+    """Runs what the ``retrain`` topic asks for."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+
+    def __call__(self, given: Sequence[Given]) -> None:
+        for each in given:
+            if each.record["kind"] == "requested":
+                self._scheduler.request(each.record)
+
+
+class Models:
+    """Follows the champion."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def __call__(self, given: Sequence[Given]) -> None:
+        for each in given:
+            if each.record["alias"] == "champion":
+                self._watch.promoted(each.record["model"], each.record["time"])
+
+
+class DeadLetters:
+    """Keeps dead letters as rows: what, where, why. The bytes stay on the topic."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def __call__(self, given: Sequence[Given]) -> None:
+        names = ("cluster", "topic", "partition", "offset", "reason", "detail")
+        rows = [{n: each.record[n] for n in names} | {"time_us": each.record["event_time"]} for each in given]
+        with write(self._runtime.engine) as connection:
+            connection.execute(upsert(connection, dead_letter).on_conflict_do_nothing(), rows)

@@ -1,0 +1,94 @@
+"""From a failure event (ids and offsets) to a review item (with what a person needs to see)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from labeling.items import NewItem, Position
+from schemas import archive
+from schemas.contract import Contract
+from schemas.events import topic
+from streams.plane.plan import RULE_AUDIT, RULE_NO_TRUTH
+
+
+@dataclass(frozen=True)
+class Payloads:
+    """Archived events by (cluster, partition, offset)."""
+
+    inputs: Mapping[tuple[str, int, int], dict[str, Any]]
+    feedback: Mapping[tuple[str, int, int], dict[str, Any]]
+
+
+def fetch(root: Path, failures: Sequence[Mapping[str, Any]]) -> Payloads:
+    """The inputs and feedback that failures name, from the archive."""
+    return Payloads(
+        _fetch(root, "inputs", failures, "input_offset"), _fetch(root, "feedback", failures, "feedback_offset")
+    )
+
+
+def _fetch(
+    root: Path, noun: str, failures: Sequence[Mapping[str, Any]], offset: str
+) -> dict[tuple[str, int, int], dict[str, Any]]:
+    wanted = {(f["cluster"], f["partition"], f[offset]) for f in failures if f[offset] >= 0}
+    found: dict[tuple[str, int, int], dict[str, Any]] = {}
+    if not wanted:
+        return found
+    by_place: dict[tuple[str, int], list[int]] = {}
+    for cluster, partition, at in wanted:
+        by_place.setdefault((cluster, partition), []).append(at)
+    for file in archive.files(root, noun):
+        offsets = by_place.get((file.cluster, file.partition), [])
+        inside = [at for at in offsets if at < file.end]
+        if not inside:
+            continue
+        rows = pl.scan_parquet(file.path).filter(pl.col("offset").is_in(inside)).collect()
+        for row in rows.iter_rows(named=True):
+            found[file.cluster, file.partition, row["offset"]] = row
+    return found
+
+
+def is_there(payloads: Payloads, failure: Mapping[str, Any]) -> bool:
+    """Whether everything that a failure names was found; offsets below 0 name nothing, or an earlier log's record."""
+    place = (failure["cluster"], failure["partition"])
+    wanted_input, wanted_feedback = failure["input_offset"], failure["feedback_offset"]
+    return (wanted_input < 0 or (*place, wanted_input) in payloads.inputs) and (
+        wanted_feedback < 0 or (*place, wanted_feedback) in payloads.feedback
+    )
+
+
+def item_of(failure: Mapping[str, Any], payloads: Payloads, contract: Contract) -> NewItem:
+    """The review item of a failure.
+
+    A verdict is asked where the truth is known or overdue, an answer where only a person can give it.
+    """
+    place = (failure["cluster"], failure["partition"])
+    asked = payloads.inputs.get((*place, failure["input_offset"]), {})
+    said = payloads.feedback.get((*place, failure["feedback_offset"]), {})
+    facts = {name: said.get(f"fact_{name}") for name in contract.facts}
+    is_answer = failure["truth"] is None and failure["rule"] != RULE_NO_TRUTH
+    position = Position(failure["cluster"], topic("inputs"), failure["partition"], failure["input_offset"])
+    return NewItem(
+        prediction_id=failure["prediction_id"],
+        rule=failure["rule"],
+        features={name: asked.get(name) for name in contract.feature_names},
+        event_time_us=failure["event_time"],
+        policy=failure["policy"],
+        selection_probability=failure["selection_probability"],
+        kind="answer" if is_answer else "verdict",
+        version=failure["version"],
+        score=failure["score"],
+        label=failure["label"],
+        truth=failure["truth"],
+        facts={name: value for name, value in facts.items() if value is not None},
+        note=said.get("note"),
+        user_label=failure["user"],
+        subject=asked.get("subject"),
+        severity=0.25 if failure["rule"] == RULE_AUDIT else 1.0,
+        occurrence=said.get("feedback_id") or "",
+        position=position if failure["input_offset"] >= 0 else None,
+    )

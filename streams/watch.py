@@ -1,0 +1,320 @@
+"""The monitors of a worker: one a model, of its champion version, fed by merged parts and driven by the watermark.
+
+Counts live in SQL (windows and open summaries) and are read again at a start; what the monitor learnt beyond them is
+its snapshot, saved from time to time. An hour that is judged twice gives the same alerts under the same ids.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+import sqlalchemy as sa
+import structlog
+
+from labeling.sql import upsert
+from retrain.columns import with_columns
+from retrain.joined import archive_ends, read_archive
+from retrain.registry import Version
+from schemas.database import read, write
+from schemas.database.outbox import enqueue
+from schemas.events import topic
+from schemas.history import history_parts
+from schemas.parts import ALL_SLICE, N_TRUTH, Part
+from schemas.times import DAY_US, HOUR_US
+from streams.logic.counts import HourlyCounts, LocalHours
+from streams.logic.impact import Impact, ImpactEvidence, put_back
+from streams.logic.incident import AlertRecord
+from streams.logic.monitor import Monitor, MonitorInfo
+from streams.logic.state import SnapshotMismatchError, restore, snapshot
+from streams.merging import Merger
+from streams.rows import ArchiveRows, of_slice
+from streams.runtime import Runtime, as_json
+from streams.tables import monitor_state
+
+SNAPSHOT_INTERVAL_S = 15.0
+"""A restart judges at most the hours since again; a snapshot costs some 0.3 s."""
+UNREGISTERED = "none"
+
+log = structlog.get_logger("flywheel.monitor")
+
+
+@dataclass
+class Watched:
+    """One model under watch."""
+
+    monitor: Monitor
+    rows: ArchiveRows
+    base: pl.DataFrame
+    version: Version | None
+
+
+@dataclass
+class Watch:
+    """All models of a worker.
+
+    Parameters
+    ----------
+    runtime
+        The worker's parts.
+    merger
+        Reads the counts back at a start.
+    """
+
+    runtime: Runtime
+    merger: Merger
+    models: dict[str, Watched] = field(default_factory=dict)
+    _truths: Counter[str] = field(default_factory=Counter)
+    _saved: float = 0.0
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    """Summaries and champions come from different agents, each in a thread of its own."""
+
+    def truths(self, model: str) -> int:
+        """Truths of a model that are merged so far."""
+        return self._truths[model]
+
+    def start(self) -> None:
+        """Set up a monitor for every model with a champion, as it was before this start."""
+        for model in self.runtime.plans:
+            version = self.runtime.models.resolve(model)
+            if version is not None:
+                self._begin(model, version, self._promoted_us(model))
+        parts = list(self.merger.everything())
+        self._count(parts)
+        for name, watched in self.models.items():
+            watched.monitor.add(part for part in parts if part.model == name)
+        for model in {part.model for part in parts} - set(self.models):
+            self._begin_unregistered(model, [part for part in parts if part.model == model])
+
+    def add(self, parts: Sequence[Part]) -> None:
+        """Take in what a merge changed."""
+        with self._lock:
+            self._count(parts)
+            for model in {part.model for part in parts} & set(self.runtime.plans):
+                own = [part for part in parts if part.model == model]
+                if model not in self.models:
+                    self._begin_unregistered(model, own)
+                elif self.models[model].version is None:
+                    self._follow(model, own)
+                self.models[model].monitor.add(own)
+
+    def _count(self, parts: Iterable[Part]) -> None:
+        for part in parts:
+            if part.slice == ALL_SLICE and part.axis == "event":
+                self._truths[part.model] += int(part.counts[part.codes == N_TRUTH].sum())
+
+    def advance(self, watermark_us: int) -> list[AlertRecord]:
+        """Judge all hours that the watermark has closed; alerts are written as rows and events."""
+        found: list[AlertRecord] = []
+        with self._lock:
+            for model, watched in self.models.items():
+                alerts = watched.monitor.advance(watermark_us, self._impact(model, watched))
+                for alert in alerts:
+                    log.warning("alert", model=model, severity=alert.severity, state=alert.state, text=alert.message)
+                    self._write(watched, alert)
+                found += alerts
+            if time.monotonic() - self._saved >= SNAPSHOT_INTERVAL_S:
+                self.save()
+        return found
+
+    def save(self) -> None:
+        """Keep what the monitors learnt."""
+        self._saved = time.monotonic()
+        for model, watched in self.models.items():
+            data = _lean(watched.monitor)
+            hour_us = watched.monitor.next_hour * HOUR_US
+            with write(self.runtime.engine) as connection:
+                values = {"evaluated_us": hour_us, "snapshot": data}
+                statement = upsert(connection, monitor_state).values(model=model, **values)
+                connection.execute(statement.on_conflict_do_update(index_elements=["model"], set_=values))
+
+    def promoted(self, model: str, time_us: int) -> None:
+        """The champion of a model changed at an event time."""
+        with self._lock:
+            self._promote(model, time_us)
+
+    def _promote(self, model: str, time_us: int) -> None:
+        version = self.runtime.models.resolve(model)
+        if version is None or model not in self.runtime.plans:
+            return
+        watched = self.models.get(model)
+        if watched is None:
+            self._begin(model, version, time_us)
+            return
+        if watched.monitor.info.version == version.version:
+            return
+        boundary = max((b for b in version.boundaries if b <= time_us), default=None)
+        profile = self.runtime.plans[model].profile
+        history = self._history(model, version, time_us)
+        watched.monitor = watched.monitor.rebaseline(
+            time_us, version=version.version, profile=profile, history=history, since_us=boundary
+        )
+        watched.version = version
+        watched.monitor.add(part for part in self.merger.everything() if part.model == model)
+        self.save()
+        log.info("monitor_rebaselined", model=model, version=version.version, since_us=boundary)
+
+    def exclude(self, model: str, from_us: int, to_us: int) -> None:
+        """Take a confirmed incident out of what the monitor learns from."""
+        with self._lock:
+            if model in self.models:
+                self.models[model].monitor.exclude(from_us, to_us)
+
+    # -- beginnings ---------------------------------------------------------------------------------------------------
+
+    def _info(self, model: str, version: str) -> MonitorInfo:
+        contract = self.runtime.plans[model].contract
+        return MonitorInfo(model, version, contract.timezone, tuple(s.name for s in contract.slices()))
+
+    def _promoted_us(self, model: str) -> int:
+        return max((e.time_us for e in self.runtime.models.history(model) if e.alias == "champion"), default=0)
+
+    def _begin(self, model: str, version: Version, start_us: int) -> None:
+        plan, policy = self.runtime.plans[model], self.runtime.config.model(model).monitor
+        base = self._base(version)
+        monitor = self._restored(model, version.version)
+        history = self._history(model, version, start_us)
+        if monitor is None:
+            monitor = Monitor(policy, self._info(model, version.version), plan.profile, start_us)
+        monitor.add(history)
+        self.models[model] = Watched(
+            monitor, ArchiveRows(self.runtime.config.archive_dir, plan.contract), base, version
+        )
+        log.info("monitor_started", model=model, version=version.version, history_parts=len(history))
+
+    def _restored(self, model: str, version: str) -> Monitor | None:
+        plan, policy = self.runtime.plans[model], self.runtime.config.model(model).monitor
+        with read(self.runtime.engine) as connection:
+            row = connection.execute(sa.select(monitor_state).where(monitor_state.c.model == model)).first()
+        if row is None:
+            return None
+        try:
+            monitor = restore(row.snapshot, policy, plan.profile)
+        except SnapshotMismatchError as error:
+            log.warning("monitor_snapshot_ignored", model=model, reason=error.message)
+            return None
+        return monitor if monitor.info.version == version else None
+
+    def _begin_unregistered(self, model: str, parts: Iterable[Part]) -> None:
+        """A model whose versions are somebody else's: features are watched, put-back is not possible."""
+        listed = list(parts)
+        plan, policy = self.runtime.plans[model], self.runtime.config.model(model).monitor
+        newest = max(listed, key=lambda part: part.window_us)
+        start_us = min(part.window_us for part in listed)
+        monitor = self._restored(model, newest.version)
+        if monitor is None:
+            monitor = Monitor(policy, self._info(model, newest.version), plan.profile, start_us)
+        archive = ArchiveRows(self.runtime.config.archive_dir, plan.contract)
+        self.models[model] = Watched(monitor, archive, pl.DataFrame(), None)
+
+    def _follow(self, model: str, parts: Sequence[Part]) -> None:
+        """A new version of an unregistered model takes over when its first rows come."""
+        watched = self.models[model]
+        newest = max((p for p in parts if p.axis == "event"), key=lambda p: p.window_us, default=None)
+        if newest is None or newest.version == watched.monitor.info.version:
+            return
+        if newest.window_us // HOUR_US < watched.monitor.next_hour:
+            return  # an older version's late rows
+        profile = self.runtime.plans[model].profile
+        watched.monitor = watched.monitor.rebaseline(newest.window_us, version=newest.version, profile=profile)
+
+    def _base(self, version: Version) -> pl.DataFrame:
+        if version.base_table is None:
+            return pl.DataFrame()
+        return pl.read_parquet(self.runtime.paths.root / version.base_table)
+
+    def _history(self, model: str, version: Version, until_us: int) -> list[Part]:
+        """Training rows and archived rows before a promotion, as the version sees them."""
+        plan = self.runtime.plans[model]
+        contract, root = plan.contract, self.runtime.config.archive_dir
+        names = ["prediction_id", "event_time", *contract.feature_names]
+        frames: list[pl.DataFrame] = []
+        base = self._base(version)
+        if base.height:
+            frames.append(base.select(*names, "y", due_time=pl.col("event_time")))
+        served, _ = read_archive(root, contract, archive_ends(root), until_us)
+        if served.height:
+            served = served.filter(pl.col("event_time") < until_us)
+            due = pl.coalesce("due_us", "event_time")
+            frames.append(served.select(*names, y=pl.col("truth_y"), due_time=due))
+        if not frames:
+            return []
+        rows = pl.concat(frames, how="vertical_relaxed").unique("prediction_id", keep="last", maintain_order=True)
+        rows = rows.filter(pl.col("event_time") < until_us).sort("event_time")
+        if not rows.height:
+            return []
+        predicted = self.runtime.predictor(version).predict(with_columns(rows, version.boundaries))
+        rows = rows.with_columns(score=pl.Series(predicted.scores, dtype=pl.Float64))
+        if predicted.labels is not None:
+            rows = rows.with_columns(label=pl.Series(predicted.labels, dtype=pl.String))
+        slices = [(s.field, s.value) for s in contract.slices()]
+        return history_parts(rows, plan.profile, version=version.version, slices=slices, kind=plan.kind)
+
+    # -- put-back -----------------------------------------------------------------------------------------------------
+
+    def _impact(self, model: str, watched: Watched) -> Impact | None:
+        version = watched.version
+        if version is None:
+            return None
+        policy = watched.monitor.policy
+        predictor = self.runtime.predictor(version)
+        local = LocalHours(watched.monitor.info.timezone)
+
+        def predict(rows: pl.DataFrame) -> Any:
+            return predictor.predict(rows).scores
+
+        def impact(slice_name: str, feature: str, start_us: int, end_us: int) -> ImpactEvidence | None:
+            served = of_slice(watched.rows.between(start_us, end_us), slice_name)
+            if feature not in served.columns:
+                return None
+            newest = end_us - policy.baseline_gap_days * DAY_US
+            oldest = newest - policy.baseline_days * DAY_US
+            donors = of_slice(watched.rows.between(oldest, newest), slice_name)
+            if watched.base.height:
+                known = watched.base.filter((pl.col("event_time") >= oldest) & (pl.col("event_time") < newest))
+                earlier = of_slice(known, slice_name)
+                donors = pl.concat([donors, earlier], how="diagonal_relaxed") if donors.height else earlier
+            names = ["prediction_id", "event_time", *self.runtime.plans[model].contract.feature_names]
+            if not served.height or not donors.height:
+                return None
+            return put_back(served.select(names), donors.select(names), feature, predict, local, policy)
+
+        return impact
+
+    # -- alerts -------------------------------------------------------------------------------------------------------
+
+    def _write(self, watched: Watched, alert: AlertRecord) -> None:
+        record = {
+            "alert_id": alert.alert_id, "incident_id": alert.incident_id, "model": alert.model,
+            "version": alert.version, "event_time": alert.event_time_us, "severity": alert.severity,
+            "state": alert.state, "channel": alert.channel, "subject": alert.subject, "slice": alert.slice,
+            "window_start": alert.window_start_us, "window_end": alert.window_end_us,
+            **self._first_record(watched, alert), "message": alert.message, "detail": as_json(alert.detail),
+        }  # fmt: skip
+        with write(self.runtime.engine) as connection:
+            enqueue(connection, "alerts", alert.model, record)
+
+    @staticmethod
+    def _first_record(watched: Watched, alert: AlertRecord) -> dict[str, Any]:
+        """Where the first input of an alert's window is."""
+        rows = of_slice(watched.rows.between(alert.window_start_us, alert.window_end_us), alert.slice)
+        if not rows.height:
+            return {"topic": None, "partition": None, "offset": None}
+        first = rows.row(int(np.argmin(rows["event_time"].to_numpy())), named=True)
+        return {"topic": topic("inputs"), "partition": first["partition"], "offset": first["offset"]}
+
+
+def _lean(monitor: Monitor) -> bytes:
+    """A snapshot without the counts, which are read again from the windows."""
+    counts = monitor.counts
+    monitor.counts = HourlyCounts(counts.layout, forgotten_before=counts.forgotten_before, late=counts.late)
+    try:
+        return snapshot(monitor)
+    finally:
+        monitor.counts = counts

@@ -1,0 +1,152 @@
+"""One worker: the data plane's thread, the control plane's agents and the status page, in one Faust process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+import threading
+from typing import Any
+
+import faust
+import structlog
+from mode import Service
+
+from schemas.errors import FlywheelError
+from streams import kafka
+from streams.agents.handlers import Alerts, DeadLetters, Failures, Labels, Models, Requests, Summaries
+from streams.agents.pump import pump
+from streams.agents.relay import Relay
+from streams.agents.scheduler import Scheduler
+from streams.config import Config
+from streams.merging import Merger
+from streams.plane.loop import DataPlane
+from streams.runtime import Runtime
+from streams.watch import Watch
+
+RELAY_INTERVAL_S = 0.1
+FETCH_BYTES_MAX = 64 * 1024 * 1024
+PLANE_STOP_S = 15.0
+EXIT_FAILED = 1
+
+log = structlog.get_logger("flywheel.worker")
+
+
+class PlaneService(Service):  # type: ignore[misc]
+    """Runs the data plane in a thread, and ends the worker when it ends."""
+
+    def __init__(self, plane: DataPlane, **options: Any) -> None:
+        self.plane = plane
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="plane", daemon=True)
+        self.failure: BaseException | None = None
+        super().__init__(**options)
+
+    async def on_start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    async def on_stop(self) -> None:
+        """Emit, commit and checkpoint once more; after a crash nothing depends on this."""
+        self._stop.set()
+        await asyncio.to_thread(self._thread.join, PLANE_STOP_S)
+
+    def _run(self) -> None:
+        try:
+            self.plane.run(self._stop)
+        except BaseException as error:
+            self.failure = error
+            log.error("plane_stopped", reason=str(error), exc_info=not isinstance(error, FlywheelError))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def make_app(runtime: Runtime, plane: DataPlane) -> tuple[faust.App, PlaneService]:
+    """The Faust app with its agents, timers and services."""
+    config = runtime.config
+    app = faust.App(
+        f"{config.group}-control",
+        broker=";".join(f"kafka://{address}" for address in runtime.bootstrap.split(",")),
+        store="memory://",
+        autodiscover=False,
+        origin="streams",
+        processing_guarantee="at_least_once",
+        topic_disable_leader=True,  # nothing runs on a leader: every timed job is idempotent
+        topic_allow_declare=False,  # topics are made by streams.kafka
+        topic_partitions=config.partitions,
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=FETCH_BYTES_MAX,
+        broker_commit_interval=1.0,
+        broker_session_timeout=10.0,
+        broker_heartbeat_interval=2.0,
+        stream_wait_empty=False,
+        web_enabled=True,
+        web_bind=config.web_host,
+        web_port=config.web_port,
+        web_in_thread=False,
+        web_tables_enabled=False,
+        datadir=tempfile.mkdtemp(prefix="flywheel-faust-"),
+        loghandlers=[],
+        logging_config={"version": 1, "disable_existing_loggers": False},
+    )
+    merger = Merger(runtime.engine, runtime.codec, runtime.ids["summaries"])
+    watch = Watch(runtime, merger)
+    watch.start()
+    scheduler = Scheduler(runtime, watch.truths)
+    relay = Relay(runtime)
+    service = PlaneService(plane)
+    app.service(service)
+
+    pump(app, runtime, "summaries", Summaries(runtime, merger, watch, scheduler))
+    pump(app, runtime, "failures", Failures(runtime))
+    pump(app, runtime, "alerts", Alerts(runtime))
+    pump(app, runtime, "labels", Labels(runtime, watch, scheduler))
+    pump(app, runtime, "retrain", Requests(scheduler))
+    pump(app, runtime, "models", Models(watch))
+    pump(app, runtime, "dead-letters", DeadLetters(runtime))
+
+    @app.timer(interval=RELAY_INTERVAL_S, name="flywheel.outbox")  # type: ignore[untyped-decorator]
+    async def send_outbox() -> None:
+        try:
+            await asyncio.to_thread(relay)
+        except Exception:  # the rows stay, and the next tick sends them
+            log.exception("outbox_failed")
+
+    from streams.web import page
+
+    page.register(app, runtime)
+    return app, service
+
+
+def run_worker(config: Config, bootstrap: str, cluster: str, *, accept_loss: bool = False) -> int:
+    """Run a worker until it is told to stop; its exit code.
+
+    Raises
+    ------
+    FlywheelError
+        If something is missing before the start: database, registry, contracts, topics.
+    """
+    is_embedded = config.is_embedded
+    if not is_embedded:
+        kafka.check_topics(bootstrap)
+    runtime = Runtime.open(config, bootstrap, cluster, is_embedded=is_embedded)
+    plane = DataPlane(
+        runtime.plane_settings(accepts_loss=accept_loss),
+        runtime.plans,
+        runtime.registry,
+        runtime.ids,
+        kafka.consumer_settings(bootstrap, f"{config.group}-plane", is_embedded=is_embedded),
+        kafka.producer_settings(bootstrap),
+    )
+    app, service = make_app(runtime, plane)
+    worker = faust.Worker(app, loglevel="WARNING", quiet=True, redirect_stdouts=False, override_logging=False)
+    log.info("worker_started", brokers=bootstrap, cluster=cluster, models=sorted(runtime.plans))
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as ended:
+        code = int(ended.code or 0) if isinstance(ended.code, int | None) else EXIT_FAILED
+        if service.failure is None and code == 0:
+            return 0
+    if isinstance(service.failure, FlywheelError):
+        raise service.failure
+    return EXIT_FAILED if service.failure is not None else 0
