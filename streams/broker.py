@@ -1,9 +1,10 @@
 """The embedded broker: librdkafka's own mock cluster, inside the confluent-kafka wheel, in this process.
 
-It speaks the real protocol over TCP, so that every client of ours (and of anybody else) works on it unchanged. What it is
-not: it keeps everything in memory and forgets it on exit; it keeps a partition's newest 5 MiB of batches as they were
-sent (compressed bytes count) and at most 100,000 batches, and drops older ones silently; it keeps producers' timestamps,
-has no compaction, and cannot create topics on request (they are created here, or on first use with 4 partitions).
+It speaks the real protocol over TCP, so that every client of ours (and of anybody else) works on it unchanged. What it
+is not: it keeps everything in memory and forgets it on exit; it keeps a partition's newest 5 MiB of batches as they
+were sent (compressed bytes count) and at most 100,000 batches, and drops older ones silently; it keeps producers'
+timestamps, has no compaction, and cannot create topics on request (they are created here, or on first use with 4
+partitions).
 None of these limits can be set through its C API or its configuration.
 
 Reached through ctypes, because the wheel does not expose the mock's functions in Python. Imports no other client.
