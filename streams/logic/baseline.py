@@ -51,6 +51,12 @@ class Windows:
     expected: Floats
     variance: Floats
 
+    @classmethod
+    def none(cls, layout: Layout) -> Windows:
+        """No window."""
+        nothing, empty = np.empty(0, np.int64), np.empty((0, layout.directions))
+        return cls(nothing, nothing, nothing, empty, empty, empty)
+
     def only(self, is_used: npt.NDArray[np.bool_]) -> Windows:
         """The windows of the lengths that are used, bool[length]."""
         if is_used.all():
@@ -104,8 +110,14 @@ class Baseline:
     def windows(
         self, counts: HourlyCounts, local: LocalHours, lengths: Sequence[int], rows_min: int, hour: Hour
     ) -> Windows:
-        """The windows of these lengths (increasing) that end with ``hour`` and hold ``rows_min`` rows."""
+        """The windows of these lengths (increasing) that end with ``hour`` and hold ``rows_min`` rows.
+
+        A slice without a row in this very hour has nothing new to say: it is left out.
+        """
         layout = counts.layout
+        is_new = counts.scalar(hour, N_INPUT) > 0
+        if not is_new.any():
+            return Windows.none(layout)
         columns = np.zeros((len(lengths), len(layout.slices), layout.columns), np.int32)
         rows = np.zeros((len(lengths), len(layout.slices), DAY_HOURS))
         back = 0
@@ -120,7 +132,7 @@ class Baseline:
                     rows[i, :, local(past)[1]] += counts.scalar(past, N_INPUT)
             back = length
         sizes = rows.sum(2).astype(np.int64)
-        place, where = np.nonzero(sizes >= rows_min)
+        place, where = np.nonzero((sizes >= rows_min) & is_new)
         x = layout.spread_out(columns[place, where]).astype(np.float64)
         expected, variance = np.empty_like(x), np.empty_like(x)
         for s in np.unique(where):

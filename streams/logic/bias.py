@@ -110,17 +110,13 @@ def _sums(total: Ints) -> Sums:
 
 def window_sums(counts: HourlyCounts, lengths: Sequence[int], hour: Hour) -> Sums:
     """Sums of the windows of these lengths (increasing) that end with ``hour``."""
-    height = len(counts.layout.slices)
-    total = np.zeros((len(lengths), height, SUM_PQ + 1), np.int64)
-    back = 0
-    for i, length in enumerate(lengths):
-        if i:
-            total[i] = total[i - 1]
-        for past in range(hour - back, hour - length, -1):
-            rows = counts.due.get(past)
-            if rows is not None:
-                total[i] += rows[:, : SUM_PQ + 1]
-        back = length
+    total = np.zeros((len(lengths), len(counts.layout.slices), SUM_PQ + 1), np.int64)
+    near = [(hour - past, counts.due[past]) for past in range(hour - lengths[-1] + 1, hour + 1) if past in counts.due]
+    if near:
+        age = np.array([age for age, _ in near])
+        rows = np.stack([rows[:, : SUM_PQ + 1] for _, rows in near])
+        for i, length in enumerate(lengths):
+            total[i] = rows[age < length].sum(0)
     return _sums(total)
 
 

@@ -70,12 +70,17 @@ def evidence(windows: Windows, correlation: Floats, policy: MonitorPolicy) -> Fl
     at = (windows.length, windows.slice)
     n = windows.rows.astype(np.float64)[:, None]
     difference = windows.x - windows.expected
-    unit = windows.expected * (n - windows.expected)  # N^2 e(1-e)
-    icc = np.where(difference > 0, correlation[1][at], correlation[0][at])
-    icc += policy.spread_floor**2
+    unit = n - windows.expected
+    unit *= windows.expected  # N^2 e(1-e)
     # z^2 <= 2 g N KL <= 2 V/(V + N^2 icc e(1-e)) (X - Ne)^2 / (N e(1-e))
-    total = windows.variance + icc * unit
-    enough = 2.0 * windows.variance * difference * difference * n >= policy.drift_z**2 * total * unit
+    total = np.where(difference > 0, correlation[1][at], correlation[0][at])
+    total += policy.spread_floor**2
+    total *= unit
+    total += windows.variance
+    difference *= difference
+    difference *= windows.variance
+    difference *= 2.0 * n / policy.drift_z**2
+    enough = difference >= total * unit
     z = np.zeros_like(unit)
     w, d = np.nonzero(enough)
     size = n[w, 0]

@@ -16,6 +16,7 @@ from streams.logic.counts import Hour
 
 PAGE, WARN = "page", "warn"
 TRACKS = (PAGE, WARN)
+INPUT_CHANNELS = ("contract", "drift")
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ class Incident:
         Hour that opened it.
     causes
         Last hour that showed each cause, by :attr:`Sighting.key`.
+    since
+        First hour that showed it.
     first
         Channel, subject and slice of what opened it.
     """
@@ -122,6 +125,7 @@ class Incident:
     severity: str
     opened: Hour
     causes: dict[str, Hour]
+    since: dict[str, Hour]
     first: tuple[str, str, str]
 
 
@@ -137,22 +141,33 @@ class Incidents:
         Hours without any of its causes after which an incident closes.
     open
         By severity.
+    past
+        (channel, first hour, last hour) of the causes of closed paging incidents.
     """
 
     model: str
     version: str
     quiet_hours: int
     open: dict[str, Incident] = field(default_factory=dict)
+    past: list[tuple[str, Hour, Hour]] = field(default_factory=list)
 
     def is_open(self, key: str, severity: str = PAGE) -> bool:
         """Whether the open incident has this cause."""
         incident = self.open.get(severity)
         return incident is not None and key in incident.causes
 
-    def has_channel(self, *channels: str) -> bool:
-        """Whether the open paging incident has a cause of one of these channels."""
+    def blames_inputs(self) -> bool:
+        """Whether the open incident says that inputs are wrong."""
         incident = self.open.get(PAGE)
-        return incident is not None and any(key.partition("/")[0] in channels for key in incident.causes)
+        return incident is not None and any(_channel(key) in INPUT_CHANNELS for key in incident.causes)
+
+    def unhealthy(self, now: Hour, *channels: str) -> list[tuple[Hour, Hour]]:
+        """Hours [first, end) in which a paging cause of these channels was seen; of an open incident up to ``now``."""
+        intervals = [(first, last + 1) for channel, first, last in self.past if channel in channels]
+        incident = self.open.get(PAGE)
+        if incident is not None:
+            intervals += [(first, now + 1) for key, first in incident.since.items() if _channel(key) in channels]
+        return intervals
 
     def step(self, hour: Hour, sightings: list[Sighting]) -> list[AlertRecord]:
         """Take in what one closed hour shows."""
@@ -176,13 +191,15 @@ class Incidents:
             stamp = format_us((hour + 1) * HOUR_US).replace("-", "").replace(":00:00Z", "Z")
             name = f"{self.model}-{stamp}{'' if sighting.severity == PAGE else '-' + sighting.severity}"
             first = (sighting.channel, sighting.subject, sighting.slice)
-            incident = Incident(name, sighting.severity, hour, {}, first)
+            incident = Incident(name, sighting.severity, hour, {}, {}, first)
             self.open[sighting.severity] = incident
-        incident.causes[sighting.key] = hour
+        incident.causes[sighting.key] = incident.since[sighting.key] = hour
         return [self._alert(hour, incident, sighting, state)]
 
     def _close(self, hour: Hour, incident: Incident) -> AlertRecord:
         del self.open[incident.severity]
+        if incident.severity == PAGE:
+            self.past += [(_channel(key), incident.since[key], seen) for key, seen in sorted(incident.causes.items())]
         channel, subject, slice_name = incident.first
         last = max(incident.causes.values())
         message = f"Nothing of it was seen for {self.quiet_hours} hours; it lasted {last - incident.opened + 1} hours."
@@ -221,4 +238,9 @@ class Incidents:
         held = {
             severity: Incident(**{**item, "first": tuple(item["first"])}) for severity, item in data["open"].items()
         }
-        return cls(data["model"], data["version"], data["quiet_hours"], held)
+        past = [(channel, first, last) for channel, first, last in data["past"]]
+        return cls(data["model"], data["version"], data["quiet_hours"], held, past)
+
+
+def _channel(key: str) -> str:
+    return key.partition("/")[0]

@@ -22,12 +22,14 @@ from streams.logic.bias import BiasSpread, judge, usual_bias, window_sums
 from streams.logic.counts import Floats, Hour, HourlyCounts, Layout, LocalHours
 from streams.logic.drift import Candidate, candidates, evidence, strongest
 from streams.logic.impact import Impact, ImpactEvidence
-from streams.logic.incident import PAGE, TRACKS, AlertRecord, Incidents, Sighting
+from streams.logic.incident import INPUT_CHANNELS, PAGE, TRACKS, AlertRecord, Incidents, Sighting
 from streams.logic.invariants import Invariants, strongest_breaches
 from streams.logic.policy import MonitorPolicy
 from streams.logic.sightings import bias_sighting, breach_sighting, drift_sighting
 
 Interval = tuple[Hour, Hour]
+WEEK_DAYS = 7
+"""While history is learnt the spread that its records are judged by is worked out once a week: it moves slowly."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Monitor:
     folded_day: int | None = None
     last_pipe: Hour | None = None
     today: Today | None = None
+    _history_correlation: Floats | None = None
 
     def __post_init__(self) -> None:
         layout = Layout(self.profile, self.info.slice_names)
@@ -262,7 +265,7 @@ class Monitor:
         sums = window_sums(self.counts, self.policy.bias_hours, hour)
         found = judge(sums, today.usual, today.bias_correlation, self.layout.slices, self.policy)
         found = [window for window in found if self._is_clean(hour, window.hours)]
-        is_pipe = self.incidents.has_channel("contract", "drift") or (
+        is_pipe = self.incidents.blames_inputs() or (
             self.last_pipe is not None and hour - self.last_pipe < self.policy.world_hours
         )
         best: dict[str, Sighting] = {}
@@ -286,6 +289,7 @@ class Monitor:
         while self.folded_day < day - self.policy.spread_delay_days:
             self.folded_day += 1
             self._fold(self.folded_day, is_history=self.folded_day < start_day)
+        self._history_correlation = None
         self.today = self._judge_by(day)
         self.invariants.end_day()
         for old in [d for d in self.day_records if d < day - self.policy.kept_days]:
@@ -306,47 +310,63 @@ class Monitor:
         return Today(self._baseline(day), self._usual(day), correlation, self.bias_spread.correlation(self.policy))
 
     def _baseline(self, day: int) -> Baseline:
-        return Baseline.of(self.counts, self.local, self.policy, day, self._same_world(day))
+        return Baseline.of(self.counts, self.local, self.policy, day, self._same_world(day, *INPUT_CHANNELS))
 
     def _usual(self, day: int) -> Floats:
-        return usual_bias(self.counts, self.local, self.policy, day, self._same_world(day))
+        return usual_bias(self.counts, self.local, self.policy, day, self._same_world(day, *INPUT_CHANNELS))
 
     def _fold(self, day: int, *, is_history: bool) -> None:
-        """Take a day that is old enough into the spread; a day of history sets records too."""
-        hours = [h for h in self.local.hours_of(day) if self._is_clean(h, 1)]
-        if not any(h in self.counts.cells or h in self.counts.due for h in hours):
+        """Take a day that is old enough into the spreads; a day of history sets records too."""
+        hours = [h for h in self.local.hours_of(day) if h in self.counts.cells or h in self.counts.due]
+        if not hours:
             return
-        baseline, usual = self._baseline(day), self._usual(day)
-        step = 1 if is_history else self.policy.spread_step_hours
-        correlation = None
-        if is_history and self.spread.days >= self.policy.spread_days_min:
-            correlation = self.spread.correlation(self.layout, self.policy)
-        lengths, bias_lengths = self.policy.drift_hours, self.policy.bias_hours
-        for hour in hours[::step]:
-            used = np.array([self._is_clean(hour, n) for n in bias_lengths])
-            self.bias_spread.fold(window_sums(self.counts, bias_lengths, hour), usual, self.policy.rows_min, used)
-            if baseline.days < self.policy.baseline_days_min:
-                continue
+        self._fold_bias(day, hours)
+        baseline = self._baseline(day)
+        if baseline.days < self.policy.baseline_days_min:
+            return
+        lengths, is_known = self.policy.drift_hours, self._same_world(day, *INPUT_CHANNELS)
+        correlation = self._record_correlation() if is_history else None
+        healthy = [h for h in hours if is_known(h)]
+        for hour in healthy[:: 1 if is_history else self.policy.spread_step_hours]:
             windows = baseline.windows(self.counts, self.local, lengths, self.policy.rows_min, hour)
+            windows = windows.only(np.array([self._is_clean(hour, n, *INPUT_CHANNELS) for n in lengths]))
             block = self.local(hour)[1] // BLOCK_HOURS
             if correlation is not None:
                 z = evidence(windows, correlation[:, block], self.policy)
                 self._keep_record(hour, strongest(z, windows, self.layout, len(lengths)), set())
-            self.spread.fold(block, windows.only(np.array([self._is_clean(hour, n) for n in lengths])))
-        self.bias_spread.days += 1
-        if baseline.days >= self.policy.baseline_days_min:
-            self.spread.end_day(self.layout.spread_out(self.counts.column_sums(hours)) > 0)
+            self.spread.fold(block, windows)
+        if healthy:
+            self.spread.end_day(self.layout.spread_out(self.counts.column_sums(healthy)) > 0)
 
-    def _is_clean(self, hour: Hour, length: int) -> bool:
-        """Whether a window touches no excluded hour and lies in one world."""
+    def _fold_bias(self, day: int, hours: Sequence[Hour]) -> None:
+        usual, lengths = self._usual(day), self.policy.bias_hours
+        is_known = self._same_world(day, *INPUT_CHANNELS)
+        healthy = [h for h in hours if is_known(h)]
+        for hour in healthy[:: self.policy.spread_step_hours]:
+            used = np.array([self._is_clean(hour, n, *INPUT_CHANNELS) for n in lengths])
+            self.bias_spread.fold(window_sums(self.counts, lengths, hour), usual, self.policy.rows_min, used)
+        self.bias_spread.days += bool(healthy)
+
+    def _record_correlation(self) -> Floats | None:
+        if self.spread.days < self.policy.spread_days_min:
+            return None
+        if self._history_correlation is None or self.spread.days % WEEK_DAYS == 0:
+            self._history_correlation = self.spread.correlation(self.layout, self.policy)
+        return self._history_correlation
+
+    def _is_clean(self, hour: Hour, length: int, *channels: str) -> bool:
+        """Whether a window touches no hour that was confirmed, or found by these channels, and lies in one world."""
         first = hour - length + 1
-        if any(first < end and hour >= start for start, end in self.excluded):
+        unhealthy = (*self.excluded, *(self.incidents.unhealthy(self.next_hour, *channels) if channels else ()))
+        if any(first < end and hour >= start for start, end in unhealthy):
             return False
         return not any(first < epoch <= hour for epoch in self.epochs)
 
-    def _same_world(self, day: int) -> _SameWorld:
-        noon = self.local.hours_of(day)[-1]
-        return _SameWorld(tuple(self.excluded), tuple(self.epochs), sum(e <= noon for e in self.epochs))
+    def _same_world(self, day: int, *channels: str) -> _SameWorld:
+        """The hours that may teach about a day: what was found wrong by these channels, or confirmed, never does."""
+        last = self.local.hours_of(day)[-1]
+        unhealthy = (*self.excluded, *self.incidents.unhealthy(self.next_hour, *channels))
+        return _SameWorld(unhealthy, tuple(self.epochs), sum(e <= last for e in self.epochs))
 
 
 @dataclass(frozen=True)
