@@ -1,8 +1,8 @@
 """Build a dataset: the rows to learn from and the rows to be judged by, as one Parquet file and its manifest.
 
-One row has one place: ``train`` (before the held-out block), ``gate`` (the newest block, or a table given for it),
-``out`` (a reviewer's verdict says that it counts for neither) or none (not mature, or without a label). No id is on two
-sides. All recipes of a run work on the same file.
+One row has one place: ``train`` (before the held-out block), ``gate`` (the newest whole days, or a table given for
+it), ``tail`` (the day that has just begun), ``out`` (a reviewer's verdict says that it counts for neither) or none (not
+mature, or without a label). No id is on two sides. All recipes of a run work on the same file.
 """
 
 from __future__ import annotations
@@ -159,7 +159,8 @@ def _assemble(paths: Paths, request: DatasetRequest) -> tuple[Path, Manifest]:
     live = with_answers(joined, contract, request.facts, request.as_of_us)
     change = change_us(request.recipes)
     gate_from = held_out_from(request.as_of_us, contract.timezone, request.holdout_days, change)
-    live = live.with_columns(split=_split(gate_from, has_table=request.gate_table is not None))
+    today = held_out_from(request.as_of_us, contract.timezone, 0, None)
+    live = live.with_columns(split=_split(gate_from, today, has_table=request.gate_table is not None))
     tables = []
     if request.base is not None:
         tables.append(_as_rows(pl.read_parquet(request.base), _base_split(request.base_holdout, gate_from)))
@@ -180,14 +181,17 @@ def _assemble(paths: Paths, request: DatasetRequest) -> tuple[Path, Manifest]:
     return draft, Manifest(document)
 
 
-def _split(gate_from: int, *, has_table: bool) -> pl.Expr:
-    held_out = pl.lit(value=False) if has_table else pl.col(TIME) >= gate_from
+def _split(gate_from: int, today: int, *, has_table: bool) -> pl.Expr:
+    """The gate judges by whole days; the rows of the day that has just begun only help the winner's second fit."""
+    is_late = pl.lit(value=False) if has_table else pl.col(TIME) >= gate_from
     return (
         pl.when(pl.col("is_out"))
         .then(pl.lit("out"))
         .when(pl.col("y").is_null())
         .then(None)
-        .when(held_out)
+        .when(is_late & (pl.col(TIME) >= today))
+        .then(pl.lit("tail"))
+        .when(is_late)
         .then(pl.lit("gate"))
         .otherwise(pl.lit("train"))
     )

@@ -115,7 +115,7 @@ def evaluate(policy: GatePolicy, evidence: Evidence, seed: int = 0) -> Report:
     failed = [check for check in checks if check.verdict == "fail"]
     open_ = [check for check in checks if check.verdict == "inconclusive"]
     verdict: Verdict = "fail" if failed else "inconclusive" if open_ else "pass"
-    told = failed or open_
+    told = [*failed, *open_]
     reason = "; ".join(_telling(check) for check in told[:3]) if told else "every check passed"
     if len(told) > 3:
         reason += f"; and {len(told) - 3} more"

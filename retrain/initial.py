@@ -124,7 +124,8 @@ def _first(
     if manifest.failed_checks:
         raise DatasetRefusedError("; ".join(check["reason"] for check in manifest.failed_checks))
     setting = Setting(paths, contract, policy, manifest, (mixed(),), None)
-    fit, reference, metrics = _fit_both(Tournament(setting), manifest)
+    with Tournament(setting) as tournament:
+        fit, reference, metrics = _fit_both(tournament, manifest)
     ArtifactStore(paths).adopt(fit.folder / "artifact", fit.told["artifact_sha256"])
     with write(engine) as connection:
         leases.check(connection, lease)

@@ -9,24 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, Self
 
 import polars as pl
 
 from retrain.artifacts import library_versions
 from retrain.errors import TrainerFailedError, TrainerMemoryError, TrainerTimeoutError
 from retrain.paths import Paths, file_sha256
-from retrain.train import CASES, ERROR, OUTPUT, RESULT, SCORES, Spec
+from retrain.train import CASES, DONE, ERROR, EXIT_FAILED, LOG, OUTPUT, REPORTED, RESULT, SCORES, Spec
 
-LOG = "log.txt"
 LOG_TAIL_CHARS = 400
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -68,34 +70,87 @@ def fit_key(spec: Spec, rows_sha256: str) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
+class _Process:
+    """One training subprocess, used for one spec after the other."""
+
+    def __init__(self, memory_limit_bytes: int) -> None:
+        command = [sys.executable, "-m", "retrain.train", str(memory_limit_bytes), str(os.getpid())]
+        self.popen = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | ONE_THREAD,
+            start_new_session=True,
+        )
+
+    def work(self, spec_path: Path, limit_s: float) -> int | None:
+        """Run one spec: 0 if it is done, EXIT_FAILED if it reported an error, another code if the process ended, None
+        if the time is over. The process can take another spec after a 0 only."""
+        assert self.popen.stdin is not None
+        assert self.popen.stdout is not None
+        try:
+            self.popen.stdin.write(f"{spec_path}\n".encode())
+            self.popen.stdin.flush()
+        except BrokenPipeError:
+            return self.popen.wait()
+        if not select.select([self.popen.stdout], [], [], limit_s)[0]:
+            return None
+        answer = self.popen.stdout.readline().decode().strip()
+        if answer == DONE:
+            return 0
+        return EXIT_FAILED if answer == REPORTED else self.popen.wait()
+
+    def end(self) -> None:
+        """Kill the process and all that it started."""
+        try:
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.popen.wait()
+        for pipe in (self.popen.stdin, self.popen.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+
+
 class Launcher:
-    """Runs specs in subprocesses.
+    """Runs specs in subprocesses; a context manager, at whose end no subprocess is left.
 
     Parameters
     ----------
     time_limit_s
-        Of each subprocess; it is killed with everything that it started.
+        Of each spec; its process is killed with everything that it started.
     parallel
-        How many run at once.
+        How many processes there are at most.
     """
 
     def __init__(self, paths: Paths, *, time_limit_s: float, memory_limit_mb: int, parallel: int = 2) -> None:
         self.paths = paths
         self.time_limit_s = time_limit_s
         self.memory_limit_bytes = memory_limit_mb << 20
-        self.parallel = parallel
+        # A subprocess dies with the thread that started it (PR_SET_PDEATHSIG), so the threads live as long as we do.
+        self._threads = ThreadPoolExecutor(parallel, thread_name_prefix="fit")
+        self._idle: SimpleQueue[_Process] = SimpleQueue()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while not self._idle.empty():
+            self._idle.get().end()
+        self._threads.shutdown()
 
     def run_all(self, specs: Sequence[Spec], rows_sha256: str) -> list[FitResult | TrainerFailedError]:
         """Run the specs; a failure is a value, so that one trainer cannot take the others with it."""
 
         def one(spec: Spec) -> FitResult | TrainerFailedError:
             try:
-                return self.run(spec, rows_sha256)
+                return self._run(spec, rows_sha256)
             except TrainerFailedError as error:
                 return error
 
-        with ThreadPoolExecutor(self.parallel, thread_name_prefix="fit") as pool:
-            return list(pool.map(one, specs))
+        return list(self._threads.map(one, specs))
 
     def run(self, spec: Spec, rows_sha256: str) -> FitResult:
         """Run one spec, or find what it left when it ran before.
@@ -103,9 +158,11 @@ class Launcher:
         Raises
         ------
         TrainerFailedError
-            If the subprocess failed, or took too long (:class:`TrainerTimeoutError`) or too much
-            (:class:`TrainerMemoryError`).
+            If it failed, or took too long (:class:`TrainerTimeoutError`) or too much (:class:`TrainerMemoryError`).
         """
+        return self._threads.submit(self._run, spec, rows_sha256).result()
+
+    def _run(self, spec: Spec, rows_sha256: str) -> FitResult:
         spec = replace(spec, memory_limit_bytes=self.memory_limit_bytes)
         folder = self.paths.fit(fit_key(spec, rows_sha256))
         if (folder / RESULT).exists():
@@ -115,41 +172,30 @@ class Launcher:
         draft.mkdir(parents=True)
         spec = replace(spec, out=str(draft))
         (draft / "spec.json").write_text(spec.to_json())
-        self._wait(draft)
+        self._work(draft)
         try:
             draft.rename(folder)
         except OSError:  # another process finished the same fit first
             shutil.rmtree(draft, ignore_errors=True)
         return FitResult(folder, json.loads((folder / RESULT).read_text()) | {"reused": False})
 
-    def _wait(self, draft: Path) -> None:
-        command = [sys.executable, "-m", "retrain.train", str(draft / "spec.json"), str(os.getpid())]
-        with (draft / LOG).open("wb") as log:
-            process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                env=os.environ | ONE_THREAD,
-                start_new_session=True,
-            )
-            try:
-                code = process.wait(self.time_limit_s)
-            except subprocess.TimeoutExpired:
-                raise TrainerTimeoutError(f"The trainer took longer than {self.time_limit_s:g} s.") from None
-            finally:
-                _kill(process)
+    def _work(self, draft: Path) -> None:
+        try:
+            process = self._idle.get_nowait()
+        except Empty:
+            process = _Process(self.memory_limit_bytes)
+        code: int | None = EXIT_FAILED
+        try:
+            code = process.work(draft / "spec.json", self.time_limit_s)
+        finally:
+            if code == 0:
+                self._idle.put(process)
+            else:
+                process.end()
+        if code is None:
+            raise TrainerTimeoutError(f"The trainer took longer than {self.time_limit_s:g} s.")
         if code != 0:
             raise _failure(draft, code)
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the subprocess and all that it started."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()
 
 
 def _failure(draft: Path, code: int) -> TrainerFailedError:
@@ -160,7 +206,8 @@ def _failure(draft: Path, code: int) -> TrainerFailedError:
         return TrainerFailedError(told["message"], action=told.get("advice") or TrainerFailedError.action)
     if code < 0:
         return TrainerFailedError(f"The trainer was ended by {signal.Signals(-code).name}.")
-    tail = (draft / LOG).read_text(errors="replace")[-LOG_TAIL_CHARS:].strip()
+    log = draft / LOG
+    tail = log.read_text(errors="replace")[-LOG_TAIL_CHARS:].strip() if log.exists() else ""
     return TrainerFailedError(f"The trainer ended with exit code {code}: {tail or 'it said nothing'}")
 
 

@@ -238,14 +238,14 @@ class _Run:
             cases=write_cases(cases, self.paths.run(self.run_id)),
             boundaries=self.known.boundaries,
         )
-        tournament = Tournament(setting)
-        self.challengers = tournament.compete()
-        for challenger in self.challengers:
-            self._report(challenger)
-        best = winner(self.challengers)
-        if best is None:
-            return self.end(REFUSED, self._refusal())
-        return self._crown(tournament, best)
+        with Tournament(setting) as tournament:
+            self.challengers = tournament.compete()
+            for challenger in self.challengers:
+                self._report(challenger)
+            best = winner(self.challengers)
+            if best is None:
+                return self.end(REFUSED, self._refusal())
+            return self._crown(tournament, best)
 
     def _look(self) -> _Known:
         with read(self.engine) as connection:
@@ -347,7 +347,7 @@ class _Run:
         """
         manifest = self.manifest
         assert manifest is not None
-        fit = tournament.launcher.run(tournament.spec(best.recipe, ("train", "gate")), manifest.rows_sha256)
+        fit = tournament.launcher.run(tournament.spec(best.recipe, ("train", "gate", "tail")), manifest.rows_sha256)
         numbers = fit.outputs().drop("prediction_id").to_numpy()
         if not np.isfinite(numbers).all():
             raise TrainerFailedError("Some of its predictions are not numbers.")

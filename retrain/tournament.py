@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -64,7 +64,7 @@ class Setting:
 
 
 class Tournament:
-    """Fits, judges and compares the recipes of one run."""
+    """Fits, judges and compares the recipes of one run; a context manager, which ends its subprocesses."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -83,6 +83,12 @@ class Tournament:
         deviation = float(np.std(self.train_y))
         self.scale = deviation if setting.contract.target.kind == "regression" and deviation > 0 else 1.0
         self.cases = pl.read_parquet(setting.cases) if setting.cases else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.launcher.__exit__()
 
     def compete(self) -> list[Challenger]:
         """Train and judge every recipe."""

@@ -1,8 +1,9 @@
-"""The training subprocess: ``python -m retrain.train SPEC.json``.
+"""The training subprocess: ``python -m retrain.train MEMORY_LIMIT PARENT``, with the paths of specs on its stdin.
 
-One process fits one challenger (or scores with one artifact) and exits. It sets its own memory limit, dies with its
-parent, writes into the folder that the spec names, and says how it went in ``result.json`` or ``error.json``. What it
-learns from is the dataset's Parquet file; the same spec gives the same artifact.
+A spec is one fit (or one scoring with an artifact). Importing scikit-learn costs more than a second of CPU, so one
+process takes several specs, one after the other; it is killed and replaced when one of them fails. It sets its own
+memory limit, dies with its parent, writes into the folder that the spec names, and says how it went in ``result.json``
+or ``error.json``. What it learns from is the dataset's Parquet file; the same spec gives the same artifact.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import resource
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 RESULT, ERROR, SCORES, CASES, ARTIFACT = "result.json", "error.json", "scores.parquet", "cases.parquet", "artifact"
 EXIT_FAILED = 3
+LOG = "log.txt"
+DONE, REPORTED = "done", "reported"
+"""Answers on stdout: the result, or the error, is in its file."""
 PR_SET_PDEATHSIG = 1
 OUTPUT = "p_"
 
@@ -89,6 +94,8 @@ def run(spec: Spec) -> dict[str, Any]:
     from retrain.artifacts import load_artifact
     from retrain.columns import with_columns
 
+    _forget_peak()
+    cpu_started = time.process_time()
     key = Path(spec.key_file).read_bytes()
     out = Path(spec.out)
     parent = load_artifact(Path(spec.parent[0]), spec.parent[1], key=key) if spec.parent else None
@@ -97,13 +104,13 @@ def run(spec: Spec) -> dict[str, Any]:
     if spec.job == "score":
         assert parent is not None
         _score(parent, rows, cases, out)
-        return _finish(out, {"seconds": 0.0})
+        return _finish(out, {"seconds": 0.0}, cpu_started)
     started = time.perf_counter()
     fitted, told = _fit(spec, rows, parent)
     told["seconds"] = round(time.perf_counter() - started, 3)
     predictor = _keep(spec, fitted, told, rows, key)
     _score(predictor, rows, cases, out)
-    return _finish(out, told)
+    return _finish(out, told, cpu_started)
 
 
 def _fit(spec: Spec, rows: pl.DataFrame, parent: Predictor | None) -> tuple[Fitted, dict[str, Any]]:
@@ -172,10 +179,27 @@ def _score(predictor: Predictor, rows: pl.DataFrame, cases: pl.DataFrame | None,
             frame.select("prediction_id").with_columns(columns).write_parquet(out / name)
 
 
-def _finish(out: Path, told: dict[str, Any]) -> dict[str, Any]:
-    told["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _finish(out: Path, told: dict[str, Any], cpu_started: float) -> dict[str, Any]:
+    told["cpu_seconds"] = round(time.process_time() - cpu_started, 3)
+    told["peak_rss_bytes"] = _peak_rss_bytes()
     (out / RESULT).write_text(json.dumps(told, sort_keys=True))
     return told
+
+
+def _peak_rss_bytes() -> int:
+    """The largest memory of this process since :func:`_forget_peak`."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _forget_peak() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
 
 
 def _confine(memory_limit_bytes: int) -> None:
@@ -185,30 +209,40 @@ def _confine(memory_limit_bytes: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def main(arguments: list[str]) -> int:
-    """Run the spec of the file that the arguments name."""
-    spec = Spec.from_json(Path(arguments[0]).read_text())
-    parent_id = int(arguments[1])
-    _confine(spec.memory_limit_bytes)
-    if os.getppid() != parent_id:
-        return EXIT_FAILED
+def work(spec_path: Path) -> bool:
+    """Run the spec of a file; whether it went well. What it says goes to a log beside it."""
     from schemas.errors import FlywheelError
 
+    spec = Spec.from_json(spec_path.read_text())
     try:
         run(spec)
     except MemoryError:
         told = {"kind": "memory", "message": f"more than {spec.memory_limit_bytes >> 20} MB"}
     except FlywheelError as error:
         told = {"kind": type(error).__name__, "message": error.message, "advice": error.advice}
-    except Exception as error:  # the trainer's own, whatever it is: it ends this process, not the run
-        import traceback
-
+    except Exception as error:  # the trainer's own, whatever it is: it ends this job, not the run
         traceback.print_exc()
         told = {"kind": "error", "message": f"{type(error).__name__}: {error}"}
     else:
-        return 0
+        return True
     (Path(spec.out) / ERROR).write_text(json.dumps(told))
-    return EXIT_FAILED
+    return False
+
+
+def main(arguments: list[str]) -> int:
+    """Confine this process, then run the specs whose paths come on stdin, and answer each on stdout."""
+    memory_limit_bytes, parent_id = int(arguments[0]), int(arguments[1])
+    _confine(memory_limit_bytes)
+    if os.getppid() != parent_id:  # it ended before the kernel was asked to tell us
+        return EXIT_FAILED
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    for line in sys.stdin:
+        path = Path(line.strip())
+        with (path.parent / LOG).open("ab") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        answers.write(f"{DONE if work(path) else REPORTED}\n")
+    return 0
 
 
 if __name__ == "__main__":
