@@ -7,9 +7,11 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -37,6 +39,7 @@ CHECKPOINT_INTERVAL_S = 10.0
 HEARTBEAT_INTERVAL_S = 5.0
 IN_HAND_BATCHES_MAX = 4
 """A topic is paused when this many micro-batches of one partition are in hand, and goes on at one."""
+_VALUE, _KEY, _ERROR = methodcaller("value"), methodcaller("key"), methodcaller("error")
 
 log = structlog.get_logger("flywheel.plane")
 
@@ -133,8 +136,9 @@ class DataPlane:
         self._spent("consume" if messages else "idle", started)
         if self._failure is not None:
             raise self._failure
-        good = [m for m in messages if m.error() is None]
-        if len(good) < len(messages):
+        good = messages
+        if any(map(_ERROR, messages)):
+            good = [m for m in messages if m.error() is None]
             self._on_errors([m for m in messages if m.error() is not None])
         for name, partition, first, last, offsets in runs(good):
             numbered = self._numbers.get(partition)
@@ -157,37 +161,42 @@ class DataPlane:
         self._look(number, numbered)
         while (taken := numbered.frontier.take(self._s.batch_records)) is not None:
             started = time.perf_counter()
-            batches: list[dict[str, Batch]] = []
+            batches: list[dict[str, Batch]] = [{} for _ in SOURCES]
             clock: Clock | None = None
-            for place, chunks in enumerate(taken):
-                events: list[tuple[Chunk, Decoded, str]] = []
-                for chunk in chunks:
-                    good = self._decode(number, place, chunk)
-                    events += [(chunk, part, model) for part, model in good]
-                    ticked = numbered.advance(place, chunk, good)
-                    if place == TOPIC_PREDICTIONS:
-                        clock = ticked if clock is None else clock.then(ticked)
-                batches.append(Batch.by_model(events))
+            is_news = False
+            for place, chunk in enumerate(taken):
+                if chunk is None:
+                    continue
+                is_news |= int(chunk.offsets[-1]) >= numbered.tracks[place].commit[0]
+                good = self._decode(number, place, chunk)
+                ticked = numbered.advance(place, chunk, good)
+                clock = ticked if place == TOPIC_PREDICTIONS else clock
+                batches[place] = Batch.by_model(chunk, good)
             self._spent("decode", started)
             started = time.perf_counter()
-            self._send(numbered.work(batches, clock))
-            self.metrics["worked"] += sum(len(chunk) for chunks in taken for chunk in chunks)
+            found = numbered.work(batches, clock)
+            if is_news:
+                self._send(found)
+            self.metrics["worked"] += sum(len(chunk) for chunk in taken if chunk is not None)
             self._spent("work", started)
         late = sum(each.late for each in numbered.frontier.logs)
         if late:
             self._on_late(number, numbered, late)
 
     def _decode(self, number: int, place: int, chunk: Chunk) -> list[tuple[Decoded, str]]:
-        values, keys = [m.value() for m in chunk.messages], [m.key() for m in chunk.messages]
+        values, keys = list(map(_VALUE, chunk.messages)), list(map(_KEY, chunk.messages))
         decoded, bad = self._decoders[place].decode(values, keys)
         good, misplaced = self._checkers[place].check(decoded, chunk)
-        bad += misplaced
+        track = self._numbers[number].tracks[place]
+        first = track.commit[0]  # what is before was archived and told; it is read again for the join store
+        bad = [item for item in (*bad, *misplaced) if chunk.offsets[item.place] >= first]
         if bad:
-            numbered = self._numbers[number]
-            numbered.tracks[place].count("dead", (chunk.offsets[item.place] for item in bad))
+            track.count("dead", (chunk.offsets[item.place] for item in bad))
             self._emitter.dead_letters(TOPICS[place], number, chunk, bad, now_us())
         for part, _ in good:
             frame = part.frame.with_columns(offset=chunk.offsets[part.places], broker_ts=chunk.timestamps[part.places])
+            if chunk.offsets[0] < first:
+                frame = frame.filter(pl.col("offset") >= first)
             self._archive.add(SOURCES[place], number, part.schema_id, frame)
         return good
 
@@ -308,9 +317,8 @@ class DataPlane:
     def _save(self) -> None:
         self._last_checkpoint = time.monotonic()
         for number, numbered in self._numbers.items():
-            marks = [track.commit[0] for track in numbered.tracks]
             for timers in numbered.timers.values():
-                timers.forget(marks[TOPIC_PREDICTIONS])
+                timers.forget(self._committed[TOPICS[TOPIC_PREDICTIONS], number])
             tracks = numbered.tracks
             place = checkpoint.Checkpoint(
                 tuple(t.position for t in tracks),
@@ -363,9 +371,9 @@ class DataPlane:
     def _start(self, number: int, found: Resume) -> Numbered:
         s = self._s
         tracks = [
-            Track(name, position, committed, s.segment_records, marks)
-            for name, position, committed, marks in zip(
-                TOPICS, found.positions, found.committed, found.marks, strict=True
+            Track(name, position, start, committed, marks, s.segment_records)
+            for name, position, start, committed, marks in zip(
+                TOPICS, found.positions, found.starts, found.committed, found.marks, strict=True
             )
         ]
         logs = [Log(place, track.position, track.order_ts) for place, track in enumerate(tracks)]

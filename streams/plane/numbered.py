@@ -80,12 +80,11 @@ class Timers:
 
     @classmethod
     def of(cls, table: pl.DataFrame, resume_offset: int) -> Timers:
-        """From a checkpoint; timers that ran out at a prediction that will be read again run again."""
+        """From a checkpoint: those that predictions before the offset started and none before it let run out."""
         timers = cls()
         crossed = pl.col("crossed_offset")
-        timers.add(
-            table.filter((crossed < 0) | (crossed >= resume_offset)).with_columns(crossed_offset=pl.lit(-1, pl.Int64))
-        )
+        is_running = (pl.col("offset") < resume_offset) & ((crossed < 0) | (crossed >= resume_offset))
+        timers.add(table.filter(is_running).with_columns(crossed_offset=pl.lit(-1, pl.Int64)))
         return timers
 
 
@@ -103,21 +102,20 @@ class Batch:
         return self.order_ts * ORDER_TOPICS
 
     @classmethod
-    def by_model(cls, events: list[tuple[Chunk, Decoded, str]]) -> dict[str, Batch]:
+    def by_model(cls, chunk: Chunk, good: list[tuple[Decoded, str]]) -> dict[str, Batch]:
         """One batch a model, of the checked events of one topic."""
-        found: dict[str, list[tuple[Chunk, Decoded]]] = {}
-        for chunk, part, model in events:
-            found.setdefault(model, []).append((chunk, part))
+        found: dict[str, list[Decoded]] = {}
+        for part, model in good:
+            found.setdefault(model, []).append(part)
         batches = {}
         for model, pieces in found.items():
-            frames = [part.frame for _, part in pieces]
-            offsets = np.concatenate([chunk.offsets[part.places] for chunk, part in pieces])
-            order_ts = np.concatenate([chunk.order_ts[part.places] for chunk, part in pieces])
-            frame = frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
-            by = np.argsort(offsets, kind="stable")
-            if (by != np.arange(len(by))).any():
-                frame, offsets, order_ts = frame[by], offsets[by], order_ts[by]
-            batches[model] = cls(frame, offsets, order_ts)
+            frame, places = pieces[0].frame, pieces[0].places
+            if len(pieces) > 1:
+                places = np.concatenate([part.places for part in pieces])
+                by = np.argsort(places, kind="stable")
+                frame = pl.concat([part.frame for part in pieces], how="diagonal_relaxed")[by]
+                places = places[by]
+            batches[model] = cls(frame, chunk.offsets[places], chunk.order_ts[places])
         return batches
 
 
@@ -128,11 +126,6 @@ class Clock:
     offsets: Ints
     order_ts: Ints
     newest_us: Ints
-
-    def then(self, later: Clock) -> Clock:
-        """This stretch and the next."""
-        pairs = ((self.offsets, later.offsets), (self.order_ts, later.order_ts), (self.newest_us, later.newest_us))
-        return Clock(*(np.concatenate(pair) for pair in pairs))
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """Where a partition number goes on, and with which store.
 
 The join store on disk is used when it belongs to this log and its offsets lie within the topics; else the log is read
-again from now minus the join horizon. Reading starts at a segment's start at or before both the committed offset and
-the store's position: what is read twice changes nothing, because a record joins only with those before it.
+again from now minus the join horizon. Reading starts at the committed offset or at the store's position, whichever is
+first: what is read twice changes nothing, because a record joins only with those before it.
 
 An embedded broker forgets its log when it stops. The archive has it: the rows up to the ends that were merged are put
 into the store as coming before everything, so that the same events sent again are duplicates and late truths still find
@@ -44,11 +44,12 @@ log = structlog.get_logger("flywheel.plane")
 
 @dataclass
 class Resume:
-    """Where to start reading, what is committed, and the store that fits; for each topic."""
+    """Where each topic is read from and what is committed, with the running maxima before both; the store that fits."""
 
-    positions: list[int]
-    committed: list[int]
-    marks: list[tuple[int, int]]
+    committed: list[int] = field(default_factory=list)
+    marks: list[tuple[int, int]] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    starts: list[tuple[int, int]] = field(default_factory=list)
     stores: dict[str, ModelStore] | None = None
     timers: dict[str, Timers] = field(default_factory=dict)
     versions: Versions = field(default_factory=Versions)
@@ -65,10 +66,9 @@ def resume(
     RecordsGoneError
         If the committed offset is below the start of a topic, unless the loss was accepted.
     """
-    size = settings.segment_records
     ends = [consumer.get_watermark_offsets(_at(noun, number), timeout=TIMEOUT_S) for noun in SOURCES]
     known = consumer.committed([_at(noun, number) for noun in SOURCES], timeout=TIMEOUT_S)
-    found = Resume([], [], [])
+    found = Resume()
     for noun, (low, _), at in zip(SOURCES, ends, known, strict=True):
         committed = at.offset if at.offset >= 0 else low
         if committed < low:
@@ -85,20 +85,24 @@ def resume(
     held = checkpoint.load(settings.join_dir / f"{number:04d}", stamped, plans)
     if held is not None:
         place, stores, timers, versions = held
-        positions = [
-            max(low, min(c, p) // size * size) if p < c else c
-            for c, p, (low, _) in zip(found.committed, place.positions, ends, strict=True)
-        ]
         if all(low <= p <= high for p, (low, high) in zip(place.positions, ends, strict=True)):
-            found.positions, found.stores, found.versions = positions, stores, versions
-            again = positions[TOPIC_PREDICTIONS]
+            found.stores, found.versions = stores, versions
+            seen = zip(place.positions, place.orders_ts, place.newest_us, strict=True)
+            for (position, order_ts, newest_us), c, marks in zip(seen, found.committed, found.marks, strict=True):
+                found.positions.append(min(position, c))
+                found.starts.append((order_ts, newest_us) if position < c else marks)
+            again = found.positions[TOPIC_PREDICTIONS]
             found.timers = {model: Timers.of(table, again) for model, table in timers.items()}
             return found
         log.warning("join_store_out_of_range", partition=number, positions=place.positions)
     if all(c == low for c, (low, _) in zip(found.committed, ends, strict=True)):
-        found.positions = list(found.committed)
+        found.positions, found.starts = list(found.committed), list(found.marks)
         return found
     found.positions = _rebuild_from(consumer, number, settings, found.committed, [low for low, _ in ends])
+    found.starts = [
+        marks if position == c else (0, NO_EVENT)
+        for position, c, marks in zip(found.positions, found.committed, found.marks, strict=True)
+    ]
     log.info("join_store_rebuilt", partition=number, from_offsets=found.positions, committed=found.committed)
     return found
 

@@ -70,21 +70,20 @@ class Track:
 
     Parameters
     ----------
-    position
-        Where reading starts; before ``committed`` when the join store has to be caught up.
-    committed
-        The group's committed offset: segments below it were acknowledged, and are read again for the store only.
-    marks
-        Running maxima (order time stamp, newest event time) of the log before ``committed``.
+    position, start
+        Where reading starts, and the running maxima (order time stamp, newest event time) of the log before it.
+    committed, marks
+        The group's committed offset, and the same of the log before it. Segments below it were acknowledged; what is
+        read of them (when the join store has to be caught up) is for the store only.
     """
 
     def __init__(
-        self, topic: str, position: int, committed: int, size: int, marks: tuple[int, int] = (0, NO_EVENT)
+        self, topic: str, position: int, start: tuple[int, int], committed: int, marks: tuple[int, int], size: int
     ) -> None:
         self.topic = topic
         self.size = size
         self.position = position
-        self.order_ts, self.newest_event_us = marks if position == committed else (0, NO_EVENT)
+        self.order_ts, self.newest_event_us = start
         self.segments: dict[int, Segment] = {}
         self._committed = (committed, *marks)
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 TIMESTAMP_LOG_APPEND = 2
 NEVER = 2**62
+_OFFSET, _PARTITION, _TOPIC = methodcaller("offset"), methodcaller("partition"), methodcaller("topic")
 
 
 @dataclass
@@ -39,37 +42,43 @@ class Chunk:
             Chunk(self.messages[count:], self.offsets[count:], self.timestamps[count:], self.order_ts[count:]),
         )
 
+    @classmethod
+    def join(cls, chunks: Sequence[Chunk]) -> Chunk:
+        """Chunks of one source partition, in their order, as one."""
+        if len(chunks) == 1:
+            return chunks[0]
+        columns = ("offsets", "timestamps", "order_ts")
+        joined = [np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in columns]
+        return cls([message for chunk in chunks for message in chunk.messages], *joined)
+
 
 def runs(messages: Sequence[Any]) -> list[tuple[str, int, int, int, Ints]]:
-    """Cut what one call of ``consume`` returned into runs of one source partition.
-
-    Only offsets are asked of every message; topic and partition at the ends of consecutive offsets, and by bisection
-    where those differ.
+    """Cut what one call of ``consume`` returned into runs of one source partition and consecutive offsets.
 
     Returns
     -------
     list of (topic, partition, first, last + 1, offsets)
     """
-    if not messages:
+    n = len(messages)
+    if not n:
         return []
-    offsets = np.fromiter((m.offset() for m in messages), np.int64, len(messages))
-    breaks = np.flatnonzero(np.diff(offsets) != 1) + 1
+    offsets = np.fromiter(map(_OFFSET, messages), np.int64, n)
+    partitions = np.fromiter(map(_PARTITION, messages), np.int64, n)
+    is_break = (np.diff(offsets) != 1) | (np.diff(partitions) != 0)
+    starts = [0, *(np.flatnonzero(is_break) + 1).tolist(), n]
     found: list[tuple[str, int, int, int, Ints]] = []
-    for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(messages)], strict=True):
-        _same(messages, start, stop, offsets, found)
+    for start, stop in pairwise(starts):
+        names = list(map(_TOPIC, messages[start:stop]))
+        while names:
+            same = len(names) if names.count(names[0]) == len(names) else _same(names)
+            found.append((names[0], int(partitions[start]), start, start + same, offsets[start : start + same]))
+            start, names = start + same, names[same:]
     return found
 
 
-def _same(
-    messages: Sequence[Any], start: int, stop: int, offsets: Ints, found: list[tuple[str, int, int, int, Ints]]
-) -> None:
-    first, last = messages[start], messages[stop - 1]
-    if first.topic() == last.topic() and first.partition() == last.partition():
-        found.append((first.topic(), first.partition(), start, stop, offsets[start:stop]))
-        return
-    middle = (start + stop) // 2
-    _same(messages, start, middle, offsets, found)
-    _same(messages, middle, stop, offsets, found)
+def _same(names: list[str]) -> int:
+    """How many names from the first on are equal: another topic's record may have just the next offset."""
+    return next(i for i, name in enumerate(names) if name != names[0])
 
 
 def timestamps(messages: Sequence[Any]) -> Ints:
@@ -176,7 +185,7 @@ class Frontier:
             and any(int(log.chunks[0].order_ts[0]) >= other.limit(log.place, self._slack_ms) for log in held)
         ]
 
-    def take(self, at_most: int) -> list[list[Chunk]] | None:
+    def take(self, at_most: int) -> list[Chunk | None] | None:
         """Take out about ``at_most`` records that may be worked on, by topic, cut between time stamps; None: none."""
         limits = self.limits()
         cut = NEVER
@@ -195,4 +204,4 @@ class Frontier:
                 if log.place != place:
                     after = int(chunks[-1].order_ts[-1]) + (1 if log.place < place else 0)
                     log.worked_ts = max(log.worked_ts, after)
-        return taken
+        return [Chunk.join(chunks) if chunks else None for chunks in taken]
