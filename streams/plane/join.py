@@ -93,8 +93,6 @@ class Joined:
         What is counted.
     duplicate_inputs, duplicate_predictions, duplicate_feedback
         Offsets of records that an earlier one makes superfluous.
-    unanswered
-        Rows of the timers that ran out with no truth before them (a subset of the timers given).
     """
 
     pairs: Pairs
@@ -102,7 +100,6 @@ class Joined:
     duplicate_inputs: Indexes
     duplicate_predictions: Indexes
     duplicate_feedback: Indexes
-    unanswered: Flags
 
 
 def distinct(h1: Hashes, h2: Hashes) -> tuple[Hashes, Hashes, Indexes]:
@@ -164,7 +161,7 @@ def _place(number: Any, row: Any) -> tuple[int, int, int]:
     return int(number), int(row["order"]) % ORDER_TOPICS, int(row["offset"])
 
 
-def join(store: ModelStore, inputs: Rows, predictions: Rows, feedback: Rows, timers: Rows) -> Joined:
+def join(store: ModelStore, inputs: Rows, predictions: Rows, feedback: Rows, timers: Rows, timer_of: Indexes) -> Joined:
     """Join a batch, and add its new rows to the store.
 
     Parameters
@@ -173,6 +170,8 @@ def join(store: ModelStore, inputs: Rows, predictions: Rows, feedback: Rows, tim
         The batch's rows, with their place in the order.
     timers
         Feedback rows made by time-outs, placed right after the prediction whose event time let them run out.
+    timer_of
+        Offsets of the predictions that set them; one that is a duplicate sets none.
     """
     given = np.concatenate([feedback, timers])
     h1 = np.concatenate([rows["h1"] for rows in (inputs, predictions, given)])
@@ -182,11 +181,14 @@ def join(store: ModelStore, inputs: Rows, predictions: Rows, feedback: Rows, tim
     a, b = len(inputs), len(inputs) + len(predictions)
     left = _Side.of(store.inputs, u1, u2, inputs, number[:a])
     right = _Side.of(store.predictions, u1, u2, predictions, number[a:b])
-    said = _Side.of(store.feedback, u1, u2, given, number[b:])
 
     first_input, first_prediction = left.first(n), right.first(n)
     twice_i = _duplicates(left, first_input)
     twice_p = _duplicates(right, first_prediction)
+    kept = np.ones(len(given), bool)
+    kept[len(feedback) :] = ~np.isin(timer_of, predictions["offset"][twice_p])
+    given, given_ids = (given, number[b:]) if kept.all() else (given[kept], number[b:][kept])
+    said = _Side.of(store.feedback, u1, u2, given, given_ids)
     store.inputs.add(inputs[~left.is_known & ~twice_i])
     store.predictions.add(predictions[~right.is_known & ~twice_p])
 
@@ -204,9 +206,6 @@ def join(store: ModelStore, inputs: Rows, predictions: Rows, feedback: Rows, tim
     pairs = Pairs(left.rows[first_input[new]], right.rows[first_prediction[new]], pair_order[new], pair_offset[new])
 
     sequence = _Sequence.of(said)
-    unanswered = np.zeros(len(timers), bool)
-    is_timer = sequence.index >= said.batch_start + len(feedback)
-    unanswered[sequence.index[is_timer] - said.batch_start - len(feedback)] = True
     twice_f = np.ones(len(given), bool)
     in_batch = sequence.index[sequence.index >= said.batch_start] - said.batch_start
     twice_f[in_batch] = False
@@ -220,7 +219,6 @@ def join(store: ModelStore, inputs: Rows, predictions: Rows, feedback: Rows, tim
         inputs["offset"][twice_i],
         predictions["offset"][twice_p],
         feedback["offset"][twice_f[: len(feedback)]],
-        unanswered,
     )
 
 

@@ -209,18 +209,21 @@ class Numbered:
             )  # fmt: skip
             made["offset"], made["order"] = batch.offsets, batch.order + ORDER_OF_TOPIC[topic]
             rows.append(made)
-        over = self._time_outs(plan, given[TOPIC_PREDICTIONS], clock)
-        joined = join(self.stores[model], rows[0], rows[1], rows[2], over[1])
+        started, over = self._time_outs(plan, given[TOPIC_PREDICTIONS], clock)
+        timers = _timer_rows(plan, over, clock)
+        joined = join(self.stores[model], rows[0], rows[1], rows[2], timers, over["offset"].to_numpy())
+        self._set_timers(model, started, over, joined)
         self._count(plan, joined)
-        ids = _Ids([b.frame["prediction_id"] if b else None for b in given], rows, over)
-        self._pick(plan, joined, ids, over, found)
+        ids = _Ids([b.frame["prediction_id"] if b else None for b in given], rows, (over, timers))
+        self._pick(plan, joined, ids, found)
 
-    def _time_outs(self, plan: ModelPlan, batch: Batch | None, clock: Clock | None) -> tuple[pl.DataFrame, Rows]:
-        """Start the batch's timers; the ones that ran out in it, each at the prediction that let it."""
-        nothing = pl.DataFrame(schema=TIMER_SCHEMA), np.zeros(0, plan.feedback_type)
+    def _time_outs(
+        self, plan: ModelPlan, batch: Batch | None, clock: Clock | None
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The timers that the batch starts, and those that run out in it, each with the prediction that lets it."""
+        started = over = pl.DataFrame(schema=TIMER_SCHEMA)
         if plan.timeout_us is None or clock is None:
-            return nothing
-        timers = self.timers[plan.model]
+            return [started, over]
         if batch is not None and batch.frame["truth_due"].null_count() < batch.frame.height:
             due = batch.frame["truth_due"]
             started = pl.DataFrame(
@@ -231,18 +234,23 @@ class Numbered:
                     "crossed_offset": np.full(len(due), -1, np.int64),
                 },
                 schema=TIMER_SCHEMA,
-            )
-            timers.add(started.filter(due.is_not_null()))
-        over = timers.ran_out(int(clock.newest_us[-1]))
-        if not over.height:
-            return nothing
-        at = np.searchsorted(clock.newest_us, over["deadline_us"].to_numpy())
-        at = np.maximum(at, np.searchsorted(clock.offsets, over["offset"].to_numpy()))
-        over = over.with_columns(crossed_offset=pl.Series(clock.offsets[at]))
-        timers.fired.append(over)
-        h1, h2 = hashes(over["prediction_id"])
-        order = clock.order_ts[at] * ORDER_TOPICS + ORDER_OF_TOPIC[TOPIC_PREDICTIONS]
-        return over, timer_rows(plan, h1, h2, order, clock.offsets[at])
+            ).filter(due.is_not_null())
+        newest_us = int(clock.newest_us[-1])
+        is_over = started["deadline_us"] <= newest_us
+        over = pl.concat([self.timers[plan.model].ran_out(newest_us), started.filter(is_over)])
+        if over.height:
+            at = np.searchsorted(clock.newest_us, over["deadline_us"].to_numpy())
+            at = np.maximum(at, np.searchsorted(clock.offsets, over["offset"].to_numpy()))
+            over = over.with_columns(crossed_offset=pl.Series(clock.offsets[at]))
+        return [started.filter(~is_over), over]
+
+    def _set_timers(self, model: str, started: pl.DataFrame, over: pl.DataFrame, joined: Joined) -> None:
+        """Keep the timers of predictions that count: of an id's predictions only the first sets one."""
+        twice = joined.duplicate_predictions
+        for frame, keep in ((started, self.timers[model].add), (over, self.timers[model].fired.append)):
+            rows = frame.filter(~pl.Series(np.isin(frame["offset"].to_numpy(), twice))) if len(twice) else frame
+            if rows.height:
+                keep(rows)
 
     def _count(self, plan: ModelPlan, joined: Joined) -> None:
         size = self.tracks[0].size
@@ -252,7 +260,7 @@ class Numbered:
         for topic, offsets in enumerate(duplicates):
             self.tracks[topic].count("duplicates", offsets)
 
-    def _pick(self, plan: ModelPlan, joined: Joined, ids: _Ids, over: tuple[pl.DataFrame, Rows], found: Found) -> None:
+    def _pick(self, plan: ModelPlan, joined: Joined, ids: _Ids, found: Found) -> None:
         pairs, truths = joined.pairs, joined.truths
         if len(pairs) and plan.audit_share > 0:
             picked = np.flatnonzero(audited(self.number, pairs.predictions["offset"], plan.audit_share))
@@ -266,7 +274,7 @@ class Numbered:
     def _pick_truths(self, plan: ModelPlan, joined: Joined, added: Ints, ids: _Ids, found: Found) -> None:
         truths = joined.truths
         answers, facts = truths.predictions[added], truths.truth[added]
-        known, said = truths.has_truth[added], truths.has_user[added]
+        known, said = truths.has_truth[added] & (facts["undecided"] == 0), truths.has_user[added]
         truth = plan.words(np.where(known, facts["label"], NO_LABEL).astype(np.uint8))
         word = np.where(said, truths.user[added]["label"], NO_LABEL)
         user = pl.Series([USER_WORDS[w] if w != NO_LABEL else None for w in word], dtype=pl.String)
@@ -336,6 +344,15 @@ class Numbered:
             "value": None if np.isnan(value) else value,
             **{name: record[name] for name in (*kept, *offsets)},
         }
+
+
+def _timer_rows(plan: ModelPlan, over: pl.DataFrame, clock: Clock | None) -> Rows:
+    """Feedback rows of time-outs, each placed after the prediction that let it run out."""
+    if clock is None or not over.height:
+        return np.zeros(0, plan.feedback_type)
+    at = np.searchsorted(clock.offsets, over["crossed_offset"].to_numpy())
+    order = clock.order_ts[at] * ORDER_TOPICS + ORDER_OF_TOPIC[TOPIC_PREDICTIONS]
+    return timer_rows(plan, *hashes(over["prediction_id"]), order, clock.offsets[at])
 
 
 class _Ids:
