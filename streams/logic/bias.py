@@ -74,9 +74,9 @@ class BiasSpread:
         residual = np.where(used, sums.residual(usual), 0.0)
         variance = np.where(used, sums.variance, 0.0)
         squared = 2.0 * np.square(residual)
-        self.excess[0] += np.where(residual < 0, squared, 0.0) - variance
-        self.excess[1] += np.where(residual > 0, squared, 0.0) - variance
-        self.scale += np.where(used, sums.rows * variance, 0.0)
+        below, above = np.where(residual < 0, squared, 0.0), np.where(residual > 0, squared, 0.0)
+        self.excess = self.excess + np.stack([below, above]) - variance
+        self.scale = self.scale + np.where(used, sums.rows * variance, 0.0)
 
     def correlation(self, policy: MonitorPolicy) -> Floats:
         """The intra-class correlation to reckon with, float64[side, length, slice]."""

@@ -229,7 +229,9 @@ class Invariants:
             feature = self.layout.profile.features[f]
             cell = int(runs.cell[s, f])
             share = feature.counts[cell] / max(1, self.layout.profile.m)
-            if cell != CELL_NULL and share < policy.frozen_share:
+            # Beyond training's range a cell has no other end: a warm summer is not a stuck sensor.
+            is_open = feature.is_number and cell in (feature.specials, feature.cell_count - 1)
+            if cell != CELL_NULL and not is_open and share < policy.frozen_share:
                 window = int(runs.hours[s, f]), int(runs.rows[s, f])
                 found.append(Breach("frozen", self._slice(s), feature.name, *window, 1.0, float(allowed[s, f]), "page"))
         return found

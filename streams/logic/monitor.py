@@ -10,7 +10,7 @@ teaches the baseline, the spread and the record; without it drift is silent for 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -77,12 +77,16 @@ class Monitor:
         What is allowed, who is watched, the cells.
     start_us
         Serving begins; parts before it are history.
+    is_history_honest
+        The scores of history are of a model that did not learn from those rows (out of fold). A model's scores on its
+        own training rows vary too little: they would teach channel B to cry wolf, and are kept out of its spread.
     """
 
     policy: MonitorPolicy
     info: MonitorInfo
     profile: Profile
     start_us: int
+    is_history_honest: bool = False
     counts: HourlyCounts = field(init=False)
     next_hour: Hour = field(init=False)
     spread: Spread = field(init=False)
@@ -182,6 +186,7 @@ class Monitor:
         epochs = sorted({*self.epochs, *([since_us // HOUR_US] if since_us is not None else [])})
         info = MonitorInfo(self.info.model, version, self.info.timezone, self.info.slices)
         fresh = Monitor(self.policy, info, profile, at_us, excluded=list(self.excluded), epochs=epochs)
+        fresh.bias_spread = replace(self.bias_spread)  # how much healthy days vary is the world's, not the version's
         fresh.next_hour = max(self.next_hour, fresh.next_hour)
         fresh.incidents.open, fresh.last_pipe = dict(self.incidents.open), self.last_pipe
         fresh.add(history)
@@ -260,7 +265,7 @@ class Monitor:
 
     def _see_bias(self, hour: Hour) -> list[Sighting]:
         today = self.today
-        if today is None:
+        if today is None or self.bias_spread.days < self.policy.bias_days_min:
             return []
         sums = window_sums(self.counts, self.policy.bias_hours, hour)
         found = judge(sums, today.usual, today.bias_correlation, self.layout.slices, self.policy)
@@ -320,7 +325,8 @@ class Monitor:
         hours = [h for h in self.local.hours_of(day) if h in self.counts.cells or h in self.counts.due]
         if not hours:
             return
-        self._fold_bias(day, hours)
+        if not is_history or self.is_history_honest:
+            self._fold_bias(day, hours)
         baseline = self._baseline(day)
         if baseline.days < self.policy.baseline_days_min:
             return

@@ -61,6 +61,7 @@ def snapshot(monitor: Monitor) -> bytes:
         "policy": monitor.policy.model_dump(mode="json"),
         "info": [monitor.info.model, monitor.info.version, monitor.info.timezone, list(monitor.info.slices)],
         "start_us": monitor.start_us,
+        "is_history_honest": monitor.is_history_honest,
         "next_hour": monitor.next_hour,
         "days": [monitor.spread.days, monitor.bias_spread.days, monitor.invariants.learned_days],
         "incidents": monitor.incidents.to_dict(),
@@ -94,7 +95,7 @@ def restore(data: bytes, policy: MonitorPolicy, profile: Profile) -> Monitor:
         raise SnapshotMismatchError
     model, version, timezone, slices = meta["info"]
     monitor = Monitor(policy, MonitorInfo(model, version, timezone, tuple(slices)), profile, meta["start_us"])
-    monitor.next_hour = meta["next_hour"]
+    monitor.next_hour, monitor.is_history_honest = meta["next_hour"], meta["is_history_honest"]
     spread_days, bias_days, monitor.invariants.learned_days = meta["days"]
     monitor.record, monitor.old_record = arrays["record"], arrays["old_record"]
     monitor.spread = Spread(arrays["spread_excess"], arrays["spread_scale"], arrays["spread_seen"], spread_days)
