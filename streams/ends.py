@@ -8,6 +8,7 @@ from typing import Any
 
 from schemas.errors import BrokerUnreachableError, FlywheelError
 from schemas.events import SOURCES, topic
+from streams.config import Config
 
 ANSWER_TIMEOUT_S = 4.0
 """A page or a status that waits longer is taken for broken."""
@@ -83,12 +84,23 @@ class EndsReader:
         return {place: (found[0][place], found[1][place]) for place in places}
 
 
-def find_ends(config: Any) -> LogEnds:
-    """The ends of the logs that a configuration means; never raises because a broker is away."""
-    from streams.supervisor import resolve_brokers
+@dataclass
+class EndsFinder:
+    """Finds the broker that a configuration means, again when it changes, and asks it."""
 
-    try:
-        endpoint = resolve_brokers(config)
-    except BrokerUnreachableError as error:
-        return LogEnds(config.brokers, error=error)
-    return EndsReader(endpoint.brokers, endpoint.cluster).read()
+    config: Config
+    _reader: EndsReader | None = None
+
+    def __call__(self) -> LogEnds:
+        """The ends now; never raises because a broker is away."""
+        from streams.supervisor import resolve_brokers
+
+        if self._reader is None or self.config.is_embedded:  # an embedded one may have been started again since
+            try:
+                endpoint = resolve_brokers(self.config)
+            except BrokerUnreachableError as error:
+                self._reader = None
+                return LogEnds(self.config.brokers, error=error)
+            if self._reader is None or self._reader.cluster != endpoint.cluster:
+                self._reader = EndsReader(endpoint.brokers, endpoint.cluster)
+        return self._reader.read()

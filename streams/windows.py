@@ -119,6 +119,18 @@ class WindowReader:
                 _add(total.setdefault((part.version, part.role), {}), scalars(part.codes, part.counts))
         return total
 
+    def newest_us(self, connection: sa.Connection, model: str) -> int | None:
+        """Start of the newest window of predictions."""
+        of_model = (window.c.model == model, window.c.slice == ALL_SLICE, window.c.axis == "event")
+        newest = connection.execute(sa.select(sa.func.max(window.c.window_us)).where(*of_model)).scalar()
+        starts = [newest] if newest is not None else []
+        starts += [
+            part.window_us
+            for part in self._open(connection)
+            if (part.model, part.slice, part.axis) == (model, ALL_SLICE, "event")
+        ]
+        return max(starts, default=None)
+
     def models(self, connection: sa.Connection) -> set[str]:
         """Models that have counters."""
         found = set(connection.execute(sa.select(window.c.model).distinct()).scalars())
