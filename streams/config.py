@@ -37,6 +37,19 @@ NaturalInt = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+class ColumnsConfig(BaseModel):
+    """``[models.NAME.columns]``: what the columns of the model's tables are called; the others are its features."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str | None = Field(default=None, description="prediction ids")
+    time: str | None = Field(default=None, description="when each prediction was asked")
+    target: str | None = Field(default=None, description="the truth")
+    truth_time: str | None = Field(default=None, description="when each truth arrived")
+    score: str | None = Field(default=None, description="what the model answered: see the prediction events")
+    label: str | None = Field(default=None, description="the label that the model answered")
+
+
 class ModelConfig(BaseModel):
     """``[models.NAME]``: one model under watch."""
 
@@ -48,6 +61,7 @@ class ModelConfig(BaseModel):
         default=None, alias="profile", description="the reference profile that serving is held against"
     )
     reference: Path | None = Field(default=None, description="past rows with their truth, for the first training")
+    columns: ColumnsConfig = Field(default=ColumnsConfig(), description="of the model's tables, for 'replay'")
     failures: dict[str, str] = Field(
         default_factory=dict, description="rule = SQL expression over score, label, truth, user and fact columns"
     )
