@@ -223,7 +223,7 @@ class Numbered:
         """The timers that the batch starts, and those that run out in it, each with the prediction that lets it."""
         started = over = pl.DataFrame(schema=TIMER_SCHEMA)
         if plan.timeout_us is None or clock is None:
-            return [started, over]
+            return started, over
         if batch is not None and batch.frame["truth_due"].null_count() < batch.frame.height:
             due = batch.frame["truth_due"]
             started = pl.DataFrame(
@@ -242,7 +242,7 @@ class Numbered:
             at = np.searchsorted(clock.newest_us, over["deadline_us"].to_numpy())
             at = np.maximum(at, np.searchsorted(clock.offsets, over["offset"].to_numpy()))
             over = over.with_columns(crossed_offset=pl.Series(clock.offsets[at]))
-        return [started.filter(~is_over), over]
+        return started.filter(~is_over), over
 
     def _set_timers(self, model: str, started: pl.DataFrame, over: pl.DataFrame, joined: Joined) -> None:
         """Keep the timers of predictions that count: of an id's predictions only the first sets one."""
