@@ -27,31 +27,31 @@ def case_rows(
 ) -> pl.DataFrame | None:
     """Cases that stand, and reviewed failures that may become cases, as one table; None when there are neither.
 
-    ``is_fixed`` tells them apart.
+    ``@is_fixed`` tells them apart.
     """
     names = list(contract.feature_names)
     kinds = {f.name: KIND_TYPES[f.kind] for f in contract.fields}
-    schema = {"prediction_id": pl.String, "event_time": pl.Int64} | kinds | {"y": pl.Float64}
+    schema = {"prediction_id": pl.String, "event_time": pl.Int64} | kinds | {"@y": pl.Float64}
     query = (
         sa.select(regression_case)
         .where(regression_case.c.model == contract.model, regression_case.c.waived_by.is_(None))
         .order_by(regression_case.c.prediction_id)
     )
     known = [
-        {"prediction_id": row.prediction_id, "event_time": row.event_time_us, "y": row.y}
+        {"prediction_id": row.prediction_id, "event_time": row.event_time_us, "@y": row.y}
         | {name: row.features.get(name) for name in names}
         for row in connection.execute(query)
     ]
-    fixed = pl.DataFrame(known, schema=schema).with_columns(is_fixed=pl.lit(value=True))
+    fixed = pl.DataFrame(known, schema=schema).with_columns(pl.lit(value=True).alias("@is_fixed"))
     reviewed = [p for p, d in facts.decided.items() if d.verdict in FIXABLE or d.answer is not None]
     new = (
         rows.filter(
-            pl.col("prediction_id").is_in(reviewed), pl.col("split").is_in(["train", "gate"]), _was_wrong(contract)
+            pl.col("prediction_id").is_in(reviewed), pl.col("@split").is_in(["train", "gate"]), _was_wrong(contract)
         )
         .join(fixed.select("prediction_id"), on="prediction_id", how="anti")
         .sort("prediction_id")
         .select([*schema])
-        .with_columns(is_fixed=pl.lit(value=False))
+        .with_columns(pl.lit(value=False).alias("@is_fixed"))
     )
     both = pl.concat([fixed, new])
     return None if both.is_empty() else both
@@ -63,9 +63,9 @@ def _was_wrong(contract: Contract) -> pl.Expr:
     if target.kind == "regression":
         return pl.lit(value=False)  # a value has no right and wrong of its own
     if target.kind == "binary":
-        return (pl.col("served_score") >= 0.5) != (pl.col("y") == 1)
+        return (pl.col("served_score") >= 0.5) != (pl.col("@y") == 1)
     numbers = {name: float(at) for at, name in enumerate(target.labels)}
-    return pl.col("served_label").replace_strict(numbers, default=None, return_dtype=pl.Float64) != pl.col("y")
+    return pl.col("served_label").replace_strict(numbers, default=None, return_dtype=pl.Float64) != pl.col("@y")
 
 
 def write_cases(cases: pl.DataFrame | None, folder: Path) -> Path | None:
@@ -90,7 +90,7 @@ def add_cases(
     moment_us: int,
 ) -> int:
     """Make permanent what a promoted version fixed; returns how many."""
-    found = cases.filter(pl.col("prediction_id").is_in(list(fixed)), ~pl.col("is_fixed"))
+    found = cases.filter(pl.col("prediction_id").is_in(list(fixed)), ~pl.col("@is_fixed"))
     for row in found.iter_rows(named=True):
         name = row["prediction_id"]
         values = {
@@ -98,7 +98,7 @@ def add_cases(
             "prediction_id": name,
             "event_time_us": row["event_time"],
             "features": {feature: row[feature] for feature in contract.feature_names},
-            "y": row["y"],
+            "y": row["@y"],
             "failed_version": failed_version,
             "fixed_version": fixed_version,
             "verdict": facts.decided[name].verdict or "answer",

@@ -26,11 +26,11 @@ def dataset_checks(
     rows: pl.DataFrame, contract: Contract, actor_share_max: float, leak_auc_max: float
 ) -> list[dict[str, Any]]:
     """Every check with its value, threshold and reason."""
-    train = rows.filter(pl.col("split") == "train")
+    train = rows.filter(pl.col("@split") == "train")
     twice = rows.height - rows["prediction_id"].n_unique()
     checks = [_check("ids_on_one_side", twice == 0, float(twice), 0.0, f"{twice} ids stand twice")]
     checks.append(_leak(train, contract, leak_auc_max))
-    by_actor = train.filter(pl.col("actor").is_not_null())["actor"].value_counts(sort=True)
+    by_actor = train.filter(pl.col("@actor").is_not_null())["@actor"].value_counts(sort=True)
     most = int(by_actor["count"][0]) if by_actor.height else 0
     share = most / max(train.height, 1)
     is_fair = most < ACTOR_ROWS_MIN or share <= actor_share_max
@@ -43,7 +43,7 @@ def _leak(train: pl.DataFrame, contract: Contract, auc_max: float) -> dict[str, 
     sample = train.gather_every(max(train.height // LEAK_SAMPLE_ROWS, 1))
     if contract.target.kind != "binary" or sample.height < LEAK_ROWS_MIN:
         return _check("leak", True, None, auc_max, "not judged: not two labels, or too few rows")
-    y = sample["y"].to_numpy()
+    y = sample["@y"].to_numpy()
     best, name = 0.0, "no feature"
     for field in contract.fields:
         if field.kind != "number":

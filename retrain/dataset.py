@@ -2,7 +2,8 @@
 
 One row has one place: ``train`` (before the held-out block), ``gate`` (the newest whole days, or a table given for
 it), ``tail`` (the day that has just begun), ``out`` (a reviewer's verdict says that it counts for neither) or none (not
-mature, or without a label). No id is on two sides. All recipes of a run work on the same file.
+mature, or without a label). No id is on two sides. All recipes of a run work on the same file. The names of its own
+columns begin with @, which no feature's name can.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class DatasetRequest:
 def standard_rows(
     table: pl.DataFrame, contract: Contract, *, label: str = LABEL, time_column: str = TIME, source: str = BASE
 ) -> pl.DataFrame:
-    """A table of past rows in the form of a dataset: ids, event times in microseconds, features, ``y``.
+    """A table of past rows in the form of a dataset: ids, event times in microseconds, features, ``@y``.
 
     Raises
     ------
@@ -95,8 +96,8 @@ def standard_rows(
         y = label_value(pl.col(label).cast(pl.String), contract.target)
     has_ids = ID in table.columns
     ids = pl.col(ID).cast(pl.String) if has_ids else pl.format(f"{source}-{{}}", pl.int_range(pl.len()))
-    rows = table.select(ids.alias(ID), times.cast(pl.Int64).alias(TIME), *feature_columns(contract), y.alias("y"))
-    if rows[TIME].null_count() or rows["y"].null_count():
+    rows = table.select(ids.alias(ID), times.cast(pl.Int64).alias(TIME), *feature_columns(contract), y.alias("@y"))
+    if rows[TIME].null_count() or rows["@y"].null_count():
         raise UsageError(f"The table has rows without '{time_column}' or with an unknown '{label}'.")
     if rows[ID].n_unique() != rows.height:
         raise UsageError("The table has a prediction id twice.")
@@ -160,15 +161,15 @@ def _assemble(paths: Paths, request: DatasetRequest) -> tuple[Path, Manifest]:
     change = change_us(request.recipes)
     gate_from = held_out_from(request.as_of_us, contract.timezone, request.holdout_days, change)
     today = held_out_from(request.as_of_us, contract.timezone, 0, None)
-    live = live.with_columns(split=_split(gate_from, today, has_table=request.gate_table is not None))
+    live = live.with_columns(_split(gate_from, today, has_table=request.gate_table is not None).alias("@split"))
     tables = []
     if request.base is not None:
         tables.append(_as_rows(pl.read_parquet(request.base), _base_split(request.base_holdout, gate_from)))
     if request.gate_table is not None:
         tables.append(_as_rows(pl.read_parquet(request.gate_table), pl.lit("gate")))
     live = _without(live, tables)
-    rows = pl.concat([*tables, live], how="diagonal_relaxed").filter(pl.col("split").is_not_null())
-    if rows.filter(pl.col("split") == "train").is_empty():
+    rows = pl.concat([*tables, live], how="diagonal_relaxed").filter(pl.col("@split").is_not_null())
+    if rows.filter(pl.col("@split") == "train").is_empty():
         raise NotEnoughRowsError
     rows = _finished(rows, contract).sort(TIME, ID)
     checks = dataset_checks(rows, contract, request.actor_share_max, request.leak_auc_max)
@@ -185,9 +186,9 @@ def _split(gate_from: int, today: int, *, has_table: bool) -> pl.Expr:
     """The gate judges by whole days; the rows of the day that has just begun only help the winner's second fit."""
     is_late = pl.lit(value=False) if has_table else pl.col(TIME) >= gate_from
     return (
-        pl.when(pl.col("is_out"))
+        pl.when(pl.col("@is_out"))
         .then(pl.lit("out"))
-        .when(pl.col("y").is_null())
+        .when(pl.col("@y").is_null())
         .then(None)
         .when(is_late & (pl.col(TIME) >= today))
         .then(pl.lit("tail"))
@@ -206,7 +207,7 @@ def _base_split(holdout: str | None, gate_from: int) -> pl.Expr:
 
 
 def _as_rows(table: pl.DataFrame, split: pl.Expr) -> pl.DataFrame:
-    return table.with_columns(split=split, source=pl.lit(BASE), probability=pl.lit(1.0))
+    return table.with_columns(split.alias("@split"), pl.lit(BASE).alias("@source"), pl.lit(1.0).alias("@probability"))
 
 
 def _without(live: pl.DataFrame, tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
@@ -219,16 +220,16 @@ def _without(live: pl.DataFrame, tables: Sequence[pl.DataFrame]) -> pl.DataFrame
 def _finished(rows: pl.DataFrame, contract: Contract) -> pl.DataFrame:
     """Fixed columns in a fixed order, with the local day and the weight of every row."""
     local = pl.col(TIME).cast(pl.Datetime("us", "UTC")).dt.convert_time_zone(contract.timezone)
-    texts = ("source", "tag", "actor", "served_version", "served_label")
+    texts = ("@source", "@tag", "@actor", "served_version", "served_label")
     numbers = {"due_us": pl.Int64, "truth_time": pl.Int64, "served_score": pl.Float64}
     absent = [pl.lit(None, pl.String).alias(name) for name in texts if name not in rows.columns]
     absent += [pl.lit(None, kind).alias(name) for name, kind in numbers.items() if name not in rows.columns]
     rows = rows.with_columns(
         *absent,
-        day=local.dt.date().cast(pl.Int32),
-        weight=(1 / pl.col("probability")).clip(1.0, WEIGHT_MAX),
+        local.dt.date().cast(pl.Int32).alias("@day"),
+        (1 / pl.col("@probability")).clip(1.0, WEIGHT_MAX).alias("@weight"),
     )
-    fixed = ("split", "day", "y", "weight", "probability", *texts, *numbers)
+    fixed = ("@split", "@day", "@y", "@weight", "@probability", *texts, *numbers)
     return rows.select(ID, TIME, *contract.feature_names, *fixed)
 
 
@@ -243,9 +244,9 @@ def _document(
     gate_from: int,
 ) -> dict[str, Any]:
     contract = request.contract
-    counts = dict(rows["split"].value_counts().sort("split").iter_rows())
-    kept_live = rows.filter(pl.col("source") != BASE).height
-    sources = rows.filter(pl.col("split") != "out")["source"].value_counts().sort("source")
+    counts = dict(rows["@split"].value_counts().sort("@split").iter_rows())
+    kept_live = rows.filter(pl.col("@source") != BASE).height
+    sources = rows.filter(pl.col("@split") != "out")["@source"].value_counts().sort("@source")
     tables = {"base": request.base, "gate_table": request.gate_table}
     return {
         "format": FORMAT,

@@ -190,7 +190,7 @@ def _fit_both(tournament: Tournament, manifest: Manifest) -> tuple[FitResult, di
 def _figures(tournament: Tournament, held_out: FitResult) -> dict[str, Any]:
     """Quality of the fit that did not see the newest days, on them."""
     judged = tournament.judged(held_out)
-    weights = tournament.gate_rows["weight"].to_numpy()
+    weights = tournament.gate_rows["@weight"].to_numpy()
     told = {
         "held_out_rows": len(judged.loss),
         "log_loss": float(judged.loss.mean()),
@@ -199,7 +199,7 @@ def _figures(tournament: Tournament, held_out: FitResult) -> dict[str, Any]:
         "ece": calibration_error(judged, weights, tournament.setting.policy.gate.ece_bins),
     }
     if tournament.setting.contract.target.kind == "binary":
-        told["auc"] = auc(tournament.gate_rows["y"].to_numpy(), judged.predicted)
+        told["auc"] = auc(tournament.gate_rows["@y"].to_numpy(), judged.predicted)
     return {name: round(value, 6) for name, value in told.items()}
 
 

@@ -163,43 +163,61 @@ def _no_rows(contract: Contract) -> pl.DataFrame:
 
 
 def with_answers(rows: pl.DataFrame, contract: Contract, facts: LabelFacts, as_of_us: int) -> pl.DataFrame:
-    """Add what training uses: ``y``, its ``source``, ``tag`` (the verdict), ``actor``, ``probability``, ``is_out``.
+    """Add what training uses: ``@y``, ``@source``, ``@tag`` (the verdict), ``@actor``, ``@probability``, ``@is_out``.
 
     A person's answer goes before the truth; the truth before the label of a row whose truth is due and has not come.
-    Rows that are not mature, or have no label, have a null ``y``.
+    Rows that are not mature, or have no label, have a null ``@y``.
     """
     target = contract.target
     decided = pl.DataFrame(
         [(p, d.answer, d.verdict, d.actors[0], d.selection_probability) for p, d in facts.decided.items()],
         schema={
             "prediction_id": pl.String,
-            "answer": pl.String,
-            "tag": pl.String,
-            "actor": pl.String,
-            "selected": pl.Float64,
+            "@answer": pl.String,
+            "@tag": pl.String,
+            "@actor": pl.String,
+            "@selected": pl.Float64,
         },
         orient="row",
     )
     rows = rows.join(decided, on="prediction_id", how="left", maintain_order="left")
     is_number = target.kind == "regression"
-    answer = pl.col("answer").cast(pl.Float64, strict=False) if is_number else label_value(pl.col("answer"), target)
+    answer = pl.col("@answer").cast(pl.Float64, strict=False) if is_number else label_value(pl.col("@answer"), target)
     is_due = pl.col("due_us") <= as_of_us
     is_mature = pl.col("has_truth")
     if target.undecided is not None:  # when nothing decides a row but its truth, waiting longer makes it no fairer
         is_mature = is_due | (pl.col("due_us").is_null() & pl.col("has_truth"))
     unknown = pl.lit(None, pl.Float64)
     late = unknown if target.undecided is None else label_value(pl.lit(target.undecided), target)
-    truth = pl.when(is_mature & (pl.col("tag") != DOUBTED).fill_null(value=True)).then(
+    truth = pl.when(is_mature & (pl.col("@tag") != DOUBTED).fill_null(value=True)).then(
         pl.when(pl.col("has_truth")).then(pl.col("truth_y")).when(is_due).then(late)
     )
-    rows = rows.with_columns(_answer=answer, _truth=truth)
+    is_answered = answer.is_not_null()
+    source = pl.when(is_answered).then(pl.lit(ANSWER)).when(pl.col("has_truth")).then(pl.lit(TRUTH))
     return rows.with_columns(
-        y=pl.coalesce("_answer", "_truth"),
-        source=pl.when(pl.col("_answer").is_not_null())
-        .then(pl.lit(ANSWER))
-        .when(pl.col("has_truth"))
-        .then(pl.lit(TRUTH))
-        .otherwise(pl.lit(UNDECIDED)),
-        probability=pl.when(pl.col("_answer").is_not_null()).then(pl.col("selected")).otherwise(1.0),
-        is_out=pl.col("tag").is_in(list(OUT_VERDICTS)).fill_null(value=False),
-    ).drop("_answer", "_truth", "selected", "truth_y", "has_truth", "answer")
+        pl.coalesce(answer, truth).alias("@y"),
+        source.otherwise(pl.lit(UNDECIDED)).alias("@source"),
+        pl.when(is_answered).then(pl.col("@selected")).otherwise(1.0).alias("@probability"),
+        pl.col("@tag").is_in(list(OUT_VERDICTS)).fill_null(value=False).alias("@is_out"),
+    ).drop("@selected", "truth_y", "has_truth", "@answer")
+
+
+def newest_event_us(root: Path, contract: Contract) -> int | None:
+    """The newest event time in the model's archive: what "now" is where the past is replayed; None when it is empty."""
+    newest: list[int] = []
+    for noun in NOUNS:
+        frame = archive.scan(root, noun, contract.model, columns=["event_time"])
+        if "event_time" in frame.collect_schema().names():
+            found = frame.select(pl.col("event_time").max()).collect().item()
+            newest += [] if found is None else [int(found)]
+    return max(newest, default=None)
+
+
+def count_truths(root: Path, contract: Contract, ends: Ends) -> int:
+    """How many truths of the model the archive holds, each feedback counted once."""
+    columns = ["feedback_id", "kind"]
+    frame = archive.scan(root, "feedback", contract.model, columns=columns, ends=ends.get("feedback", {}))
+    if "kind" not in frame.collect_schema().names():
+        return 0
+    truths = frame.filter(pl.col("kind") == "truth").select(pl.col("feedback_id").n_unique())
+    return int(truths.collect().item())

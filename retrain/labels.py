@@ -60,8 +60,13 @@ def ingest(connection: sa.Connection, record: Mapping[str, Any]) -> bool:
 
 def load_facts(connection: sa.Connection, model: str) -> LabelFacts:
     """What is known now, in the order of the chain."""
+    return fold(load_records(connection, model))
+
+
+def load_records(connection: sa.Connection, model: str) -> list[dict[str, Any]]:
+    """The model's events as they came, in the order of the chain."""
     query = sa.select(label_fact.c.record).where(label_fact.c.model == model).order_by(label_fact.c.seq)
-    return fold(connection.execute(query).scalars())
+    return list(connection.execute(query).scalars())
 
 
 def fold(records: Iterable[Mapping[str, Any]]) -> LabelFacts:

@@ -77,9 +77,9 @@ class Tournament:
         )
         self.rows_path = setting.paths.dataset(setting.manifest.hash) / ROWS
         self.rows = pl.read_parquet(self.rows_path)
-        self.gate_rows = self.rows.filter(pl.col("split") == "gate")
-        train = self.rows.filter(pl.col("split") == "train")
-        self.train_y = train["y"].to_numpy()
+        self.gate_rows = self.rows.filter(pl.col("@split") == "gate")
+        train = self.rows.filter(pl.col("@split") == "train")
+        self.train_y = train["@y"].to_numpy()
         deviation = float(np.std(self.train_y))
         self.scale = deviation if setting.contract.target.kind == "regression" and deviation > 0 else 1.0
         self.cases = pl.read_parquet(setting.cases) if setting.cases else None
@@ -170,7 +170,7 @@ class Tournament:
 
     def _served_judged(self, rows: pl.DataFrame) -> Judged | None:
         """The answers in the log, judged; None where they are not all there."""
-        kind, y = self.setting.contract.target.kind, rows["y"].to_numpy()
+        kind, y = self.setting.contract.target.kind, rows["@y"].to_numpy()
         if rows["served_score"].null_count():
             return None
         scores = rows["served_score"].to_numpy()
@@ -198,7 +198,7 @@ class Tournament:
     def _outputs_judged(self, outputs: pl.DataFrame) -> Judged:
         numbers = outputs.select(pl.selectors.starts_with(OUTPUT)).to_numpy()
         assert outputs[ID].equals(self.gate_rows[ID]), "the trainer scored other rows"
-        return judge(numbers, self.gate_rows["y"].to_numpy(), self.setting.contract.target, self.scale)
+        return judge(numbers, self.gate_rows["@y"].to_numpy(), self.setting.contract.target, self.scale)
 
     def _judged(self, recipe: Recipe, found: FitResult | TrainerFailedError, champion: Judged | None) -> Challenger:
         if isinstance(found, TrainerFailedError):
@@ -208,9 +208,9 @@ class Tournament:
             challenger=self._outputs_judged(found.outputs()),
             champion=champion,
             majority=self._majority(),
-            y=self.gate_rows["y"].to_numpy(),
-            weights=self.gate_rows["weight"].to_numpy(),
-            blocks=self.gate_rows["day"].to_numpy().astype(np.int64),
+            y=self.gate_rows["@y"].to_numpy(),
+            weights=self.gate_rows["@weight"].to_numpy(),
+            blocks=self.gate_rows["@day"].to_numpy().astype(np.int64),
             slices=self._slices(),
             healthy=self.healthy(),
             cases=cases,
@@ -224,7 +224,7 @@ class Tournament:
         target, n = self.setting.contract.target, self.gate_rows.height
         if not len(self.train_y):
             return None
-        y = self.gate_rows["y"].to_numpy()
+        y = self.gate_rows["@y"].to_numpy()
         if target.kind == "binary":
             return judge_scores(np.full(n, self.train_y.mean()), y)
         if target.kind == "regression":
@@ -246,8 +246,8 @@ class Tournament:
         if outputs is None:
             return None, ()
         numbers = outputs.select(pl.selectors.starts_with(OUTPUT)).to_numpy()
-        right = judge(numbers, self.cases["y"].to_numpy(), self.setting.contract.target, self.scale).is_right
-        ids, was_fixed = self.cases[ID].to_list(), self.cases["is_fixed"].to_list()
+        right = judge(numbers, self.cases["@y"].to_numpy(), self.setting.contract.target, self.scale).is_right
+        ids, was_fixed = self.cases[ID].to_list(), self.cases["@is_fixed"].to_list()
         told = list(zip(ids, was_fixed, right.tolist(), strict=True))
         fixed = tuple(name for name, before, now in told if now and not before)
         return [Case(name, now) for name, before, now in told if before], fixed
@@ -262,8 +262,8 @@ class Tournament:
         start = end - gate.healthy_days * DAY_US
         time = pl.col("event_time")
         rows = self.rows.filter(
-            pl.col("split") == "train",
-            pl.col("source") != BASE,
+            pl.col("@split") == "train",
+            pl.col("@source") != BASE,
             time.is_between(start, end, closed="left"),
             pl.col("served_score").is_not_null(),
         )
@@ -271,8 +271,8 @@ class Tournament:
             if incident.end_us is not None:
                 rows = rows.filter(~time.is_between(incident.start_us, incident.end_us, closed="left"))
         judged = self._served_judged(rows) if rows.height else None
-        if judged is not None and rows["day"].n_unique() >= gate.min_days:
-            sums = by_day(judged, rows["weight"].to_numpy(), rows["day"].to_numpy())
+        if judged is not None and rows["@day"].n_unique() >= gate.min_days:
+            sums = by_day(judged, rows["@weight"].to_numpy(), rows["@day"].to_numpy())
             where = f"{format_us(int(rows['event_time'].min()))} to {format_us(end)}"  # type: ignore[arg-type]
             return Healthy(sums[0], sums[1], where)
         reference = setting.champion.reference if setting.champion else {}
@@ -285,7 +285,7 @@ class Tournament:
         if self.gate_rows.is_empty():
             return {}
         judged = self._outputs_judged(found.outputs())
-        sums, weights = by_day(judged, self.gate_rows["weight"].to_numpy(), self.gate_rows["day"].to_numpy())
+        sums, weights = by_day(judged, self.gate_rows["@weight"].to_numpy(), self.gate_rows["@day"].to_numpy())
         return {"loss_sums": list(sums), "weights": list(weights)}
 
 

@@ -122,15 +122,15 @@ def _fit(spec: Spec, rows: pl.DataFrame, parent: Predictor | None) -> tuple[Fitt
     from retrain.trainers import Job, trainer
     from schemas.contract import Target
 
-    learnt = rows.filter(pl.col("split").is_in(list(spec.splits)), kept_rows(parse_recipe(spec.recipe)))
+    learnt = rows.filter(pl.col("@split").is_in(list(spec.splits)), kept_rows(parse_recipe(spec.recipe)))
     if learnt.is_empty():
         raise NotEnoughRowsError("The recipe leaves no rows to train on.")
     added: Sequence[tuple[str, str]] = ((VERSION_COLUMN, "number"),) if spec.boundaries else ()
     target = Target(**(spec.target | {"labels": tuple(spec.target["labels"])}))
     job = Job(
         rows=learnt,
-        y=learnt["y"].to_numpy(),
-        weights=learnt["weight"].to_numpy() if spec.is_weighted else None,
+        y=learnt["@y"].to_numpy(),
+        weights=learnt["@weight"].to_numpy() if spec.is_weighted else None,
         kinds=(*spec.kinds, *added),
         target=target,
         params=spec.params or {},
@@ -172,7 +172,7 @@ def _keep(spec: Spec, fitted: Fitted, told: dict[str, Any], rows: pl.DataFrame, 
 def _score(predictor: Predictor, rows: pl.DataFrame, cases: pl.DataFrame | None, out: Path) -> None:
     import polars as pl
 
-    for name, frame in ((SCORES, rows.filter(pl.col("split") == "gate")), (CASES, cases)):
+    for name, frame in ((SCORES, rows.filter(pl.col("@split") == "gate")), (CASES, cases)):
         if frame is not None:
             outputs = predictor.predict(frame).outputs
             columns = [pl.Series(f"{OUTPUT}{at}", outputs[:, at]) for at in range(outputs.shape[1])]

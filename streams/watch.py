@@ -237,7 +237,7 @@ class Watch:
         frames: list[pl.DataFrame] = []
         base = self._base(version)
         if base.height:
-            frames.append(base.select(*names, "y", due_time=pl.col("event_time")))
+            frames.append(base.select(*names, y=pl.col("@y"), due_time=pl.col("event_time")))
         served, _ = read_archive(root, contract, archive_ends(root), until_us)
         if served.height:
             served = served.filter(pl.col("event_time") < until_us)
