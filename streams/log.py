@@ -13,6 +13,8 @@ import structlog
 
 NOISY = {"faust": logging.WARNING, "mode": logging.WARNING, "aiokafka": logging.WARNING, "alembic": logging.WARNING}
 """Libraries whose every rebalance is an INFO line."""
+TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+"""Without the values of local variables: they hold payloads."""
 COMMON: tuple[structlog.typing.Processor, ...] = (
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
@@ -46,9 +48,11 @@ def configure(level: str = "info", *, is_json: bool | None = None) -> None:
     """
     as_json = not sys.stderr.isatty() if is_json is None else is_json
     renderer: list[structlog.typing.Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(default=str)]
+        [TRACEBACKS, structlog.processors.JSONRenderer(default=str)]
         if as_json
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        ]
     )
     structlog.configure(  # for loggers that were made with structlog.get_logger
         processors=[

@@ -1,0 +1,172 @@
+"""Drives a demo through the real parts: sends events at the pace of the worker, and waits for what it decides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import sqlalchemy as sa
+from confluent_kafka import Consumer, TopicPartition
+
+from labeling.store import LabelStore
+from retrain.registry import Registry
+from retrain.tables import retrain_decision, retrain_run
+from schemas import parts
+from schemas.database import read
+from schemas.database.outbox import outbox
+from schemas.errors import FlywheelError
+from schemas.events import SOURCES, topic
+from schemas.parts import merge
+from schemas.registry import Codec, FileRegistry
+from schemas.times import HOUR_US
+from streams.config import Config
+from streams.demo.events import Batch
+from streams.demo.service import PredictionService
+from streams.kafka import consumer_settings
+from streams.supervisor import Supervisor
+from streams.tables import source_partition
+from streams.windows import WindowReader
+
+POLL_S = 0.02
+PATIENCE_S = 120.0
+SEND_PATIENCE_S = 60.0
+
+
+class DemoStuckError(FlywheelError):
+    """The worker does not come on."""
+
+    action = "Look at worker.log in the demo's folder."
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Quality of served predictions over a stretch of prediction time, from the windows."""
+
+    n: int
+    n_truth: int
+    auc: float | None
+    log_loss: float | None
+    accuracy: float | None
+    bias: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As the demo's JSON shows it."""
+        return {name: None if value is None else round(value, 4) for name, value in self.__dict__.items()}
+
+
+class Driver:
+    """Sends, waits, and reads what the worker wrote."""
+
+    def __init__(
+        self, config: Config, model: str, engine: sa.Engine, up: Supervisor, service: PredictionService
+    ) -> None:
+        self.config, self.model, self.engine, self.up, self.service = config, model, engine, up, service
+        self.store = LabelStore(engine, model, config.model(model).labeling, contract=config.model(model).contract)
+        self._consumer = Consumer(consumer_settings(up.brokers, f"demo-{model}", group_protocol="classic"))
+        self._windows = WindowReader(Codec(FileRegistry(config.registry_path)))
+        self.sent = dict.fromkeys(SOURCES, 0)
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._consumer.close()
+
+    def send(self, batch: Batch) -> pl.DataFrame:
+        """Let the service answer a batch's inputs, then send its truths; the answers."""
+        answers = pl.DataFrame()
+        if batch.inputs.height:
+            answers, _ = self.service.predict(batch.inputs)
+            self.sent["inputs"] += batch.inputs.height
+            self.sent["predictions"] += batch.inputs.height
+        client = self.service.client
+        names = [n for n in batch.truths.columns if n not in ("feedback_id", "prediction_id", "event_time", "label")]
+        for row in batch.truths.iter_rows(named=True):
+            facts = {name: row[name] for name in names if row[name] is not None}
+            client.log_feedback(
+                row["prediction_id"], row["event_time"], label=row["label"], facts=facts, feedback_id=row["feedback_id"]
+            )
+            self.sent["feedback"] += 1
+        return answers
+
+    def settle(self) -> None:
+        """Wait until everything that was sent is merged, its hours are judged, and no training is under way."""
+        left = self.service.client.flush(SEND_PATIENCE_S)
+        if left:
+            raise DemoStuckError(f"{left} events were not taken by the broker.")
+        ends = {
+            (topic(noun), number): self._consumer.get_watermark_offsets(
+                TopicPartition(topic(noun), number), timeout=10.0
+            )[1]
+            for noun in SOURCES
+            for number in range(self.config.partitions)
+        }
+        self.wait(lambda: self._is_merged(ends), "merging")
+        self.wait(self._is_told, "telling")
+        self.wait(self._is_decided, "deciding")
+        champion = Registry(self.engine).resolve(self.model)
+        if champion is not None and champion.version != self.service.version:
+            self.service.wait_for(champion.version)
+
+    def wait(self, is_done: Callable[[], bool], what: str) -> None:
+        """Wait for a condition; raises DemoStuckError when it does not come."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not is_done():
+            self.up.wait(POLL_S)
+            if time.monotonic() > deadline:
+                raise DemoStuckError(f"The worker has been {what} for {PATIENCE_S:.0f} s.")
+
+    def _is_merged(self, ends: dict[tuple[str, int], int]) -> bool:
+        query = sa.select(source_partition).where(source_partition.c.cluster == self.up.cluster)
+        with read(self.engine) as connection:
+            merged = {(row.topic, row.partition): row.end for row in connection.execute(query)}
+        return all(merged.get(place, 0) >= end for place, end in ends.items() if end)
+
+    def _is_told(self) -> bool:
+        with read(self.engine) as connection:
+            return connection.execute(sa.select(sa.func.count()).select_from(outbox)).scalar_one() == 0
+
+    def _is_decided(self) -> bool:
+        """Whether the scheduler has looked at every full hour, and what it decided has ended."""
+        query = sa.select(retrain_decision).where(retrain_decision.c.model == self.model)
+        with read(self.engine) as connection:
+            row = connection.execute(query.order_by(retrain_decision.c.id.desc()).limit(1)).first()
+            watermark = connection.execute(sa.select(sa.func.max(source_partition.c.watermark_us))).scalar()
+            if row is None or watermark is None:
+                return watermark is None
+            if row.is_yes:
+                state = connection.execute(
+                    sa.select(retrain_run.c.state).where(retrain_run.c.run_id == row.run_id)
+                ).scalar()
+                return state is not None and state != "running"
+        return bool(row.last_us >= watermark // HOUR_US * HOUR_US - HOUR_US)
+
+    def quality(self, start_us: int, end_us: int, version: str | None = None) -> Quality:
+        """Quality over ``[start, end)`` of prediction time, all rows."""
+        with read(self.engine) as connection:
+            found = self._windows.parts(connection, self.model, from_us=start_us, until_us=end_us)
+        return quality_of(*merge((p.codes, p.counts) for p in found if version in (None, p.version)))
+
+
+def quality_of(codes: parts.CodeArray, counts: parts.Ints) -> Quality:
+    """Quality from merged counters."""
+    at = dict(zip(codes.tolist(), counts.tolist(), strict=True))
+    n, known = at.get(parts.N, 0), at.get(parts.N_TRUTH, 0)
+    if not known:
+        return Quality(n, 0, None, None, None, None)
+    every = np.array([at.get(parts.CALIBRATION_N + b, 0) for b in range(parts.SCORE_BINS)], np.float64)
+    good = np.array([at.get(parts.CALIBRATION_Y + b, 0) for b in range(parts.SCORE_BINS)], np.float64)
+    bad = every - good
+    below = np.concatenate([[0.0], np.cumsum(bad)[:-1]])
+    pairs = good.sum() * bad.sum()
+    auc = float((good * (below + bad / 2)).sum() / pairs) if pairs else None
+    return Quality(
+        n,
+        known,
+        auc,
+        at.get(parts.LOG_LOSS, 0) / parts.MICRO / known,
+        at.get(parts.N_CORRECT, 0) / known,
+        (at.get(parts.SUM_P, 0) - at.get(parts.SUM_Y, 0)) / parts.MICRO / known,
+    )
