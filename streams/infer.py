@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
 
-from streams.tabular import TEXTS, TableError, event_times, feature_name
+from streams.tabular import TEXTS, TableError, event_times, feature_name, label_texts
 
 ROWS_MIN = 100
 LABELS_MAX = 100
@@ -196,7 +196,7 @@ def _target(column: pl.Series, positive: str | None, task: str | None) -> tuple[
         return {"kind": "regression"}, values
     if not is_whole:
         raise TableError(f"The target '{name}' holds fractions, so they cannot be labels.")
-    text = _labels(column)
+    text = label_texts(column)
     counts = text.value_counts(name="n").sort(["n", name], descending=[True, False])
     labels = [str(value) for value in counts[name]]
     if len(labels) > LABELS_MAX:
@@ -219,10 +219,6 @@ def _target(column: pl.Series, positive: str | None, task: str | None) -> tuple[
 
 def _is_whole(column: pl.Series) -> bool:
     return column.dtype.is_integer() or bool((column.cast(pl.Float64) % 1 == 0).all())
-
-
-def _labels(column: pl.Series) -> pl.Series:
-    return column.cast(pl.Int64).cast(pl.String) if column.dtype.is_numeric() else column.cast(pl.String)
 
 
 def _failure_rules(target: dict[str, Any], label: pl.Series) -> dict[str, str]:
@@ -252,7 +248,7 @@ def _features(table: pl.DataFrame, columns: Columns, notes: list[str]) -> list[s
     if unsuitable:
         raise TableError(
             f"Columns cannot be features: {', '.join(unsuitable)}.",
-            action="Name the time of a row with --time; make numbers of other times; leave columns out with --drop COLUMN.",
+            action="Name a row's time with --time; make other times numbers; leave columns out with --drop COLUMN.",
         )
     by_name: dict[str, str] = {}
     for name in names:

@@ -108,3 +108,8 @@ def _times_of_numbers(column: pl.Series) -> pl.Series:
 
 def _example(text: pl.Series) -> str:
     return repr(str(text.drop_nulls().head(1).to_list()[0])[:40]) if text.drop_nulls().len() else "null"
+
+
+def label_texts(column: pl.Series) -> pl.Series:
+    """Labels as the contract writes them: texts as they are, ``true`` and ``false``, whole numbers without a point."""
+    return column.cast(pl.Int64, strict=False).cast(pl.String) if column.dtype.is_numeric() else column.cast(pl.String)
