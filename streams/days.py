@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
-from schemas import parts as codes
-from schemas.parts import ALL_SLICE, SCORE_BINS, N, Part
+from schemas.parts import ALL_SLICE, BRIER, MICRO, N_CORRECTED, N_TRUTH, N_UNDECIDED, SUM_P, SUM_Y, N, Part
 from schemas.times import DAY_US, from_us
 from streams.config import Config
+from streams.logic.intervals import Interval, mean_interval
+from streams.logic.quality import Quality, measure
 from streams.windows import WindowReader, summed
 
 CHAMPION = "champion"
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its anytime-valid interval; ``low`` and ``high`` None: too few rows to say."""
-
-    value: float
-    low: float | None
-    high: float | None
+FIGURES = ("log_loss", "bias", "brier", "accuracy", "auc", "ece", "mae")
 
 
 @dataclass(frozen=True)
@@ -36,29 +29,52 @@ class Day:
     ----------
     day
         ISO 8601.
-    n, truths, matured_share
-        Predictions, those whose truth is known, and their share: of a fresh day the rows whose truth came early are
-        not like the others, so its figures are not what they will be.
-    log_loss, bias
-        With an interval that stays valid however often it is looked at; of a regression: mean absolute error.
-    auc
-        From the calibration bins; None without both kinds of truth.
+    undecided, corrected
+        Rows that got their label because its time ran out, and truths that replaced an earlier one.
+    quality
+        Its ``coverage`` is the matured share: of a fresh day the rows whose truth came early are not like the others,
+        so its figures are not what they will be.
+    bias_interval
+        Valid at every look, as those of ``quality``.
     versions
         Predictions by version.
     """
 
     day: str
-    n: int
-    truths: int
     undecided: int
     corrected: int
-    matured_share: float
-    bias: Interval | None
-    log_loss: Interval | None
-    abs_error: float | None
-    auc: float | None
-    accuracy: float | None
+    quality: Quality
+    bias_interval: Interval | None
     versions: dict[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """One flat JSON object: ``n``, ``truths``, ``matured_share``, the figures, ``intervals`` by figure."""
+        q = self.quality
+        intervals = {name: [round(end, 6) for end in interval] for name, interval in (q.intervals or {}).items()}
+        if self.bias_interval is not None:
+            intervals["bias"] = [round(end, 6) for end in self.bias_interval]
+        figures = {name: getattr(q, name) for name in FIGURES}
+        return {
+            "day": self.day,
+            "n": q.rows,
+            "truths": q.matured,
+            "undecided": self.undecided,
+            "corrected": self.corrected,
+            "matured_share": round(q.coverage or 0.0, 6),
+            **{name: None if value is None else round(value, 6) for name, value in figures.items()},
+            "intervals": intervals,
+            "versions": self.versions,
+        }
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """How a model's days are cut and measured."""
+
+    zone: ZoneInfo
+    labels: tuple[str, ...]
+    alpha: float
+    rows_a_day: int
 
 
 def quality_days(
@@ -80,76 +96,41 @@ def quality_days(
     newest = reader.newest_us(connection, model)
     if newest is None:
         return []
-    zone, kind, alpha, rows_a_day = ZoneInfo("UTC"), "binary", 0.05, 1000
-    if model in config.models:
-        configured = config.model(model)
-        zone, kind = ZoneInfo(configured.contract.timezone), configured.contract.target.kind
-        alpha, rows_a_day = configured.monitor.quality_alpha, configured.monitor.quality_rows_a_day
+    ways = _ways(config, model)
     found: dict[date, list[Part]] = {}
-    first = from_us(newest).astimezone(zone).date() - timedelta(days=last - 1)
+    first = from_us(newest).astimezone(ways.zone).date() - timedelta(days=last - 1)
     since_us = newest - (last + 1) * DAY_US  # a local day may have 25 hours
     for part in reader.parts(connection, model, slice_name=slice_name, from_us=since_us):
-        day = from_us(part.window_us).astimezone(zone).date()
+        day = from_us(part.window_us).astimezone(ways.zone).date()
         if day >= first and part.role == CHAMPION:
             found.setdefault(day, []).append(part)
-    return [_day(day, found[day], kind, alpha, rows_a_day) for day in sorted(found)]
+    return [_day(day, found[day], ways) for day in sorted(found)]
 
 
-def _day(day: date, parts: list[Part], kind: str, alpha: float, rows_a_day: int) -> Day:
+def _ways(config: Config, model: str) -> _Ways:
+    """Of a model that is not configured no label is known: days are UTC's and there is no accuracy."""
+    if model not in config.models:
+        return _Ways(ZoneInfo("UTC"), (), 0.05, 1000)
+    configured = config.model(model)
+    contract, policy = configured.contract, configured.monitor
+    return _Ways(ZoneInfo(contract.timezone), contract.target.labels, policy.quality_alpha, policy.quality_rows_a_day)
+
+
+def _day(day: date, parts: Sequence[Part], ways: _Ways) -> Day:
     counts = summed(parts)
     versions: dict[str, int] = {}
     for part in parts:
         versions[part.version] = versions.get(part.version, 0) + int(part.counts[part.codes == N].sum())
-    n, truths = counts.get(N, 0), counts.get(codes.N_TRUTH, 0)
-    bias = log_loss = abs_error = accuracy = None
-    if truths:
-        mean = (counts.get(codes.SUM_P, 0) - counts.get(codes.SUM_Y, 0)) / codes.MICRO / truths
-        spread = max(0.0, counts.get(codes.BRIER, 0) / codes.MICRO / truths - mean * mean)
-        bias = _interval(mean, spread, truths, alpha, rows_a_day)
-        if kind == "regression":
-            abs_error = counts.get(codes.ABS_ERROR, 0) / codes.MICRO / truths
-        else:
-            loss = counts.get(codes.LOG_LOSS, 0) / codes.MICRO / truths
-            spread = max(0.0, counts.get(codes.LOG_LOSS_SQ, 0) / codes.MICRO / truths - loss * loss)
-            log_loss = _interval(loss, spread, truths, alpha, rows_a_day)
-            accuracy = counts.get(codes.N_CORRECT, 0) / truths
+    bias = None
+    if counts.get(N_TRUTH, 0) > 1:
+        gap = (counts.get(SUM_P, 0) - counts.get(SUM_Y, 0)) / MICRO
+        squares = counts.get(BRIER, 0) / MICRO
+        bias = mean_interval(counts[N_TRUTH], gap, squares, alpha=ways.alpha, n_best=ways.rows_a_day)
     return Day(
         day=day.isoformat(),
-        n=n,
-        truths=truths,
-        undecided=counts.get(codes.N_UNDECIDED, 0),
-        corrected=counts.get(codes.N_CORRECTED, 0),
-        matured_share=round(truths / n, 6) if n else 0.0,
-        bias=bias,
-        log_loss=log_loss,
-        abs_error=abs_error,
-        auc=_auc(counts) if kind == "binary" else None,
-        accuracy=accuracy,
+        undecided=counts.get(N_UNDECIDED, 0),
+        corrected=counts.get(N_CORRECTED, 0),
+        quality=measure(counts, labels=ways.labels, alpha=ways.alpha, rows_a_day=ways.rows_a_day),
+        bias_interval=bias,
         versions={name: number for name, number in sorted(versions.items()) if number},
     )
-
-
-def _interval(mean: float, variance: float, n: int, alpha: float, rows_a_day: int) -> Interval:
-    """Asymptotic confidence sequence: the normal mixture boundary with the variance plugged in.
-
-    I. Waudby-Smith, D. Arbour, R. Sinha, E. Kennedy, A. Ramdas, "Time-uniform central limit theory and asymptotic
-    confidence sequences", Annals of Statistics.
-    """
-    if n < 2:
-        return Interval(mean, None, None)
-    rho = rows_a_day / (2 * math.log(1 / alpha) + math.log(1 + 2 * math.log(1 / alpha)))
-    radius = math.sqrt(variance) * math.sqrt((n + rho) * (math.log(1 + n / rho) + 2 * math.log(1 / alpha))) / n
-    return Interval(mean, mean - radius, mean + radius)
-
-
-def _auc(counts: Mapping[int, int]) -> float | None:
-    """Area under the curve with the scores of a bin taken as equal."""
-    below = wins = 0.0
-    positives = negatives = 0
-    for b in range(SCORE_BINS):
-        yes = counts.get(codes.CALIBRATION_Y + b, 0)
-        no = counts.get(codes.CALIBRATION_N + b, 0) - yes
-        wins += yes * (below + no / 2)
-        below += no
-        positives, negatives = positives + yes, negatives + no
-    return wins / (positives * negatives) if positives and negatives else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -136,7 +136,7 @@ class StatusReader:
             days = quality_days(self.windows, connection, self.config, name, last=QUALITY_DAYS)
         except FlywheelError as error:  # a contract that is gone or broken
             return {"quality": [], "quality_error": str(error)}
-        return {"quality": [asdict(day) for day in days]}
+        return {"quality": [day.as_dict() for day in days]}
 
 
 def open_status(config: Config) -> StatusReader:

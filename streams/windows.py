@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -191,7 +191,7 @@ def scalars(codes: CodeArray, counts: Ints) -> dict[int, int]:
     return dict(zip(codes[few].tolist(), counts[few].tolist(), strict=True))
 
 
-def summed(parts: list[Part]) -> dict[int, int]:
+def summed(parts: Iterable[Part]) -> dict[int, int]:
     """Counters of parts together, by code."""
     codes, counts = merge((part.codes, part.counts) for part in parts)
     return dict(zip(codes.tolist(), counts.tolist(), strict=True))

@@ -185,9 +185,8 @@ def _quality(model: dict[str, Any]) -> list[str]:
     head = f"{'day':<12}{'n':>8}{'matured':>10}{'bias':>9}{'log loss':>10}{'AUC':>8}{'accuracy':>10}"
     found = [f"{'quality':<{MARGIN}}{head}"]
     for day in model["quality"]:
-        bias, loss = (day[name]["value"] if day[name] else None for name in ("bias", "log_loss"))
-        cells = f"{_number(day['n']):>8}{_percent(day['matured_share']):>10}{_figure(bias, '+.3f'):>9}"
-        cells += f"{_figure(loss):>10}{_figure(day['auc']):>8}{_figure(day['accuracy']):>10}"
+        cells = f"{_number(day['n']):>8}{_percent(day['matured_share']):>10}{_figure(day['bias'], '+.3f'):>9}"
+        cells += f"{_figure(day['log_loss']):>10}{_figure(day['auc']):>8}{_figure(day['accuracy']):>10}"
         found.append(f"{'':<{MARGIN}}{day['day']:<12}{cells}")
     return found
 

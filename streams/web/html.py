@@ -281,10 +281,8 @@ def _quality(view: dict[str, Any]) -> str:
     marks = [mark for each in view["marks"] if (mark := _mark(each, first, view.get("timezone", "UTC"))).x >= 0]
     charts = []
     shown = [("log_loss", "log loss", False), ("bias", "bias: mean answer less mean truth", True)]
-    if all(day["log_loss"] is None for day in view["days"]) and any(
-        day["abs_error"] is not None for day in view["days"]
-    ):
-        shown[0] = ("abs_error", "mean absolute error", False)
+    if all(day["log_loss"] is None for day in view["days"]) and any(day["mae"] is not None for day in view["days"]):
+        shown[0] = ("mae", "mean absolute error", False)
     for name, title, zero in shown:
         points = [_point(axis.index(day), name, title, each) for day, each in known.items()]
         charts.append(f"<h3>{title}</h3>{lines(points, axis, young, marks, title=f'{title} by day', zero=zero)}")
@@ -307,12 +305,11 @@ def _quality(view: dict[str, Any]) -> str:
 
 
 def _point(at: int, name: str, title: str, day: dict[str, Any]) -> Point:
-    found = day[name]
-    if found is None or isinstance(found, float):
-        return Point(at + 0.5, found, title=f"{day['day']}: {title} {_figure(found)}")
-    interval = f" ({found['low']:+.3f} to {found['high']:+.3f})" if found["low"] is not None else ""
-    said = f"{day['day']}: {name.replace('_', ' ')} {found['value']:.4f}{interval}, {day['truths']:,} truths"
-    return Point(at + 0.5, found["value"], found["low"], found["high"], said)
+    value, interval = day[name], day["intervals"].get(name)
+    if interval is None:
+        return Point(at + 0.5, value, title=f"{day['day']}: {title} {_figure(value)}")
+    said = f"{day['day']}: {title} {_figure(value, '.4f')} ({interval[0]:.3f} to {interval[1]:.3f})"
+    return Point(at + 0.5, value, interval[0], interval[1], f"{said}, {day['truths']:,} truths")
 
 
 def _mark(mark: dict[str, Any], first: date, timezone: str) -> Mark:
@@ -326,8 +323,8 @@ def _numbers(view: dict[str, Any]) -> str:
     rows = [
         [
             day["day"], _number(day["n"]), _share(day["matured_share"]),
-            _figure(day["bias"]["value"], "+.3f") if day["bias"] else "-",
-            _figure(day["log_loss"]["value"]) if day["log_loss"] else _figure(day["abs_error"]),
+            _figure(day["bias"], "+.3f"),
+            _figure(day["mae"] if day["log_loss"] is None else day["log_loss"]),
             _figure(day["auc"]), _figure(day["accuracy"]), ", ".join(day["versions"]),
         ]
         for day in reversed(view["days"])

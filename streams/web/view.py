@@ -6,7 +6,7 @@ Synchronous and free of HTTP; the page runs it in a thread, because SQL and deco
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -119,7 +119,7 @@ class View:
             days = quality_days(
                 windows, connection, self.reader.config, model, last=choice.days, slice_name=shown["slice"]
             )
-            shown["days"] = [asdict(day) for day in days]
+            shown["days"] = [day.as_dict() for day in days]
             shown["timezone"] = configured.contract.timezone if configured is not None else "UTC"
             shown["marks"] = _marks(connection, model)
             newest = windows.newest_us(connection, model)
