@@ -51,7 +51,8 @@ class ArchiveWriter:
         noun, partition, segment, schema_id = key
         folder = self._root / noun / f"{partition:04d}"
         folder.mkdir(parents=True, exist_ok=True)
-        held.frames = [pl.concat(held.frames)] if len(held.frames) > 1 else held.frames
+        if len(held.frames) > 1:  # models have columns of their own (facts), and stand one after the other in a step
+            held.frames = [pl.concat(held.frames, how="diagonal_relaxed").sort("offset")]
         path = folder / ArchiveFile.name(segment, end, schema_id)
         temporary = path.with_suffix(".tmp")
         held.frames[0].write_parquet(temporary, compression="zstd", compression_level=1, statistics=True)

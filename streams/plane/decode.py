@@ -27,6 +27,9 @@ SENTINEL = "\x00sentinel"
 SYNC = b"flywheel-one-blk"
 SINGLE_MAX = 8
 """Batches up to this size are decoded one by one: the fixed cost of a container is that of some 20 records."""
+HALVE_MIN = 256
+"""Smaller pieces of a batch with a bad record are decoded one by one: each failure of polars costs, and is a line on
+stderr, and there may be several in a piece."""
 VALUE_BYTES_MAX = 1 << 20
 """A value above 1 MiB (Kafka's own default limit) is no event of ours: it would be all of a batch's memory."""
 DETAIL_CHARS_MAX = 300
@@ -131,6 +134,7 @@ class Decoder:
             if frame is not None:
                 frames.append((places, frame))
                 return
+        if len(places) >= HALVE_MIN:
             middle = len(places) // 2
             self._halve(schema_id, places[:middle], values, keys, frames, bad)
             self._halve(schema_id, places[middle:], values, keys, frames, bad)
@@ -189,7 +193,7 @@ class Decoder:
         if frame["_magic"].any() or (ids != ids[-1]).any() or frame[self._id][-1] != SENTINEL:
             return None
         frame = frame[:-1].drop("_magic", "_id")
-        same = _guarded(lambda: (pl.Series(keys, dtype=pl.Binary) == frame[self._id].cast(pl.Binary)).all())
+        same = _guarded(lambda: _are_keys(frame[self._id], keys))
         return frame if same else None
 
     def _head(self, schema_id: int) -> tuple[bytes, bytes, pl.Schema] | None:
@@ -233,6 +237,10 @@ def _guarded(read: Callable[[], Any]) -> Any:
         if type(error).__name__ == "PanicException":
             return None
         raise
+
+
+def _are_keys(ids: pl.Series, keys: Sequence[bytes | None]) -> bool:
+    return bool(pl.Series(keys, dtype=pl.Binary).eq_missing(ids.cast(pl.Binary)).all() and (ids != "").all())
 
 
 def _field(name: str, avro_type: str) -> dict[str, str]:

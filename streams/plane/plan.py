@@ -6,6 +6,7 @@ for "outside the contract"; the payload itself stays on the topic and in the arc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -286,7 +287,7 @@ class ModelPlan:
         picked: dict[str, npt.NDArray[np.bool_]] = {}
         for rule, text in self.rules.items():
             try:
-                answer = rows.select(pl.sql_expr(text).alias("picked"))["picked"]
+                answer = rows.select(pl.sql_expr(_quoted(text)).alias("picked"))["picked"]
             except pl.exceptions.PolarsError as error:
                 reason = str(error).splitlines()[0]
                 columns = ", ".join(rows.columns)
@@ -302,6 +303,16 @@ class ModelPlan:
     def slice_name(self, field_number: int, code: int) -> str:
         """Name of a slice; field number -1 is all rows."""
         return ALL_SLICE if field_number < 0 else self.slice_names[field_number][code - 1]
+
+
+def _quoted(rule: str) -> str:
+    """The rule with its column ``user`` in quotes: bare, it is a function of SQL.
+
+    >>> print(_quoted("user = 'no user' and not USER is null"))
+    "user" = 'no user' and not "user" is null
+    """
+    pieces = re.split(r"('[^']*'|\"[^\"]*\")", rule)
+    return "".join(p if i % 2 else re.sub(r"\buser\b", '"user"', p, flags=re.I) for i, p in enumerate(pieces))
 
 
 def _common(rows: Rows, frame: pl.DataFrame) -> None:

@@ -1,0 +1,297 @@
+"""Runs the data plane without a broker: a log in memory, a clock that is moved by hand, kills at any moment.
+
+:class:`FakeKafka` stands in for the broker and both clients (``streams.plane.loop.Consumer`` and
+``streams.plane.emit.Producer`` are replaced by its ``consumer`` and ``producer``, ``streams.plane.loop.time`` by its
+clock). Records become visible when the clock reaches them; ``consume`` hands them out in pieces that a seed decides.
+"""
+
+# ruff: noqa: S311 - random numbers of a test
+
+from __future__ import annotations
+
+import random
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from confluent_kafka import TopicPartition
+
+from schemas.events import SOURCES, topic
+from schemas.registry import Registry
+from streams.plane.loop import DataPlane, PlaneSettings
+from streams.plane.plan import ModelPlan
+from streams.testing.oracle import Record
+from streams.testing.world import AUDIT_SHARE, SKEW_US, SQL_RULES, START_US, WINDOW_US, Event, World
+
+SLACK_MS = 500
+START_MS = START_US // 1000
+IDLE_POLLS = 40
+CREATE_TIME, LOG_APPEND_TIME = 1, 2
+
+
+class Killed(BaseException):
+    """The process was killed; nothing after this moment happened."""
+
+
+@dataclass(frozen=True)
+class FakeMessage:
+    """A record as confluent-kafka hands it out."""
+
+    topic_: str
+    partition_: int
+    offset_: int
+    timestamp_: tuple[int, int]
+    key_: bytes | None
+    value_: bytes | None
+    visible_ms: int = 0
+
+    def topic(self) -> str:
+        return self.topic_
+
+    def partition(self) -> int:
+        return self.partition_
+
+    def offset(self) -> int:
+        return self.offset_
+
+    def timestamp(self) -> tuple[int, int]:
+        return self.timestamp_
+
+    def key(self) -> bytes | None:
+        return self.key_
+
+    def value(self) -> bytes | None:
+        return self.value_
+
+    def error(self) -> None:
+        return None
+
+    @property
+    def record(self) -> Record:
+        """For the oracle."""
+        return Record(self.offset_, self.timestamp_[1], self.key_, self.value_)
+
+
+class FakeKafka:
+    """Topics in memory, and what the plane's clients do with them.
+
+    Parameters
+    ----------
+    partitions
+        Of every topic.
+    seed
+        Decides timestamps, and what each ``consume`` returns.
+    is_log_append
+        Whether records of one moment share a timestamp and it never falls, as Kafka stamps them; else they have the
+        producers' own, which may fall, within the slack.
+    """
+
+    def __init__(self, partitions: int, seed: int, *, is_log_append: bool = True) -> None:
+        self.partitions = partitions
+        self.is_log_append = is_log_append
+        self.logs: dict[tuple[str, int], list[FakeMessage]] = {
+            (topic(noun), p): [] for noun in SOURCES for p in range(partitions)
+        }
+        self.sent: list[tuple[str, bytes, bytes]] = []
+        self.commits: dict[tuple[str, int], TopicPartition] = {}
+        self.lows: dict[tuple[str, int], int] = {}
+        self.now_ms = START_MS
+        self.kill_at = -1
+        self.calls = 0
+        self.stop = threading.Event()
+        self.chance = random.Random(seed)
+        self.monotonic_s = 0.0
+        self.time = SimpleNamespace(
+            time_ns=lambda: self.now_ms * 1_000_000,
+            time=lambda: self.now_ms / 1000,
+            monotonic=lambda: self.monotonic_s,
+            perf_counter=lambda: self.monotonic_s,
+        )
+
+    def fill(self, events: Iterable[Event]) -> None:
+        """Put events on the topics, one after the other in time."""
+        at = self.now_ms
+        for event in events:
+            at += self.chance.choice((0, 0, 0, 1, 1, 7))
+            partition = zlib.crc32(event.key or b"") % self.partitions
+            log = self.logs[topic(event.noun), partition]
+            stamp = (LOG_APPEND_TIME, at)
+            if not self.is_log_append:
+                stamp = (CREATE_TIME, at - self.chance.randrange(SLACK_MS - 10))
+            log.append(FakeMessage(topic(event.noun), partition, len(log), stamp, event.key, event.value, at))
+
+    def topics(self, partition: int) -> list[list[Record]]:
+        """The three logs of a partition number, for the oracle."""
+        return [[m.record for m in self.logs[topic(noun), partition]] for noun in SOURCES]
+
+    def called(self) -> None:
+        """One call of a client: perhaps the last."""
+        self.calls += 1
+        if self.calls == self.kill_at:
+            raise Killed
+
+    def pass_ms(self, ms: int) -> None:
+        """Move the clock."""
+        self.now_ms += ms
+        self.monotonic_s += ms / 1000
+
+    def consumer(self, settings: Mapping[str, Any]) -> FakeConsumer:
+        """Replaces ``confluent_kafka.Consumer``."""
+        return FakeConsumer(self, settings)
+
+    def producer(self, settings: Mapping[str, Any]) -> FakeProducer:
+        """Replaces ``confluent_kafka.Producer``."""
+        return FakeProducer(self)
+
+
+class FakeProducer:
+    """What :class:`streams.plane.emit.Emitter` needs of a producer."""
+
+    def __init__(self, kafka: FakeKafka) -> None:
+        self._kafka = kafka
+        self._waiting: list[tuple[str, bytes, bytes]] = []
+
+    def produce(self, name: str, value: bytes, key: bytes, on_delivery: Callable[..., None]) -> None:
+        self._waiting.append((name, key, value))
+
+    def poll(self, timeout: float) -> int:
+        return 0
+
+    def flush(self, timeout: float) -> int:
+        try:
+            self._kafka.called()
+        except Killed:  # some of what was sent arrived
+            self._kafka.sent += self._waiting[: self._kafka.chance.randrange(len(self._waiting) + 1)]
+            raise
+        if self._kafka.chance.random() < 0.1:
+            return 1  # the broker is slow: some arrived, the rest will
+        self._kafka.sent += self._waiting
+        self._waiting = []
+        return 0
+
+
+class FakeConsumer:
+    """What the plane needs of a consumer: one member that owns everything."""
+
+    def __init__(self, kafka: FakeKafka, settings: Mapping[str, Any]) -> None:
+        self._kafka = kafka
+        self._on_assign: Callable[..., None] | None = None
+        self._at: dict[tuple[str, int], int] = {}
+        self._paused: set[tuple[str, int]] = set()
+        self._idle = 0
+
+    def subscribe(self, topics: list[str], on_assign: Callable[..., None], **_others: Any) -> None:
+        self._on_assign = on_assign
+
+    def consume(self, n: int, timeout: float) -> list[FakeMessage]:
+        kafka = self._kafka
+        kafka.called()
+        assign, self._on_assign = self._on_assign, None
+        if assign is not None:
+            assign(self, [TopicPartition(*key) for key in kafka.logs])
+        kafka.pass_ms(kafka.chance.choice((0, 1, 20, 50, 300)))
+        found: list[FakeMessage] = []
+        keys = [key for key in self._at if key not in self._paused]
+        kafka.chance.shuffle(keys)
+        for key in keys * 2:
+            if kafka.chance.random() < 0.4:
+                continue
+            log, at = kafka.logs[key], self._at[key]
+            at_most = min(n - len(found), kafka.chance.choice((1, 10, 100, n)))
+            some = [m for m in log[at : at + at_most] if m.visible_ms <= kafka.now_ms]
+            found += some
+            self._at[key] += len(some)
+        is_done = all(self._at[key] == len(log) for key, log in kafka.logs.items()) and not found
+        self._idle = self._idle + 1 if is_done else 0
+        if self._idle > IDLE_POLLS:
+            kafka.stop.set()
+        return found
+
+    def get_watermark_offsets(self, at: TopicPartition, timeout: float) -> tuple[int, int]:
+        self._kafka.called()
+        log = self._kafka.logs[at.topic, at.partition]
+        end = sum(1 for m in log if m.visible_ms <= self._kafka.now_ms)
+        return self._kafka.lows.get((at.topic, at.partition), 0), end
+
+    def committed(self, asked: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        return [self._kafka.commits.get((a.topic, a.partition), a) for a in asked]
+
+    def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
+        self._kafka.called()
+        for each in offsets:
+            self._kafka.commits[each.topic, each.partition] = each
+
+    def offsets_for_times(self, asked: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        answers = []
+        for a in asked:
+            log = self._kafka.logs[a.topic, a.partition]
+            first = next((m.offset() for m in log if m.timestamp_[1] >= a.offset), -1)
+            answers.append(TopicPartition(a.topic, a.partition, first))
+        return answers
+
+    def list_topics(self, name: str, timeout: float) -> Any:
+        partitions = dict.fromkeys(range(self._kafka.partitions))
+        return SimpleNamespace(topics={name: SimpleNamespace(partitions=partitions)})
+
+    def incremental_assign(self, given: list[TopicPartition]) -> None:
+        for each in given:
+            self._at[each.topic, each.partition] = each.offset
+
+    assign = incremental_assign
+
+    def incremental_unassign(self, taken: list[TopicPartition]) -> None:
+        for each in taken:
+            del self._at[each.topic, each.partition]
+
+    def pause(self, given: list[TopicPartition]) -> None:
+        self._paused |= {(each.topic, each.partition) for each in given}
+
+    def resume(self, given: list[TopicPartition]) -> None:
+        self._paused -= {(each.topic, each.partition) for each in given}
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@dataclass
+class Plane:
+    """A data plane of a :class:`World` with settings for tests; ``cluster`` and folders are its own."""
+
+    world: World
+    folder: Path
+    cluster: str = "fake"
+    is_embedded: bool = False
+    segment_records: int = 256
+    batch_records: int = 200
+    more: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> PlaneSettings:
+        given: dict[str, Any] = {
+            "cluster": self.cluster,
+            "is_embedded": self.is_embedded,
+            "archive_dir": self.folder / "archive",
+            "join_dir": self.folder / "join",
+            "policy": "test",
+            "segment_records": self.segment_records,
+            "batch_records": self.batch_records,
+            "summary_interval_ms": 200,
+            "archive_interval_ms": 400,
+            "order_slack_ms": SLACK_MS,
+            "join_horizon_s": 7 * 86_400,
+            "disorder_ms": 60_000,
+            "future_skew_ms": SKEW_US // 1000,
+        }
+        return PlaneSettings(**{**given, **self.more})
+
+    def make(self, registry: Registry, consumer: Mapping[str, Any], producer: Mapping[str, Any]) -> DataPlane:
+        """The plane, not yet running."""
+        plans = {
+            model: ModelPlan(contract, self.world.profiles[model], SQL_RULES[model], WINDOW_US, AUDIT_SHARE[model])
+            for model, contract in self.world.contracts.items()
+        }
+        return DataPlane(self.settings, plans, registry, self.world.ids, consumer, producer)

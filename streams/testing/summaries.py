@@ -1,0 +1,91 @@
+"""Merges the plane's summaries by the stated rule, in the plainest way, and watches that they keep what they promise.
+
+The summary of a segment is a pure function of the log: two of one segment and one end must be equal, whoever wrote
+them, whenever. That is asserted of every pair that comes by.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from schemas.events import noun
+from streams.testing.oracle import NOUNS
+
+Segments = dict[tuple[str, int], dict[str, Any]]
+
+
+class PlainMerger:
+    """Merges the messages of one log's ``summaries``.
+
+    Attributes
+    ----------
+    holes
+        (topic, partition, folded, segment) of each segment that came before the one expected.
+    """
+
+    def __init__(self) -> None:
+        self.holes: list[tuple[str, int, int, int]] = []
+        self._folded: dict[tuple[str, int], int] = {}
+        self._kept: dict[tuple[str, int, int], dict[str, Any]] = {}
+        self._seen: dict[tuple[str, int, int, int], dict[str, Any]] = {}
+
+    def add(self, message: Mapping[str, Any]) -> None:
+        """Merge one message."""
+        partition = message["partition"]
+        for segment in message["segments"]:
+            place, number = (segment["topic"], partition), segment["segment"]
+            before = self._seen.setdefault((*place, number, segment["end"]), segment)
+            assert before == segment, f"two summaries of {place}, segment {number}, up to {segment['end']} differ"
+            folded = self._folded.setdefault(place, number)
+            if number < folded:
+                continue
+            if number > folded:
+                self.holes.append((*place, folded, number))
+                continue
+            kept = self._kept.get((*place, number))
+            if kept is None or kept["end"] < segment["end"]:
+                self._kept[(*place, number)] = segment
+            if segment["is_complete"]:
+                self._folded[place] = number + 1
+
+    def segments(self, partition: int) -> Segments:
+        """What is merged of a partition number, in the form in which the oracle has it."""
+        found: Segments = {}
+        for (name, p, number), segment in self._kept.items():
+            if p == partition:
+                parts = {_key(part): _counts(part) for part in segment["parts"]}
+                kept = {name_: segment[name_] for name_ in ("start", "end", "counters")}
+                found[noun(name), number] = {**kept, "parts": parts}
+        return found
+
+
+def _key(part: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(part[name] for name in ("model", "version", "role", "slice", "axis", "window"))
+
+
+def _counts(part: Mapping[str, Any]) -> dict[int, int]:
+    codes = [code for (code,) in struct.iter_unpack("<i", part["codes"])]
+    counts = [count for (count,) in struct.iter_unpack("<q", part["counts"])]
+    assert codes == sorted(set(codes)), "codes are sorted and distinct"
+    assert 0 not in counts, "nothing that is zero is sent"
+    return dict(zip(codes, counts, strict=True))
+
+
+def differences(found: Segments, expected: Segments, limit: int = 5) -> list[str]:
+    """The first differences between two sets of segments, in words; empty when they are equal."""
+    said: list[str] = []
+    for key in sorted(found.keys() | expected.keys(), key=lambda k: (NOUNS.index(k[0]), k[1])):
+        if key not in found or key not in expected:
+            said.append(f"{key}: {'found' if key in found else 'expected'} only")
+            continue
+        a, b = found[key], expected[key]
+        said += [f"{key} {n}: found {a[n]}, expected {b[n]}" for n in ("start", "end", "counters") if a[n] != b[n]]
+        for part in sorted(a["parts"].keys() | b["parts"].keys()):
+            x, y = a["parts"].get(part, {}), b["parts"].get(part, {})
+            codes = [c for c in sorted(x.keys() | y.keys()) if x.get(c, 0) != y.get(c, 0)]
+            said += [f"{key} {part} code {c}: found {x.get(c, 0)}, expected {y.get(c, 0)}" for c in codes]
+        if len(said) >= limit:
+            break
+    return said[:limit]

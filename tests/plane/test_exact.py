@@ -1,0 +1,122 @@
+"""Whatever the plane is given, however it is cut and killed: it finds what a plain computation finds."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from schemas.events import noun, topic
+from schemas.registry import Codec, FileRegistry
+from streams.plane.testing import FakeKafka, Killed, Plane
+from streams.testing.oracle import Oracle, Result, Settings, failures_of
+from streams.testing.summaries import PlainMerger, differences
+from streams.testing.world import SKEW_US, WINDOW_US, World
+
+SLOW = settings(max_examples=30, suppress_health_check=list(HealthCheck))
+
+
+@dataclass
+class Ran:
+    """What came out of the plane."""
+
+    merger: PlainMerger
+    failures: set[tuple[tuple[str, Any], ...]]
+    dead: dict[tuple[str, int, int], str]
+    alerts: list[dict[str, Any]]
+
+
+class Run:
+    """One log and one state directory, on which planes are started and killed."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, kafka: FakeKafka, world: World, **more: Any):
+        self.kafka, self.world, self.folder = kafka, world, folder
+        self.plane = Plane(world, folder, **more)
+        monkeypatch.setattr("streams.plane.loop.Consumer", kafka.consumer)
+        monkeypatch.setattr("streams.plane.emit.Producer", kafka.producer)
+        monkeypatch.setattr("streams.plane.loop.time", kafka.time)
+        monkeypatch.setattr("streams.plane.restore.time", kafka.time)
+
+    def start(self, kill_at: int = -1) -> bool:
+        """Run a plane until everything is worked on, or it is killed; whether it came to its end."""
+        kafka = self.kafka
+        kafka.calls, kafka.kill_at = 0, kill_at
+        kafka.stop.clear()
+        try:
+            self.plane.make(self.world.registry, {"group.protocol": "consumer"}, {}).run(kafka.stop)
+        except Killed:
+            return False
+        return True
+
+    def result(self) -> Ran:
+        codec, ran = Codec(self.world.registry), Ran(PlainMerger(), set(), {}, [])
+        failures = []
+        for name, _, value in self.kafka.sent:
+            record = codec.decode(value)
+            if name == topic("summaries"):
+                ran.merger.add(record)
+            elif name == topic("failures"):
+                failures.append(record)
+            elif name == topic("dead-letters"):
+                place = (noun(record["topic"]), record["partition"], record["offset"])
+                assert ran.dead.setdefault(place, record["reason"]) == record["reason"]
+            elif name == topic("alerts"):
+                ran.alerts.append(record)
+        ran.failures = failures_of(failures)
+        return ran
+
+    def expected(self) -> dict[int, Result]:
+        oracle = Oracle(
+            self.world.oracle_models(), self.world.schemas(), Settings(self.plane.segment_records, WINDOW_US, SKEW_US)
+        )
+        return {p: oracle.run(p, self.kafka.topics(p)) for p in range(self.kafka.partitions)}
+
+    def check(self) -> None:
+        """Everything found is everything expected."""
+        ran, expected = self.result(), self.expected()
+        assert ran.merger.holes == []
+        assert ran.alerts == []
+        for p, result in expected.items():
+            segments = {key: segment.plain() for key, segment in result.segments.items()}
+            assert differences(ran.merger.segments(p), segments) == []
+        failures = set().union(*(result.failures for result in expected.values()))
+        assert ran.failures - failures == set()
+        assert failures - ran.failures == set()
+        assert ran.dead == {(n, p, o): why for p, r in expected.items() for (n, o), why in r.dead.items()}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(FileRegistry(tmp_path / "registry.json"))
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    place = Path(tempfile.mkdtemp())
+    yield place
+    shutil.rmtree(place)
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: World) -> Any:
+    """Makes a Run with its own state."""
+
+    def make(seed: int, predictions: int, partitions: int = 2, *, is_log_append: bool = True, **more: Any) -> Run:
+        world.seed = seed
+        kafka = FakeKafka(partitions, seed, is_log_append=is_log_append)
+        kafka.fill(world.events(predictions))
+        return Run(Path(tempfile.mkdtemp(dir=tmp_path)), monkeypatch, kafka, world, **more)
+
+    return make
+
+
+def test_one_uninterrupted_run_finds_everything(runs: Any) -> None:
+    run = runs(1, 2_000)
+    assert run.start()
+    run.check()
