@@ -177,8 +177,14 @@ def _tell(places: dict[str, Path], table: Path, model: str, found: Inference, *,
         click.echo(f"  {places[name]}  {text}")
     for note in found.notes:
         click.echo(f"  note: {note}")
-    time_hint = "" if has_time else " --start 2024-01-01"
+    start = "" if has_time else " --start 2024-01-01"
+    commands = {
+        "flywheel up": "broker, worker and status page (in a terminal of its own)",
+        f"flywheel retrain run --model {model} --initial {places['reference']}": "the first version, from these rows",
+        f"flywheel replay TABLE --model {model} --champion{start}": "rows of the past, through the whole loop",
+        "flywheel status": "what was seen",
+    }
     click.echo("Next:")
-    click.echo("  flywheel up                               broker, worker and status page")
-    click.echo(f"  flywheel retrain run --model {model}        train the first version on these rows")
-    click.echo(f"  flywheel replay TABLE --model {model} --champion{time_hint}   send past rows through the loop")
+    width = max(map(len, commands))
+    for command, text in commands.items():
+        click.echo(f"  {command:{width}}  {text}")
