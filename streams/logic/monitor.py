@@ -19,13 +19,14 @@ from schemas.profile import Profile
 from schemas.times import HOUR_US
 from streams.logic.baseline import BLOCK_HOURS, Baseline, Spread
 from streams.logic.bias import BiasSpread, judge, usual_bias, window_sums
-from streams.logic.counts import Floats, Hour, HourlyCounts, Layout, LocalHours
+from streams.logic.counts import Floats, Hour, HourlyCounts, Ints, Layout, LocalHours
 from streams.logic.drift import Candidate, candidates, evidence, strongest
 from streams.logic.impact import Impact, ImpactEvidence
 from streams.logic.incident import INPUT_CHANNELS, PAGE, TRACKS, AlertRecord, Incidents, Sighting
 from streams.logic.invariants import Invariants, strongest_breaches
 from streams.logic.policy import MonitorPolicy
 from streams.logic.sightings import bias_sighting, breach_sighting, drift_sighting
+from streams.logic.staleness import Staleness, psi_by_feature, staleness
 
 Interval = tuple[Hour, Hour]
 WEEK_DAYS = 7
@@ -101,6 +102,7 @@ class Monitor:
     folded_day: int | None = None
     last_pipe: Hour | None = None
     today: Today | None = None
+    daily: dict[int, Ints] = field(default_factory=dict)
     _history_correlation: Floats | None = None
 
     def __post_init__(self) -> None:
@@ -147,6 +149,15 @@ class Monitor:
             alerts += self._close(self.next_hour, impact)
             self.next_hour += 1
         return alerts
+
+    def staleness(self) -> tuple[Staleness, ...]:
+        """How far the features are from training, by the closed days since deployment; takes some 50 ms."""
+        return staleness(self.layout, self.daily, self.policy)
+
+    def naive_psi(self, day: int) -> dict[str, float]:
+        """PSI by feature of a closed local day (days since 1970); empty where no row was served."""
+        columns = self.daily.get(day)
+        return {} if columns is None else psi_by_feature(self.layout, columns)
 
     def exclude(self, from_us: int, to_us: int) -> None:
         """Take a confirmed incident out of baseline, record and spread.
@@ -296,11 +307,19 @@ class Monitor:
             self._fold(self.folded_day, is_history=self.folded_day < start_day)
         self._history_correlation = None
         self.today = self._judge_by(day)
+        self._keep_days(start_day, day)
         self.invariants.end_day()
         for old in [d for d in self.day_records if d < day - self.policy.kept_days]:
             self.old_record = np.maximum(self.old_record, self.day_records.pop(old))
         self.record = np.max([*self.day_records.values(), self.old_record], axis=0)
         self.counts.forget(self.local.hours_of(day - self.policy.kept_days)[0])
+
+    def _keep_days(self, start_day: int, day: int) -> None:
+        """All rows of the closed days since deployment, for the staleness meter."""
+        for past in range(max(self.daily, default=start_day - 1) + 1, day):
+            columns = self.counts.column_sums(self.local.hours_of(past))[0]
+            if columns.any():
+                self.daily[past] = columns
 
     def _learn_rules(self) -> None:
         days: set[int] = set()

@@ -51,6 +51,7 @@ def snapshot(monitor: Monitor) -> bytes:
     for name in STORES:
         _pack(arrays, name, getattr(monitor.counts, name))
     _pack(arrays, "day_records", monitor.day_records)
+    _pack(arrays, "daily", monitor.daily)
     today: dict[str, Any] | None = None
     if monitor.today is not None:
         today = {"day": monitor.today.baseline.day, "days": monitor.today.baseline.days}
@@ -104,7 +105,7 @@ def restore(data: bytes, policy: MonitorPolicy, profile: Profile) -> Monitor:
     monitor.invariants.runs = Runs(*(arrays[name] for name in ("run_cell", "run_rows", "run_hours", "run_longest")))
     for name in STORES:
         setattr(monitor.counts, name, _unpack(arrays, name))
-    monitor.day_records = _unpack(arrays, "day_records")
+    monitor.day_records, monitor.daily = _unpack(arrays, "day_records"), _unpack(arrays, "daily")
     monitor.incidents = Incidents.from_dict(meta["incidents"])
     monitor.excluded = [(first, last) for first, last in meta["excluded"]]
     monitor.epochs = meta["epochs"]

@@ -1,0 +1,263 @@
+"""The monitor: quiet in a healthy world, awake in a broken one, and the same after a restart."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import polars as pl
+import pytest
+
+from schemas.parts import Part
+from schemas.profile import Profile
+from schemas.times import DAY_US, HOUR_US
+from streams.logic.incident import AlertRecord
+from streams.logic.monitor import Monitor
+from streams.logic.policy import MonitorPolicy
+from streams.logic.state import SnapshotMismatchError, restore, snapshot
+from streams.logic.testing import FIRST_US, Fault, World, learn_profile, make_impact, make_monitor, make_parts
+
+START_DAY, FAULT_DAY, END_DAY = 48, 54, 58
+DEFAULT = MonitorPolicy()
+
+
+def later(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns(pl.col("delay") + 1.5)
+
+
+def zero_in_the_south(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns(delay=pl.when(pl.col("region") == "south").then(0.0).otherwise("delay"))
+
+
+def missing(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns(level=pl.lit(None, pl.Float64))
+
+
+def renamed(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns(region=pl.col("region").replace({"north": "N"}))
+
+
+def frozen(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns(level=pl.lit(0.8))
+
+
+def harmless(rows: pl.DataFrame) -> pl.DataFrame:
+    """A true change of a feature that the answers hardly depend on."""
+    return rows.with_columns(pl.col("level") * 0.6)
+
+
+def world_changed(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns(y=pl.when(pl.col("event_time") % 10 < 4).then(1.0).otherwise("y"))
+
+
+@cache
+def world() -> World:
+    return World(END_DAY)
+
+
+@cache
+def served(fault: Fault | None) -> pl.DataFrame:
+    return world().served(fault, from_day=FAULT_DAY)
+
+
+@cache
+def profile() -> Profile:
+    return learn_profile(served(None).filter(pl.col("event_time") < FIRST_US + START_DAY * DAY_US))
+
+
+def day_us(day: float) -> int:
+    return FIRST_US + int(day * DAY_US)
+
+
+@cache
+def served_parts(fault: Fault | None) -> list[Part]:
+    return make_parts(served(fault).filter(pl.col("event_time") >= day_us(START_DAY)), profile())
+
+
+@cache
+def learnt(policy: MonitorPolicy) -> bytes:
+    """A monitor that has learnt the healthy history and stands before its first hour."""
+    monitor = make_monitor(profile(), START_DAY, policy)
+    monitor.add(make_parts(served(None).filter(pl.col("event_time") < day_us(START_DAY)), profile()))
+    monitor.advance(day_us(START_DAY) + HOUR_US)
+    return snapshot(monitor)
+
+
+def fresh(policy: MonitorPolicy = DEFAULT) -> Monitor:
+    return restore(learnt(policy), policy, profile())
+
+
+def run(fault: Fault | None) -> list[AlertRecord]:
+    monitor = fresh()
+    monitor.add(served_parts(fault))
+    return monitor.advance(day_us(END_DAY), make_impact(served(fault)))
+
+
+def test_nobody_is_woken_in_a_healthy_world() -> None:
+    assert run(None) == []
+
+
+def test_a_shift_is_found_within_hours_and_named_with_its_effect() -> None:
+    alerts = run(later)
+    first = alerts[0]
+    assert (first.state, first.channel, first.subject, first.slice) == ("opened", "drift", "delay", "all")
+    assert first.severity == "page"
+    assert day_us(FAULT_DAY) < first.event_time_us <= day_us(FAULT_DAY) + 4 * HOUR_US
+    assert first.detail["impact"] > 0.05
+    assert first.detail["verdict"] == "pipe"
+    assert abs(first.detail["observed"] - first.detail["expected"]) > 0.2
+    assert first.window_end_us == first.event_time_us
+    assert len({a.incident_id for a in alerts}) == 1
+
+
+def test_the_bias_that_follows_extends_the_incident_and_blames_the_pipe() -> None:
+    bias = [a for a in run(later) if a.channel == "bias"]
+    assert bias
+    assert all(a.state == "extended" and a.detail["verdict"] == "pipe" for a in bias)
+    assert bias[0].detail["bias"] > 0.1
+
+
+def test_each_channel_and_field_alerts_once_an_incident() -> None:
+    keys = [a.alert_id for a in run(later)]
+    assert len(keys) == len(set(keys))
+
+
+def test_a_fault_of_one_slice_names_the_slice() -> None:
+    first = run(zero_in_the_south)[0]
+    assert (first.subject, first.slice) == ("delay", "region=south")
+
+
+@pytest.mark.parametrize(
+    ("fault", "rule", "subject"),
+    [(missing, "null", "level"), (renamed, "unseen", "region"), (frozen, "frozen", "level")],
+)
+def test_contract_rules_find_what_needs_no_statistics(fault: Fault, rule: str, subject: str) -> None:
+    found = [a for a in run(fault) if a.channel == "contract"]
+    assert found
+    assert (found[0].subject, found[0].detail["rule"]) == (subject, rule)
+    assert found[0].event_time_us <= day_us(FAULT_DAY) + DAY_US
+
+
+def test_a_true_change_that_hurts_nothing_wakes_nobody() -> None:
+    assert run(harmless) == []
+
+
+def test_without_a_model_a_candidate_only_warns() -> None:
+    monitor = fresh()
+    monitor.add(served_parts(later))
+    drift = [a for a in monitor.advance(day_us(FAULT_DAY + 1)) if a.channel == "drift"]
+    assert {a.severity for a in drift} == {"warn"}
+
+
+def test_bias_with_quiet_inputs_is_the_world() -> None:
+    alerts = run(world_changed)
+    assert {a.channel for a in alerts} == {"bias"}
+    assert alerts[0].detail["verdict"] == "world"
+    assert "the world, not the pipe" in alerts[0].message
+
+
+def test_alerts_do_not_depend_on_order_or_batching_of_parts() -> None:
+    rng = np.random.default_rng(3)
+    shuffled = [served_parts(later)[i] for i in rng.permutation(len(served_parts(later)))]
+    whole, split = fresh(), fresh()
+    whole.add(served_parts(later))
+    for batch in np.array_split(np.arange(len(shuffled)), 17):
+        split.add(shuffled[i] for i in batch)
+    impact = make_impact(served(later))
+    expected = whole.advance(day_us(END_DAY), impact)
+    found = [a for day in range(START_DAY, END_DAY + 1) for a in split.advance(day_us(day), impact)]
+    assert found == expected
+    assert expected
+
+
+def test_a_part_and_its_retraction_leave_no_trace() -> None:
+    monitor, other = fresh(), fresh()
+    monitor.add(served_parts(later))
+    other.add(served_parts(later))
+    for part in served_parts(later)[:50]:
+        doubled = Part(part.model, "1", part.role, part.slice, part.axis, part.window_us, part.codes, 3 * part.counts)
+        undone = Part(part.model, "1", part.role, part.slice, part.axis, part.window_us, part.codes, -3 * part.counts)
+        other.add([doubled])
+        other.add([undone])
+    assert snapshot(monitor) == snapshot(other)
+
+
+@pytest.mark.parametrize("cut", [START_DAY + 2.5, FAULT_DAY + 0.3, FAULT_DAY + 2.0])
+def test_a_restart_gives_the_same_alerts(cut: float) -> None:
+    impact = make_impact(served(later))
+    whole = fresh()
+    whole.add(served_parts(later))
+    expected = whole.advance(day_us(END_DAY), impact)
+    first = fresh()
+    first.add(served_parts(later))
+    found = first.advance(day_us(cut), impact)
+    again = restore(snapshot(first), first.policy, profile())
+    found += again.advance(day_us(END_DAY), impact)
+    assert found == expected
+    assert snapshot(again) == snapshot(whole)
+
+
+def test_a_snapshot_of_another_policy_is_refused() -> None:
+    monitor = fresh()
+    with pytest.raises(SnapshotMismatchError):
+        restore(snapshot(monitor), MonitorPolicy(impact=0.1), profile())
+
+
+def test_a_repaired_fault_closes_its_incident_after_a_quiet_day() -> None:
+    policy = MonitorPolicy(drift_hours=(2, 4, 8), bias_hours=(8,))
+    mended = pl.concat(
+        [served(later).filter(pl.col("event_time") < day_us(FAULT_DAY + 1)),
+         served(None).filter(pl.col("event_time") >= day_us(FAULT_DAY + 1))]
+    )  # fmt: skip
+    monitor = fresh(policy)
+    monitor.add(make_parts(mended.filter(pl.col("event_time") >= day_us(START_DAY)), profile()))
+    alerts = monitor.advance(day_us(END_DAY), make_impact(mended, policy))
+    assert [a.state for a in alerts].count("opened") == 1
+    closed = alerts[-1]
+    assert closed.state == "closed"
+    assert day_us(FAULT_DAY + 2) <= closed.event_time_us <= day_us(FAULT_DAY + 3)
+
+
+def test_without_history_drift_is_silent_and_says_that_it_learns() -> None:
+    monitor = make_monitor(profile(), START_DAY)
+    monitor.add(served_parts(later))
+    alerts = monitor.advance(day_us(END_DAY), make_impact(served(later)))
+    assert monitor.is_learning
+    assert alerts == []
+
+
+def test_a_new_version_is_not_judged_by_what_its_inputs_used_to_mean() -> None:
+    impact = make_impact(served(later))
+    monitor = fresh()
+    monitor.add(served_parts(later))
+    before = monitor.advance(day_us(FAULT_DAY + 1), impact)
+    assert before
+    promoted = day_us(FAULT_DAY + 1)
+    taught = served(later).with_columns(score=served(None)["score"])  # it knows what the field means now
+    history = make_parts(taught.filter(pl.col("event_time") < promoted), profile(), "2")
+    following: Monitor = monitor.rebaseline(
+        promoted, version="2", profile=profile(), history=history, since_us=day_us(FAULT_DAY)
+    )
+    following.add(make_parts(taught.filter(pl.col("event_time") >= promoted), profile(), "2"))
+    after = following.advance(day_us(END_DAY), impact)
+    assert [a.state for a in after] == ["closed"]
+    assert after[0].incident_id == before[0].incident_id
+
+
+def test_hours_that_were_confirmed_as_an_incident_are_forgotten() -> None:
+    monitor = fresh()
+    monitor.add(served_parts(later))
+    monitor.exclude(day_us(FAULT_DAY), day_us(END_DAY))
+    assert [a for a in monitor.advance(day_us(END_DAY), make_impact(served(later))) if a.channel == "drift"] == []
+
+
+def test_the_staleness_meter_names_what_left_training_and_the_naive_column_is_beside_it() -> None:
+    monitor = fresh()
+    monitor.add(served_parts(later))
+    monitor.advance(day_us(END_DAY) + HOUR_US, make_impact(served(later)))
+    found = {s.feature: s for s in monitor.staleness()}
+    assert found["delay"].evidence.orders > 0 > found["region"].evidence.orders
+    assert found["delay"].evidence.start >= FAULT_DAY - START_DAY - 2
+    last = max(monitor.daily)
+    assert monitor.naive_psi(last)["delay"] > 0.2 > monitor.naive_psi(last)["region"]
+    assert monitor.naive_psi(last + 5) == {}
