@@ -30,7 +30,7 @@ from schemas.contract import Target
 
 INDEX, SIGNATURE, CARD, MODEL, REFERENCE = "artifact.json", "signature", "card.json", "model.bin", "reference.parquet"
 REFERENCE_ROWS = 64
-EXPECTED = "expected_"
+EXPECTED = "@expected_"
 UNSEEN = "\x00never seen"
 FAR = 1e12
 

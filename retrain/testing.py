@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import sqlalchemy as sa
 
+from retrain.joined import Ends
+from retrain.paths import Paths
+from retrain.policy import GatePolicy, RetrainPolicy
+from retrain.run import RunRequest
 from schemas.archive import ArchiveFile
 from schemas.contract import Contract, parse_contract
 from schemas.times import DAY_US, HOUR_US, MINUTE_US, parse_time
@@ -15,6 +21,32 @@ from schemas.times import DAY_US, HOUR_US, MINUTE_US, parse_time
 START_US = parse_time("2024-01-01T00:00:00+00:00")
 CLUSTER = "test"
 SEGMENT_RECORDS = 16_384
+BASE_DAYS, LOG_DAYS = 10, 10
+AS_OF_US = START_US + (BASE_DAYS + LOG_DAYS) * DAY_US
+GATE = GatePolicy(min_rows=200, min_days=3, slice_min_rows=50, bias_max=0.08, ece_max=0.08)
+POLICY = RetrainPolicy(trainer="sklearn_logistic", holdout_days=4, gate=GATE, time_limit_s=120)
+"""Quick, and wide enough for a block of four days of 200 rows."""
+
+
+@dataclass
+class World:
+    """A state directory with its database, in which the first version of the small model serves."""
+
+    root: Path
+    engine: sa.Engine
+    contract: Contract
+    policy: RetrainPolicy
+    ends: Ends
+
+    @property
+    def paths(self) -> Paths:
+        """Its folders."""
+        return Paths(self.root)
+
+    def request(self, **changes: Any) -> RunRequest:
+        """A run over all of its log."""
+        given: dict[str, Any] = {"trigger": "manual", "reason": "a test", "as_of_us": AS_OF_US, "ends": self.ends}
+        return RunRequest(**(given | changes))
 
 
 def write_archive(
@@ -67,7 +99,7 @@ def small_contract(**changes: Any) -> Contract:
 
 def small_rows(days: int, per_day: int = 200, *, first_day: int = 0, seed: int = 0, noise: float = 1.0) -> pl.DataFrame:
     """A world that the small contract describes: ids, times, features, ``label``, ``truth_time`` and ``truth_due``."""
-    rng = np.random.default_rng(seed + 7919 * first_day)
+    rng = np.random.default_rng([seed, first_day + 1000])
     n = days * per_day
     minutes = np.sort(rng.integers(0, days * 24 * 60, n))
     times = START_US + first_day * DAY_US + minutes * MINUTE_US
