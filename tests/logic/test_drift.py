@@ -1,0 +1,192 @@
+"""Counts, baseline, evidence: the formulas against plain loops, and the bound that saves the logarithms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.parts import N_INPUT, Part, cell_code
+from schemas.profile import FieldSpec, Profile, build_profile
+from schemas.times import HOUR_US
+from streams.logic.baseline import Spread, Windows, smooth
+from streams.logic.counts import HourlyCounts, Layout, LocalHours
+from streams.logic.drift import candidates, divergence, evidence
+from streams.logic.policy import MonitorPolicy
+from streams.logic.testing import FIRST_US, World, learn_profile, make_monitor, make_parts
+
+POLICY = MonitorPolicy()
+
+
+def small_layout() -> Layout:
+    x = pl.Series("x", np.random.default_rng(1).normal(size=500))
+    c = pl.Series("c", ["a", "b"] * 250)
+    profile = build_profile(pl.DataFrame([x, c]), [FieldSpec("x", "number"), FieldSpec("c", "category")], model="m")
+    return Layout(profile, ("all", "c=a"))
+
+
+def part(layout: Layout, hour: int, cells: dict[tuple[int, int], int], slice_name: str = "all") -> Part:
+    codes = [N_INPUT, *(cell_code(f, k) for f, k in cells)]
+    counts = [sum(n for (f, _), n in cells.items() if f == 0), *cells.values()]
+    window = hour * HOUR_US
+    return Part(
+        "m", "1", "champion", slice_name, "event", window, np.array(codes, np.int32), np.array(counts, np.int64)
+    )
+
+
+def test_cells_land_in_their_columns_and_unknown_codes_nowhere() -> None:
+    layout = small_layout()
+    counts = HourlyCounts(layout)
+    counts.add([part(layout, 5, {(0, 4): 2, (1, 3): 3}), part(layout, 5, {(1, 127): 9, (7, 0): 9}, "c=a")])
+    assert counts.cells[5][0, layout.offsets[0] + 4] == 2
+    assert counts.cells[5][0, layout.offsets[1] + 3] == 3
+    assert counts.cells[5].sum() == 5
+    counts.add([part(layout, 5, {(0, 4): 1}, "c=unheard of")])
+    assert counts.cells[5].sum() == 5
+
+
+def test_forgotten_hours_stay_forgotten_and_are_counted() -> None:
+    layout = small_layout()
+    counts = HourlyCounts(layout)
+    counts.add([part(layout, 5, {(0, 4): 1})])
+    counts.forget(6)
+    counts.add([part(layout, 5, {(0, 4): 1}), part(layout, 6, {(0, 4): 1})])
+    assert sorted(counts.cells) == [6]
+    assert counts.late == 1
+
+
+def test_directions_are_cells_and_shares_below_each_edge() -> None:
+    layout = small_layout()
+    x = np.random.default_rng(2).integers(0, 9, layout.columns)
+    spread = layout.spread_out(x)
+    feature = layout.profile.features[0]
+    assert len(spread) == layout.columns + len(feature.edges) - 1
+    labels = [layout.direction_label(d) for d in range(layout.directions)]
+    assert labels[0] == "null"
+    e = 3
+    at = labels.index(f"< {feature.edges[e]:g}", feature.cell_count)
+    assert spread[at] == x[4 : 4 + e + 1].sum()
+    assert layout.owners.tolist() == sorted(layout.owners.tolist())
+
+
+def test_local_hours_follow_the_clock_of_the_contract() -> None:
+    local = LocalHours("America/New_York")
+    spring = local((FIRST_US // HOUR_US) + 69 * 24)[0]  # 10 March 2024: the clocks go forward
+    assert [len(local.hours_of(day)) for day in (spring - 1, spring, spring + 1)] == [24, 23, 24]
+    assert local(FIRST_US // HOUR_US)[1] == 0
+
+
+def test_the_baseline_is_the_shrunk_share_of_the_notes() -> None:
+    rng = np.random.default_rng(3)
+    n = rng.integers(0, 50, (24, 1))
+    x = rng.binomial(n, 0.3)[:, :, None]
+    found = smooth(x, n)
+    for b in range(24):
+        whole = (x.sum() + 0.5) / (n.sum() + 1)
+        three = [(b - 1) % 24, b, (b + 1) % 24]
+        near = (x[three].sum() + 10 * whole) / (n[three].sum() + 10)
+        assert found[b, 0, 0] == pytest.approx((x[b, 0, 0] + 20 * near) / (n[b, 0] + 20), rel=1e-12)
+
+
+def test_windows_equal_a_plain_sum_over_hours() -> None:
+    world = World(40)
+    profile = learn_profile(world.served())
+    monitor = make_monitor(profile, 36)
+    monitor.add(make_parts(world.served(), profile))
+    monitor.advance(FIRST_US + 38 * 24 * HOUR_US)
+    today, local = monitor.today, monitor.local
+    assert today is not None
+    hour = monitor.next_hour - 5
+    windows = today.baseline.windows(monitor.counts, local, (2, 8), 20, hour)
+    d = 7
+    for w in range(len(windows.rows)):
+        length, s = (2, 8)[windows.length[w]], int(windows.slice[w])
+        x = n = e = v = 0.0
+        for h in range(hour - length + 1, hour + 1):
+            rows = float(monitor.counts.scalar(h, N_INPUT)[s])
+            share = today.baseline.shares[s, local(h)[1], d]
+            x += monitor.layout.spread_out(monitor.counts.cells[h])[s, d]
+            n, e, v = n + rows, e + rows * share, v + rows * share * (1 - share)
+        assert (windows.rows[w], windows.x[w, d]) == (n, x)
+        assert windows.expected[w, d] == pytest.approx(e)
+        assert windows.variance[w, d] == pytest.approx(v)
+
+
+def one_window(x: float, n: int, e: float, layout: Layout) -> Windows:
+    full = np.full((1, layout.directions), 0.0)
+    return Windows(
+        np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([n]), full + x, full + n * e, full + n * e * (1 - e)
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    n=st.integers(20, 5000),
+    q=st.floats(0, 1),
+    e=st.floats(0.001, 0.999),
+    icc=st.floats(0, 1),
+    side=st.sampled_from([0, 1]),
+)
+def test_evidence_is_the_tempered_likelihood_ratio_and_the_bound_never_hides_a_candidate(
+    n: int, q: float, e: float, icc: float, side: int
+) -> None:
+    layout = small_layout()
+    x = float(round(q * n))
+    correlation = np.zeros((2, 5, 2, layout.directions))
+    correlation[side] = icc
+    found = float(evidence(one_window(x, n, e, layout), correlation, POLICY)[0, 0])
+    used = icc if side == (1 if x > n * e else 0) else 0.0
+    v = n * e * (1 - e)
+    g = v / (v + n * n * (used + POLICY.spread_floor**2) * e * (1 - e))
+    share = x / n
+    kl = sum(a * math.log(a / b) for a, b in ((share, e), (1 - share, 1 - e)) if a > 0)
+    z = math.copysign(math.sqrt(max(0.0, 2 * g * n * kl)), share - e)
+    if abs(z) >= POLICY.drift_z:
+        assert found == pytest.approx(z, rel=1e-9)
+    elif found:
+        assert found == pytest.approx(z, rel=1e-6, abs=1e-9)
+
+
+def test_divergence_of_equal_laws_is_nothing_and_of_certain_ones_finite() -> None:
+    found = divergence(np.array([0.3, 0.0, 1.0]), np.array([0.3, 0.2, 0.2]))
+    assert found.tolist() == pytest.approx([0.0, -math.log(0.8), -math.log(0.2)])
+
+
+def test_a_candidate_must_beat_its_own_record() -> None:
+    layout = small_layout()
+    window = one_window(90.0, 100, 0.1, layout)
+    z = evidence(window, np.zeros((2, 5, 2, layout.directions)), POLICY)
+    record = np.zeros((5, 2, 2))
+    first = candidates(z, window, record, layout, POLICY)
+    assert {c.feature for c in first} == {"x", "c"}
+    assert (first[0].rows, first[0].observed) == (100, 0.9)
+    assert first[0].expected == pytest.approx(0.1)
+    record[0, 0, layout.profile.index["x"]] = abs(float(z[0, 0]))
+    assert {c.feature for c in candidates(z, window, record, layout, POLICY)} == {"c"}
+
+
+def test_correlated_windows_teach_a_spread_and_independent_ones_none() -> None:
+    layout, rng = small_layout(), np.random.default_rng(4)
+
+    def learn(deviation: float) -> float:
+        spread = Spread.empty(layout, POLICY.drift_hours)
+        for _ in range(200):
+            share = np.clip(0.3 + deviation * rng.normal(), 0.01, 0.99)
+            window = one_window(float(rng.binomial(500, share)), 500, 0.3, layout)
+            spread.fold(1, window)
+            spread.end_day(np.ones((2, layout.directions), bool))
+        return float(spread.correlation(layout, POLICY)[1, 1, 0, 0, 0])
+
+    correlated = learn(0.1)
+    assert correlated == pytest.approx(1.3 * 0.1**2 / (0.3 * 0.7), rel=0.4)
+    assert learn(0.0) < 0.004
+
+
+def test_a_profile_without_numbers_has_directions_too() -> None:
+    table = pl.DataFrame({"c": ["a", "b"]})
+    profile: Profile = build_profile(table, [FieldSpec("c", "category")], model="m")
+    assert Layout(profile, ("all",)).directions == 5
