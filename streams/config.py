@@ -158,8 +158,6 @@ class Config(BaseSettings):
     future_skew_ms: NaturalInt = Field(default=300_000, description="events further ahead of the clock are set aside")
     window_s: PositiveInt = Field(default=300, description="length of a window of event time; divides a day")
     audit_share: Share = Field(default=0.01, description="share sent to review at random, where the model does not say")
-    memory_mb_max: PositiveInt = Field(default=1024, description="above it the worker slows down")
-    fetch_mb_max: PositiveInt = Field(default=64, description="records fetched ahead of the work")
     emit_outcomes: bool = Field(default=False, description="also write every outcome to its topic")
 
     models: dict[str, ModelConfig] = Field(default_factory=dict)

@@ -46,6 +46,7 @@ CONSUMER: Mapping[str, Any] = {
     "fetch.queue.backoff.ms": 5,  # the default of 1000 makes catching up eight times slower on an idle CPU
     "fetch.wait.max.ms": 100,
     "queued.min.messages": 100_000,  # several micro-batches, so that consume() never waits for the network
+    "queued.max.messages.kbytes": 64 * 1024,  # of all partitions together: memory is bounded, a slow worker only lags
     "fetch.message.max.bytes": 4 * 1024 * 1024,
     "partition.assignment.strategy": "range",  # classic protocol only: keeps partition p of all topics on one member
     **QUIET,
