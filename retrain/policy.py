@@ -49,7 +49,9 @@ class RetrainPolicy(BaseModel):
     min_new_labels: PositiveInt | None = None
     """Train when so many truths and answers are newer than the last dataset; None: volume is no trigger."""
     on_alert: bool = True
-    """Train on an open page about quality, and on an accepted proposal."""
+    """Train on an open page."""
+    on_proposal: bool = True
+    """Train when an accepted change of meaning is old enough to be judged."""
     cooldown_s: Annotated[int, Field(ge=0)] = 6 * 3600
     """After a run, triggers other than cron, proposals and people wait this long (event time)."""
     min_train_rows: PositiveInt = 100

@@ -100,7 +100,7 @@ def ripe_us(policy: RetrainPolicy, change: int) -> int:
 
 def _proposal(policy: RetrainPolicy, evidence: Evidence) -> tuple[bool, str]:
     changes = [p for p in evidence.proposals if p.kind == "new_contract_version" and p.from_us is not None]
-    if not policy.on_alert or not changes:
+    if not policy.on_proposal or not changes:
         return False, ""
     newest = max(changes, key=lambda p: p.from_us or 0)
     assert newest.from_us is not None

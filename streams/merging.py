@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from schemas import parts
 from schemas.database import read, write
-from schemas.parts import Axis, Part
+from schemas.parts import Part
 from schemas.registry import Codec
 from streams.tables import open_summary, source_partition, window
 
@@ -59,6 +59,7 @@ class Merger:
         self._engine = engine
         self._codec = codec
         self._schema_id = schema_id
+        self._decoded: dict[tuple[Any, ...], tuple[bytes, dict[str, Any]]] = {}
 
     def merge(self, message: Mapping[str, Any], now_us: int) -> Merged:
         """Merge one message; one transaction."""
@@ -95,11 +96,10 @@ class Merger:
             merged.duplicates += 1
             return
         if before is not None:
-            merged.changes += [negative(part) for part in parts_of(before)]
             connection.execute(
                 sa.delete(open_summary).where(*_is(open_summary, source), open_summary.c.segment == segment["segment"])
             )
-        merged.changes += parts_of(segment)
+        merged.changes += changes(before["parts"] if before is not None else [], segment["parts"])
         if segment["segment"] > folded:
             folded = self._close_hole(connection, source, folded, segment, counters, merged)
         end = segment["end"]
@@ -110,6 +110,7 @@ class Merger:
                 counters[reason] = counters.get(reason, 0) + number
         else:
             value = self._codec.encode(self._schema_id, {**message, "segments": [segment]})
+            self._decoded[tuple(source.values())] = (value, segment)
             connection.execute(
                 sa.insert(open_summary).values(
                     **source,
@@ -160,9 +161,11 @@ class Merger:
         ).first()
         if row is None:
             return None
-        (segment,) = self._codec.decode(row.summary)["segments"]
-        assert isinstance(segment, dict)
-        return segment
+        key = tuple(source.values())  # the newest of every source is kept decoded, and used if it is still the one
+        if key not in self._decoded or self._decoded[key][0] != row.summary:
+            (segment,) = self._codec.decode(row.summary)["segments"]
+            self._decoded[key] = (row.summary, segment)
+        return self._decoded[key][1]
 
     def everything(self) -> Iterable[Part]:
         """All counters: the windows, and what the open summaries hold."""
@@ -185,6 +188,19 @@ def totals(connection: sa.Connection, codec: Codec) -> dict[tuple[str, str, int]
             for reason, number in segment["counters"].items():
                 own[reason] = own.get(reason, 0) + number
     return found
+
+
+def changes(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> list[Part]:
+    """Parts to add so that what was counted by an older summary of a segment becomes what the newer one says."""
+    known = {_name(part): part for part in before}
+    found: list[Part] = []
+    for part in after:
+        old = known.pop(_name(part), None)
+        if old is None:
+            found.append(_part(part))
+        elif (old["codes"], old["counts"]) != (part["codes"], part["counts"]):
+            found += [negative(_part(old)), _part(part)]
+    return [*found, *(negative(_part(part)) for part in known.values())]
 
 
 def negative(part: Part) -> Part:
@@ -210,14 +226,19 @@ def _is(table: sa.Table, source: Mapping[str, Any]) -> list[sa.ColumnElement[boo
 
 def parts_of(segment: Mapping[str, Any]) -> list[Part]:
     """The parts of a segment's summary."""
-    found: list[Part] = []
-    for part in segment["parts"]:
-        axis: Axis = part["axis"]
-        codes = np.frombuffer(part["codes"], "<i4").astype(np.int32)
-        counts = np.frombuffer(part["counts"], "<i8").astype(np.int64)
-        key = (part["model"], part["version"], part["role"], part["slice"])
-        found.append(Part(*key, axis, part["window"], codes, counts))
-    return found
+    return [_part(part) for part in segment["parts"]]
+
+
+def _name(part: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(part[name] for name in ("model", "version", "role", "slice", "axis", "window"))
+
+
+def _part(part: Mapping[str, Any]) -> Part:
+    codes = np.frombuffer(part["codes"], "<i4").astype(np.int32)
+    counts = np.frombuffer(part["counts"], "<i8").astype(np.int64)
+    return Part(
+        part["model"], part["version"], part["role"], part["slice"], part["axis"], part["window"], codes, counts
+    )
 
 
 def _fold(connection: sa.Connection, added: Sequence[Part]) -> None:

@@ -6,10 +6,11 @@ its snapshot, saved from time to time. An hour that is judged twice gives the sa
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,7 @@ import structlog
 
 from labeling.sql import upsert
 from retrain.columns import with_columns
-from retrain.joined import archive_ends, read_archive
+from retrain.joined import archive_ends, feature_columns, read_archive
 from retrain.registry import Version
 from schemas.database import read, write
 from schemas.database.outbox import enqueue
@@ -36,6 +37,7 @@ from streams.logic.state import SnapshotMismatchError, restore, snapshot
 from streams.merging import Merger
 from streams.rows import ArchiveRows, of_slice
 from streams.runtime import Runtime, as_json
+from streams.tables import alert as alert_table
 from streams.tables import monitor_state
 
 SNAPSHOT_INTERVAL_S = 15.0
@@ -70,14 +72,15 @@ class Watch:
     runtime: Runtime
     merger: Merger
     models: dict[str, Watched] = field(default_factory=dict)
-    _truths: Counter[str] = field(default_factory=Counter)
+    _due: dict[str, Counter[int]] = field(default_factory=dict)
     _saved: float = 0.0
     _lock: threading.RLock = field(default_factory=threading.RLock)
     """Summaries and champions come from different agents, each in a thread of its own."""
 
-    def truths(self, model: str) -> int:
-        """Truths of a model that are merged so far."""
-        return self._truths[model]
+    def truths(self, model: str, until_us: int) -> int:
+        """Rows of a model whose truth was due before an event time."""
+        with self._lock:
+            return sum(n for window_us, n in self._due.get(model, Counter()).items() if window_us < until_us)
 
     def start(self) -> None:
         """Set up a monitor for every model with a champion, as it was before this start."""
@@ -106,8 +109,9 @@ class Watch:
 
     def _count(self, parts: Iterable[Part]) -> None:
         for part in parts:
-            if part.slice == ALL_SLICE and part.axis == "event":
-                self._truths[part.model] += int(part.counts[part.codes == N_TRUTH].sum())
+            if part.slice == ALL_SLICE and part.axis == "due":
+                known = int(part.counts[part.codes == N_TRUTH].sum())
+                self._due.setdefault(part.model, Counter())[part.window_us] += known
 
     def advance(self, watermark_us: int) -> list[AlertRecord]:
         """Judge all hours that the watermark has closed; alerts are written as rows and events."""
@@ -280,7 +284,7 @@ class Watch:
                 known = watched.base.filter((pl.col("event_time") >= oldest) & (pl.col("event_time") < newest))
                 earlier = of_slice(known, slice_name)
                 donors = pl.concat([donors, earlier], how="diagonal_relaxed") if donors.height else earlier
-            names = ["prediction_id", "event_time", *self.runtime.plans[model].contract.feature_names]
+            names = ["prediction_id", "event_time", *feature_columns(self.runtime.plans[model].contract)]
             if not served.height or not donors.height:
                 return None
             return put_back(served.select(names), donors.select(names), feature, predict, local, policy)
@@ -298,6 +302,7 @@ class Watch:
             **self._first_record(watched, alert), "message": alert.message, "detail": as_json(alert.detail),
         }  # fmt: skip
         with write(self.runtime.engine) as connection:
+            keep_alert(connection, record)
             enqueue(connection, "alerts", alert.model, record)
 
     @staticmethod
@@ -308,6 +313,32 @@ class Watch:
             return {"topic": None, "partition": None, "offset": None}
         first = rows.row(int(np.argmin(rows["event_time"].to_numpy())), named=True)
         return {"topic": topic("inputs"), "partition": first["partition"], "offset": first["offset"]}
+
+
+def keep_alert(connection: sa.Connection, record: Mapping[str, Any]) -> None:
+    """The row of an alert event; seen again, it changes nothing."""
+    place = {name: record[name] for name in ("topic", "partition", "offset", "window_start", "window_end")}
+    names = (
+        "alert_id",
+        "incident_id",
+        "model",
+        "version",
+        "severity",
+        "channel",
+        "subject",
+        "slice",
+        "state",
+        "message",
+    )
+    row = {name: record[name] for name in names}
+    row |= {"time_us": record["event_time"], "closed_us": None, "detail": {**json.loads(record["detail"]), **place}}
+    connection.execute(upsert(connection, alert_table).values(**row).on_conflict_do_nothing())
+    if record["state"] == "closed":
+        connection.execute(
+            sa.update(alert_table)
+            .where(alert_table.c.incident_id == record["incident_id"], alert_table.c.closed_us.is_(None))
+            .values(closed_us=record["event_time"])
+        )
 
 
 def _lean(monitor: Monitor) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from labeling.sql import upsert
 from retrain import labels as label_facts
 from schemas.database import write
 from schemas.events import topic
-from schemas.times import now_us
+from schemas.times import HOUR_US, now_us
 from streams.agents.pump import Given, NotYetError
 from streams.agents.scheduler import Scheduler
 from streams.merging import Hole, Merger, Progress
@@ -23,7 +22,7 @@ from streams.routing import fetch, is_there, item_of
 from streams.runtime import Runtime
 from streams.tables import alert as alert_table
 from streams.tables import dead_letter
-from streams.watch import Watch
+from streams.watch import Watch, keep_alert
 
 ARCHIVE_WAIT_S = 30.0
 """The plane archives before it sends a failure; a shared archive may show the file a moment later."""
@@ -47,8 +46,14 @@ class Summaries:
             before = self.progress.watermark_us
             watermark = self.progress.hear(each.record)
             if watermark is not None and watermark != before:
-                self._watch.advance(watermark)
-                self._scheduler.look(watermark)
+                self._judge(before, watermark)
+
+    def _judge(self, before: int | None, watermark_us: int) -> None:
+        """Hour by hour, so that what is decided at an hour knows the alerts of that hour and none later."""
+        first = (watermark_us if before is None else before) // HOUR_US
+        for hour in range(first, watermark_us // HOUR_US + 1):
+            self._watch.advance(hour * HOUR_US)
+            self._scheduler.look(hour * HOUR_US)
 
     def _tell(self, hole: Hole) -> None:
         name = f"plane/hole/{hole.cluster}/{hole.topic}/{hole.partition}/{hole.start}"
@@ -100,22 +105,8 @@ class Alerts:
             self._keep(each.record)
 
     def _keep(self, record: dict[str, Any]) -> None:
-        detail = json.loads(record["detail"])
-        place = {name: record[name] for name in ("topic", "partition", "offset", "window_start", "window_end")}
-        row = {
-            "alert_id": record["alert_id"], "incident_id": record["incident_id"], "model": record["model"],
-            "version": record["version"], "time_us": record["event_time"], "severity": record["severity"],
-            "channel": record["channel"], "subject": record["subject"], "slice": record["slice"],
-            "state": record["state"], "closed_us": None, "message": record["message"], "detail": {**detail, **place},
-        }  # fmt: skip
         with write(self._runtime.engine) as connection:
-            connection.execute(upsert(connection, alert_table).values(**row).on_conflict_do_nothing())
-            if record["state"] == "closed":
-                connection.execute(
-                    sa.update(alert_table)
-                    .where(alert_table.c.incident_id == record["incident_id"], alert_table.c.closed_us.is_(None))
-                    .values(closed_us=record["event_time"])
-                )
+            keep_alert(connection, record)
         store = self._runtime.label_stores.get(record["model"])
         if store is None or record["channel"] == "plane":
             return

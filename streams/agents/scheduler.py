@@ -36,10 +36,10 @@ class Scheduler:
     Parameters
     ----------
     truths
-        How many truths of a model are merged so far.
+        How many truths of a model were due before an event time.
     """
 
-    def __init__(self, runtime: Runtime, truths: Callable[[str], int]) -> None:
+    def __init__(self, runtime: Runtime, truths: Callable[[str, int], int]) -> None:
         self._runtime, self._truths = runtime, truths
         self._looked_us: int | None = None
         self._wanted: queue.Queue[tuple[str, RunRequest] | None] = queue.Queue()
@@ -68,7 +68,7 @@ class Scheduler:
             alerts = self._open_alerts(model)
             evidence = gather(
                 self._runtime.engine, model, plan.contract.timezone, moment_us,
-                labels=self._truths(model), alerts=alerts,
+                labels=self._truths(model, moment_us), alerts=alerts,
             )  # fmt: skip
             decision = decide(policy, evidence)
             decision_id = audit(self._runtime.engine, model, decision, moment_us)
@@ -86,7 +86,7 @@ class Scheduler:
         if model not in self._runtime.plans or model in self._pending:
             return
         ends = archive_ends(self._runtime.config.archive_dir)
-        labels = self._truths(model)
+        labels = self._truths(model, record["time"])
         self._enqueue(
             model, RunRequest("manual", record["reason"], record["time"], ends, self._incidents(model), labels=labels)
         )

@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from confluent_kafka import Consumer, TopicPartition
 
 from labeling.store import LabelStore
+from labeling.tables import label_event
 from retrain.registry import Registry
-from retrain.tables import retrain_decision, retrain_run
+from retrain.tables import label_fact, retrain_decision, retrain_run
 from schemas import parts
 from schemas.database import read
 from schemas.database.outbox import outbox
@@ -125,8 +126,13 @@ class Driver:
         return all(merged.get(place, 0) >= end for place, end in ends.items() if end)
 
     def _is_told(self) -> bool:
+        """Whether no event waits to be sent, and all label events have reached retraining."""
+        count = sa.select(sa.func.count())
         with read(self.engine) as connection:
-            return connection.execute(sa.select(sa.func.count()).select_from(outbox)).scalar_one() == 0
+            waiting = connection.execute(count.select_from(outbox)).scalar_one()
+            given = connection.execute(count.select_from(label_event)).scalar_one()
+            taken = connection.execute(count.select_from(label_fact)).scalar_one()
+        return waiting == 0 and given == taken
 
     def _is_decided(self) -> bool:
         """Whether the scheduler has looked at every full hour, and what it decided has ended."""

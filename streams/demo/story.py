@@ -49,9 +49,10 @@ ZONE = ZoneInfo("America/New_York")
 
 TOML = """# Written by 'flywheel demo'; every key is explained by 'flywheel config schema'.
 [flywheel]
-segment_records = 2048
-summary_interval_ms = 150
-archive_interval_ms = 150
+partitions = 2
+segment_records = 256       # half a day a partition; the default suits 100,000 predictions a day and more
+summary_interval_ms = 200
+archive_interval_ms = 200
 order_slack_ms = 100
 window_s = 3600
 web_port = 0
@@ -65,6 +66,7 @@ profile = "profile.json"
 
 [models.flights.retrain]
 cron = "0 4 6 * *"          # each 6th of the month at 4 h, New York time
+on_alert = false            # the schedule and accepted proposals train, a page alone does not
 trainer = "sklearn_hgb"
 
 [models.flights.retrain.params]
