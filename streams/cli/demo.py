@@ -15,7 +15,7 @@ from streams.cli import Session, pass_session
 if TYPE_CHECKING:
     from labeling.store import LabelStore
 
-REVIEWS = 5
+CARDS = 5
 
 
 @click.command()
@@ -58,25 +58,25 @@ def demo(
         click.echo(f"The status page stays up at {url}; Ctrl-C ends it.", err=True)
         threading.Event().wait()
 
-    ask = not auto if auto is not None else False
+    ask = not auto if auto is not None else sys.stdin.isatty() and not as_json
     if data == "digits":
         from streams.demo import digits_story
 
-        ask = not auto if auto is not None else sys.stdin.isatty()
-        result = digits_story.run(place, say, fresh=fresh, is_auto=not ask, keep=stay if keep else None)
+        asked = _review if ask else None
+        result = digits_story.run(place, say, fresh=fresh, review=asked, keep=stay if keep else None)
     else:
         from streams.demo import story
 
-        review = _review if ask else None
-        result = story.run(place, say, fault=fault, fresh=fresh, review=review, keep=stay if keep else None)
+        cards = (lambda store: _review(store, CARDS)) if ask else None
+        result = story.run(place, say, fault=fault, fresh=fresh, review=cards, keep=stay if keep else None)
     if as_json:
         click.echo(json.dumps(result, indent=1))
 
 
-def _review(store: LabelStore) -> None:
-    """Five cards for the person at the terminal."""
+def _review(store: LabelStore, limit: int) -> None:
+    """Some cards for the person at the terminal, the most urgent first."""
     from labeling.leases import Filters
     from streams.cli.labels import default_reviewer
     from streams.cli.review import Keys, Review
 
-    Review(store, default_reviewer(), Keys(), Filters(state="open"), REVIEWS).run()
+    Review(store, default_reviewer(), Keys(), Filters(state="open"), limit).run()
