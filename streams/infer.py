@@ -28,6 +28,8 @@ SEEN_MIN = 3
 """A vocabulary is closed only if each value was seen so often: unseen ones are then rare (Good and Turing)."""
 SLICES_MAX = 20
 RANGE_MARGIN = 0.25
+UNTIMED_US = 946_684_800_000_000
+"""2000-01-01: rows without a time are older than whatever is replayed or served after them."""
 NULL_MARGIN = 0.01
 NULL_SIGMAS = 4.0
 DIGITS = 2
@@ -79,7 +81,6 @@ def infer(
     positive: str | None = None,
     task: str | None = None,
     timezone: str = "UTC",
-    now_us: int = 0,
 ) -> Inference:
     """Read the contract off a table.
 
@@ -91,8 +92,6 @@ def infer(
         ``binary``, ``multiclass`` or ``regression``; default: by the target's values.
     timezone
         Of times that have none, and of the contract's hours.
-    now_us
-        The event time of every row when the table has none.
 
     Raises
     ------
@@ -115,7 +114,7 @@ def infer(
     times = (
         event_times(known[columns.time], timezone)
         if columns.time is not None
-        else pl.Series("event_time", [now_us], dtype=pl.Int64).new_from_index(0, known.height)
+        else pl.Series("event_time", [UNTIMED_US], dtype=pl.Int64).new_from_index(0, known.height)
     )
     names = [feature_name(name) for name in features]
     base = known.select(features).rename(dict(zip(features, names, strict=True)))

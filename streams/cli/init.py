@@ -54,7 +54,6 @@ def init(
     Every column that is not named here is a feature. The table itself is kept as the rows that the first version is
     trained on.
     """
-    from schemas.times import now_us
     from streams.infer import Columns, infer
     from streams.tabular import read_table
 
@@ -63,7 +62,7 @@ def init(
     rows = read_table(table)
     left_out = (*drop, *((truth_time,) if truth_time else ()))
     columns = Columns(target, time, id_column, left_out, slices)
-    found = infer(rows, model, columns, positive=positive, task=task, timezone=timezone, now_us=now_us())
+    found = infer(rows, model, columns, positive=positive, task=task, timezone=timezone)
     table_text = _toml(model, columns, truth_time, found)
     _write(places, out, model, found, table_text)
     if as_json:

@@ -78,7 +78,7 @@ def test_the_kind_of_target_follows_from_its_values(
     values: list[Any], options: dict[str, str], expected: dict[str, Any]
 ) -> None:
     rows = table(churned=[values[i % len(values)] for i in range(300)])
-    assert infer(rows, "m", Columns("churned"), **options).document["target"] == expected  # type: ignore[arg-type]
+    assert infer(rows, "m", Columns("churned"), **options).document["target"] == expected
 
 
 def test_rows_stand_in_event_order_with_their_own_ids_and_those_without_truth_are_left_out() -> None:
@@ -152,7 +152,7 @@ def test_a_table_that_cannot_be_used_is_refused_with_its_reason(
     rows: pl.DataFrame, columns: Columns, options: dict[str, str], message: str
 ) -> None:
     with pytest.raises(TableError) as caught:
-        infer(rows, "m", columns, **options)  # type: ignore[arg-type]
+        infer(rows, "m", columns, **options)
     assert message in caught.value.message
     assert caught.value.exit_code == 2
 
