@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from labeling.events import SUBMITTED
 from labeling.evidence import Difference, breaches, differences, is_number, suspect_feature
+from labeling.extent import COMPARED_ITEMS, newest_items
 from labeling.items import AUDIT_RULE, Value, is_plain_text
 from labeling.leases import Claim
 from labeling.proposals import VERDICTS, open_incident
@@ -19,8 +20,8 @@ from labeling.tables import annotation, item
 from schemas.contract import Contract
 from schemas.database import read
 
-COMPARED_ITEMS = 200
-"""Newest items of the cluster, and of the rest, that the card compares with: some milliseconds."""
+COUNTED_ITEMS = 1_000
+"""Like items are counted up to here: "1000 or more" says as much."""
 SHARE_MIN = 0.5
 """A field value is worth telling if at least half of the like items have it."""
 LIFT_MIN = 1.5
@@ -194,13 +195,14 @@ def _similar(connection: sa.Connection, claim: Claim, contract: Contract | None)
     row = claim.row
     mine = [item.c.model == claim.model, item.c.cluster == row["cluster"], item.c.state == "open"]
     others = [*mine, item.c.id != claim.item]
-    n, first_us = connection.execute(sa.select(sa.func.count(), sa.func.min(item.c.event_time_us)).where(*others)).one()
+    bounded = sa.select(item.c.id).where(*others).limit(COUNTED_ITEMS).subquery()
+    n = connection.execute(sa.select(sa.func.count()).select_from(bounded)).scalar_one()
     if not n:
         return Similar(0, None, 0, 0, None, None)
-    newest = sa.select(item.c.payload).order_by(item.c.id.desc()).limit(COMPARED_ITEMS)
-    alike = list(connection.execute(newest.where(*others)).scalars())
-    rest = [item.c.model == claim.model, item.c.cluster != row["cluster"]]
-    unlike = list(connection.execute(newest.where(*rest)).scalars())
+    first_us = connection.execute(sa.select(sa.func.min(item.c.event_time_us)).where(*others)).scalar_one()
+    newest = sa.select(item.c.payload).where(*others).order_by(item.c.event_time_us.desc()).limit(COMPARED_ITEMS)
+    alike = list(connection.execute(newest).scalars())
+    unlike = [r.payload for r in newest_items(connection, claim.model) if r.cluster != row["cluster"]]
     where, n_where = _common(claim.payload["features"], alike, unlike)
     return Similar(n, where, n_where, len(alike), first_us, _range(row["suspect"], alike, contract))
 

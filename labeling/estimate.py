@@ -112,17 +112,19 @@ def selected_predictions(connection: sa.Connection, model: str, version: str | N
         item.c.state,
         item.c.answer,
         item.c.verdict,
-        item.c.payload,
     ).where(item.c.model == model)
+    if version is not None:
+        query = query.where(item.c.payload["version"].as_string() == version)
     rows = {row.id: row for row in connection.execute(query)}
+    done = sa.select(item.c.id, item.c.payload).where(item.c.model == model, item.c.state == "done")
+    payloads = {row.id: row.payload for row in connection.execute(done)}
     rules: dict[str, dict[str, float]] = {}
     correct: dict[str, bool | None] = {}
     for row in rows.values():
-        if version is not None and row.payload["version"] != version:
-            continue
         rules.setdefault(row.prediction_id, {})[row.rule] = float(row.selection_probability)
-        decided = rows[row.same_as] if row.same_as is not None else row
-        verdict = is_right(decided.state, decided.answer, decided.verdict, row.payload["label"], row.payload["truth"])
+        decided = rows.get(row.id if row.same_as is None else row.same_as, row)
+        said = payloads.get(decided.id, {"label": None, "truth": None})
+        verdict = is_right(decided.state, decided.answer, decided.verdict, said["label"], said["truth"])
         correct[row.prediction_id] = verdict if verdict is not None else correct.get(row.prediction_id)
     return [Selected(rules[name], correct[name]) for name in sorted(rules)]
 

@@ -19,7 +19,7 @@ from schemas.times import SECOND_US
 SLICE_SHARE_MAX = 0.5
 """A field value names the slice of a cause only if fewer than half of the other items have it."""
 COMPARED_ITEMS = 200
-"""Newest items that a slice is compared with."""
+"""Newest items of a state that others are compared with: some milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,10 @@ def describe(
         rows.extend(connection.execute(query).all())
     rows.sort(key=lambda r: r.event_time_us)
     alike = _alike(connection, model, cause)
-    run = _run(alike, rows[0].event_time_us, rows[-1].event_time_us, policy.run_gap_s * SECOND_US) or rows
+    times = [row.event_time_us for row in rows]
+    run = _run(alike, times[0], times[-1], policy.run_gap_s * SECOND_US) or times
     found = _incident(connection, model, cause.incident_id)
-    from_us, position = run[0].event_time_us, run[0].payload.get("position")
+    from_us, position = run[0], _position(connection, model, cause, rows, run[0])
     if found is not None and found.from_us < from_us:
         from_us, position = found.from_us, found.position or position
     goes_on = verdict == "meaning_changed" or (found is not None and found.until_us is None)
@@ -62,7 +63,7 @@ def describe(
         "slice": _slice(connection, model, [r.payload["features"] for r in rows], cause),
         "incident_id": cause.incident_id,
         "from_us": from_us,
-        "to_us": None if goes_on else run[-1].event_time_us,
+        "to_us": None if goes_on else run[-1],
         "position": position,
         "contract_rule": _contract_rule(cause, rows, contract) if verdict == "input_broken" else None,
         "support": len(seqs),
@@ -76,43 +77,71 @@ def _incident(connection: sa.Connection, model: str, incident_id: str | None) ->
     return connection.execute(query).one_or_none() if incident_id else None
 
 
-def _alike(connection: sa.Connection, model: str, cause: Cause) -> list[Any]:
-    """All items, decided or not, that are suspected of the cause, in event time."""
-    ending = f"|{cause.key.removeprefix('feature:')}"
+def _clusters(connection: sa.Connection, model: str, cause: Cause) -> list[str]:
+    """The clusters, one a rule, whose items are suspected of the cause."""
     if not cause.key.startswith("feature:"):
         return []
+    ending = f"|{cause.key.removeprefix('feature:')}"
     names = connection.execute(sa.select(item_cluster.c.cluster).where(item_cluster.c.model == model)).scalars()
-    clusters = [name for name in names if name.endswith(ending)]
-    query = (
-        sa.select(item.c.event_time_us, item.c.payload)
-        .where(item.c.model == model, item.c.cluster.in_(clusters))
-        .order_by(item.c.event_time_us, item.c.id)
+    return [name for name in names if name.endswith(ending)]
+
+
+def _alike(connection: sa.Connection, model: str, cause: Cause) -> list[int]:
+    """Event times of all items, decided or not, that are suspected of the cause."""
+    query = sa.select(item.c.event_time_us).where(
+        item.c.model == model, item.c.cluster.in_(_clusters(connection, model, cause))
     )
-    return list(connection.execute(query).all())
+    return sorted(connection.execute(query).scalars())
 
 
-def _run(alike: list[Any], first_us: int, last_us: int, gap_us: int) -> list[Any]:
-    """The unbroken run of items around the reviewed ones: what lies further off was another incident."""
-    run: list[Any] = []
-    for row in alike:
-        if run and row.event_time_us - run[-1].event_time_us > gap_us:
-            if row.event_time_us > last_us:
+def _run(alike: list[int], first_us: int, last_us: int, gap_us: int) -> list[int]:
+    """The unbroken run of event times around the reviewed ones: what lies further off was another incident."""
+    run: list[int] = []
+    for time_us in alike:
+        if run and time_us - run[-1] > gap_us:
+            if time_us > last_us:
                 break
-            if run[-1].event_time_us < first_us:
+            if run[-1] < first_us:
                 run = []
-        run.append(row)
+        run.append(time_us)
     return run
+
+
+def _position(connection: sa.Connection, model: str, cause: Cause, rows: list[Any], time_us: int) -> Any:
+    """Where the first input of the run lies in the log."""
+    query = (
+        sa.select(item.c.payload)
+        .where(
+            item.c.model == model,
+            item.c.cluster.in_(_clusters(connection, model, cause)),
+            item.c.event_time_us == time_us,
+        )
+        .order_by(item.c.id)
+        .limit(1)
+    )
+    first = connection.execute(query).scalars().first()
+    return (first or rows[0].payload).get("position")
+
+
+def newest_items(connection: sa.Connection, model: str) -> list[Any]:
+    """Cluster and payload of the newest open and the newest decided items."""
+    rows: list[Any] = []
+    for state in ("open", "done"):
+        query = (
+            sa.select(item.c.cluster, item.c.payload)
+            .where(item.c.model == model, item.c.state == state)
+            .order_by(item.c.id.desc())
+            .limit(COMPARED_ITEMS)
+        )
+        rows.extend(connection.execute(query).all())
+    return rows
 
 
 def _slice(connection: sa.Connection, model: str, features: list[dict[str, Any]], cause: Cause) -> str | None:
     """``field=value`` that all rows of the cause share and most other rows do not have."""
-    others = connection.execute(
-        sa.select(item.c.payload)
-        .where(item.c.model == model, sa.not_(item.c.cluster.endswith(f"|{cause.key.removeprefix('feature:')}")))
-        .order_by(item.c.id.desc())
-        .limit(COMPARED_ITEMS)
-    ).scalars()
-    compared = [payload["features"] for payload in others]
+    ending = f"|{cause.key.removeprefix('feature:')}"
+    others = [row for row in newest_items(connection, model) if not row.cluster.endswith(ending)]
+    compared = [row.payload["features"] for row in others]
     best: tuple[float, str] | None = None
     for name, value in features[0].items():
         if not is_plain_text(value) or name == cause.feature or any(f.get(name) != value for f in features):

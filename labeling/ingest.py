@@ -143,7 +143,7 @@ class Ingest:
             "skips": 0,
             "rank": rank(priority, 0, 0),
             "state": "open",
-            "lease_until_us": 0,
+            "lease_until_us": None,
             "lease_fence": 0,
         }
 

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from schemas.errors import UsageError
 
 Value = str | float | int | bool | None
 Kind = Literal["answer", "verdict"]
+RULE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 AUDIT_RULE = "audit"
 REDACTED = "[redacted]"
 HASHED = "hash:"
@@ -78,8 +80,8 @@ class NewItem:
     position: Position | None = None
 
     def __post_init__(self) -> None:
-        if "/" in self.rule or not self.rule:
-            raise UsageError(f"'{self.rule}' is not a rule name.", action="Use letters, digits, - and _.")
+        if not RULE_NAME.fullmatch(self.rule):
+            raise UsageError(f"'{self.rule[:80]}' is not a rule name.", action="Use letters, digits, . - and _.")
         if not 0.0 < self.selection_probability <= 1.0:
             raise UsageError(f"The selection probability of {self.prediction_id} is {self.selection_probability}.")
         if not 0 < len(self.prediction_id) <= PREDICTION_ID_CHARS_MAX:
@@ -138,7 +140,7 @@ class Protector:
         marks = {f.name: f.sensitivity for f in contract.fields} if contract else {}
         marks.update(policy.sensitive)
         self.marks = {name: mark for name, mark in marks.items() if mark != "none"}
-        self.facts = {f.fact: f.name for f in contract.fields if f.fact} if contract else {}
+        self.facts = {f.fact: f.name for f in contract.fields if f.fact and f.name in self.marks} if contract else {}
 
     def protect(self, name: str, value: Value) -> Value:
         """The value as it may be stored."""
@@ -148,6 +150,14 @@ class Protector:
         if mark == "personal" and self.key:
             return f"{HASHED}{digest([name, value], self.key)[:16]}"
         return REDACTED
+
+    def protect_all(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """A mapping as it may be stored."""
+        marks, facts = self.marks, self.facts
+        return {
+            name: self.protect(name, value) if name in marks or name in facts else _finite(value)
+            for name, value in values.items()
+        }
 
     def subject(self, subject: str | None) -> str | None:
         """The keyed hash under which a subject's items are found; None without a key."""
@@ -162,8 +172,8 @@ def is_plain_text(value: object) -> bool:
 def payload(new: NewItem, protector: Protector) -> dict[str, Any]:
     """What is stored of an item for the card."""
     return {
-        "features": {name: protector.protect(name, value) for name, value in new.features.items()},
-        "facts": {name: protector.protect(name, value) for name, value in new.facts.items()},
+        "features": protector.protect_all(new.features),
+        "facts": protector.protect_all(new.facts),
         "score": _finite(new.score),
         "label": new.label,
         "truth": new.truth,

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -56,6 +58,8 @@ class Claim:
         return payload
 
 
+EXPIRED_AT_ONCE = 100
+"""Ended leases that one claim puts back: more than end between two claims, unless a crowd left at once."""
 TOKEN = re.compile(r"([0-9]{1,18})-([0-9]{1,18})-(r[0-9]{1,18})", re.ASCII)
 
 
@@ -100,17 +104,46 @@ def claim_of(row: sa.Row[Any]) -> Claim:
     )
 
 
-def _take(where: list[sa.ColumnElement[bool]], holder: str, now_us: int, lease_s: int) -> Any:
+def _take(where: Sequence[sa.ColumnElement[bool]]) -> sa.Update:
+    """Lease what ``where`` names to ``:holder`` until ``:until_us``."""
     return (
         sa.update(item)
         .where(*where)
         .values(
-            lease_holder=holder,
-            lease_until_us=now_us + lease_s * SECOND_US,
+            lease_holder=sa.bindparam("holder"),
+            lease_until_us=sa.bindparam("until_us"),
             lease_fence=item.c.lease_fence + 1,
         )
-        .returning(*item.c)
     )
+
+
+@cache
+def _claim_statement(state: str, filtered: tuple[str, ...], is_oldest_first: bool, is_postgresql: bool) -> Any:
+    """The one statement that claims; kept, for building it takes longer than running it."""
+    inner = item.alias("candidate")
+    where = [inner.c.model == sa.bindparam("of_model"), inner.c.state == state, inner.c.lease_until_us.is_(None)]
+    if state == "open":
+        decided = sa.exists().where(
+            annotation.c.item == inner.c.id, annotation.c.reviewer == sa.bindparam("holder", type_=sa.String)
+        )
+        where.append(~decided)
+    where.extend(inner.c[name] == sa.bindparam(f"only_{name}") for name in filtered)
+    order = [inner.c.id] if is_oldest_first else [inner.c.rank, inner.c.id]
+    candidate = sa.select(inner.c.id).where(*where).order_by(*order).limit(1)
+    if is_postgresql:
+        candidate = candidate.with_for_update(skip_locked=True)
+    chosen = [item.c.id == candidate.scalar_subquery(), item.c.state == state, item.c.lease_until_us.is_(None)]
+    return _take(chosen).returning(*item.c)
+
+
+def free_expired(connection: sa.Connection, model: str, now_us: int) -> None:
+    """Put items whose lease ended back into the queue; the fence stays, so their holders may still decide first."""
+    ended = sa.select(item.c.id).where(item.c.model == model, item.c.lease_until_us <= now_us).limit(EXPIRED_AT_ONCE)
+    if connection.dialect.name == "postgresql":
+        ended = ended.with_for_update(skip_locked=True)
+    numbers = connection.execute(ended).scalars().all()
+    if numbers:
+        connection.execute(sa.update(item).where(item.c.id.in_(numbers)).values(lease_until_us=None))
 
 
 def claim_next(
@@ -124,25 +157,14 @@ def claim_next(
     is_oldest_first: bool,
 ) -> Claim | None:
     """Lease the most urgent (or the oldest) free item that this reviewer has not decided on."""
-    inner = item.alias("candidate")
-    decided = sa.exists().where(annotation.c.item == inner.c.id, annotation.c.reviewer == holder)
-    where = [inner.c.model == model, inner.c.state == filters.state, inner.c.lease_until_us <= now_us]
-    if filters.state == "open":
-        where.append(~decided)
-    for name in ("rule", "cluster", "kind"):
-        wanted = getattr(filters, name)
-        if wanted is not None:
-            where.append(inner.c[name] == wanted)
-    order = [inner.c.id] if is_oldest_first else [inner.c.rank, inner.c.id]
-    candidate = sa.select(inner.c.id).where(*where).order_by(*order).limit(1)
-    if connection.dialect.name == "postgresql":
-        candidate = candidate.with_for_update(skip_locked=True)
-    taken = [
-        item.c.id == candidate.scalar_subquery(),
-        item.c.state == filters.state,
-        item.c.lease_until_us <= now_us,
-    ]
-    row = connection.execute(_take(taken, holder, now_us, lease_s)).one_or_none()
+    free_expired(connection, model, now_us)
+    wanted = {name: getattr(filters, name) for name in ("rule", "cluster", "kind")}
+    only = {f"only_{name}": value for name, value in wanted.items() if value is not None}
+    filtered = tuple(name for name, value in wanted.items() if value is not None)
+    is_postgresql = connection.dialect.name == "postgresql"
+    statement = _claim_statement(filters.state, filtered, is_oldest_first, is_postgresql)
+    given = {"of_model": model, "holder": holder, "until_us": now_us + lease_s * SECOND_US, **only}
+    row = connection.execute(statement, given).one_or_none()
     return claim_of(row) if row is not None else None
 
 
@@ -154,9 +176,11 @@ def claim_item(connection: sa.Connection, number: int, holder: str, now_us: int,
     ItemNotOpenError
         If it is decided, a duplicate, or in other hands.
     """
-    free = sa.or_(item.c.lease_until_us <= now_us, item.c.lease_holder == holder)
+    ended = sa.or_(item.c.lease_until_us.is_(None), item.c.lease_until_us <= now_us)
+    free = sa.or_(ended, item.c.lease_holder == holder)
     where = [item.c.id == number, item.c.state.in_(("open", "flagged")), free]
-    row = connection.execute(_take(where, holder, now_us, lease_s)).one_or_none()
+    given = {"holder": holder, "until_us": now_us + lease_s * SECOND_US}
+    row = connection.execute(_take(where).returning(*item.c), given).one_or_none()
     if row is None:
         raise ItemNotOpenError
     return claim_of(row)
@@ -186,14 +210,13 @@ def held(connection: sa.Connection, model: str, token: str) -> sa.Row[Any]:
 
 def drop(connection: sa.Connection, number: int) -> None:
     """End the lease of an item."""
-    connection.execute(sa.update(item).where(item.c.id == number).values(lease_holder=None, lease_until_us=0))
+    connection.execute(sa.update(item).where(item.c.id == number).values(lease_holder=None, lease_until_us=None))
 
 
 def extend(connection: sa.Connection, number: int, until_us: int) -> None:
-    """Move the end of a lease, never back."""
-    connection.execute(
-        sa.update(item).where(item.c.id == number, item.c.lease_until_us < until_us).values(lease_until_us=until_us)
-    )
+    """Move the end of a lease, never back; one that had ended, but was not taken, begins again."""
+    ends_before = sa.or_(item.c.lease_until_us.is_(None), item.c.lease_until_us < until_us)
+    connection.execute(sa.update(item).where(item.c.id == number, ends_before).values(lease_until_us=until_us))
 
 
 def lease_seconds(connection: sa.Connection, model: str, policy: LabelingPolicy) -> int:

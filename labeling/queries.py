@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 
 from labeling.events import SUBMITTED
 from labeling.items import public_id
-from labeling.tables import annotation, item, kept_decision, label_event, proposal, reviewer
+from labeling.tables import annotation, item, item_cluster, kept_decision, label_event, proposal, reviewer
 from schemas.times import DAY_US
 
 EXPORT_PAGE = 5_000
@@ -47,6 +48,14 @@ def _counts(connection: sa.Connection, column: Any, *where: Any) -> dict[str, in
     return {str(value): int(count) for value, count in connection.execute(query)}
 
 
+def _rules(connection: sa.Connection, model: str) -> dict[str, int]:
+    """Items by rule: a cluster's name begins with its rule."""
+    counts: Counter[str] = Counter()
+    for row in connection.execute(sa.select(item_cluster).where(item_cluster.c.model == model)):
+        counts[row.cluster.partition("|")[0]] += row.size
+    return dict(sorted(counts.items()))
+
+
 def stats(connection: sa.Connection, model: str, now_us: int) -> QueueStats:
     """Figures of the queue at a time; ``open`` does not count leased items."""
     states = _counts(connection, item.c.state, item.c.model == model)
@@ -67,7 +76,7 @@ def stats(connection: sa.Connection, model: str, now_us: int) -> QueueStats:
         labels_today=int(connection.execute(one.select_from(annotation).where(*today)).scalar_one()),
         verdicts=_counts(connection, annotation.c.verdict, *standing, annotation.c.verdict.is_not(None)),
         answers=_counts(connection, annotation.c.answer, *standing, annotation.c.answer.is_not(None)),
-        rules=_counts(connection, item.c.rule, item.c.model == model),
+        rules=_rules(connection, model),
         reviewers=int(
             connection.execute(
                 sa.select(sa.func.count(annotation.c.reviewer.distinct())).where(annotation.c.model == model)
@@ -100,7 +109,7 @@ def item_dict(row: Any) -> dict[str, Any]:
         "cluster": row.cluster,
         "suspect": row.suspect,
         "leased_to": row.lease_holder,
-        "leased_until": row.lease_until_us or None,
+        "leased_until": row.lease_until_us,
         "label": row.payload["label"],
         "score": row.payload["score"],
         "truth": row.payload["truth"],

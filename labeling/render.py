@@ -7,7 +7,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
-from labeling.cards import Card, FeatureLine
+from labeling.cards import COUNTED_ITEMS, Card, FeatureLine
 from labeling.items import Value
 from labeling.projection import Proposal
 from schemas.times import SECOND_US, format_us
@@ -182,7 +182,7 @@ def _context(card: Card) -> list[Line]:
     lines: list[Line] = []
     similar = card.similar
     if similar.n:
-        text = f"Like it  {similar.n} more open"
+        text = f"Like it  {similar.n}{' or' if similar.n >= COUNTED_ITEMS else ''} more open"
         if similar.where:
             among = "" if similar.n_compared == similar.n else f" of the newest {similar.n_compared}"
             text += f", {similar.n_where}{among} in {plain(similar.where)}"

@@ -174,7 +174,7 @@ class LabelStore:
             row = leases.held(connection, self.model, token)
             until_us = self.clock() + self._lease_s * SECOND_US
             leases.extend(connection, row.id, until_us)
-        return max(until_us, int(row.lease_until_us))
+        return max(until_us, int(row.lease_until_us or 0))
 
     def release(self, token: str) -> bool:
         """Give an item back undecided; False if the lease was lost already."""

@@ -29,6 +29,8 @@ __all__ = [
 
 ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
+FREE, LEASED = sa.text("lease_until_us IS NULL"), sa.text("lease_until_us IS NOT NULL")
+
 item = sa.Table(
     "item",
     metadata,
@@ -57,12 +59,14 @@ item = sa.Table(
     sa.Column("answer", sa.String(256), doc="consensus of the annotations once done"),
     sa.Column("verdict", sa.String(32), doc="consensus of the annotations once done"),
     sa.Column("lease_holder", sa.String(64), doc="pseudonym"),
-    sa.Column("lease_until_us", sa.BigInteger, nullable=False),
+    sa.Column("lease_until_us", sa.BigInteger, doc="None: free to be claimed"),
     sa.Column("lease_fence", sa.BigInteger, nullable=False, doc="grows with every claim; part of the token"),
     sa.UniqueConstraint("model", "prediction_id", "rule"),
-    sa.Index("ix_item_queue", "model", "state", "rank", "id"),
+    # A leased item leaves the queue's index, so that a claim never looks at what others hold.
+    sa.Index("ix_item_queue", "model", "state", "rank", "id", sqlite_where=FREE, postgresql_where=FREE),
+    sa.Index("ix_item_lease", "model", "lease_until_us", sqlite_where=LEASED, postgresql_where=LEASED),
     sa.Index("ix_item_age", "model", "state", "id"),
-    sa.Index("ix_item_cluster", "model", "cluster", "state"),
+    sa.Index("ix_item_cluster", "model", "cluster", "state", "event_time_us"),
     sa.Index("ix_item_task", "model", "task_hash"),
 )
 

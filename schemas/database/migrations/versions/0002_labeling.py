@@ -37,7 +37,7 @@ def upgrade() -> None:
         sa.Column("answer", sa.String(length=256), nullable=True),
         sa.Column("verdict", sa.String(length=32), nullable=True),
         sa.Column("lease_holder", sa.String(length=64), nullable=True),
-        sa.Column("lease_until_us", sa.BigInteger(), nullable=False),
+        sa.Column("lease_until_us", sa.BigInteger(), nullable=True),
         sa.Column("lease_fence", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["same_as"], ["item.id"], name=op.f("fk_item_same_as_item")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_item")),
@@ -45,8 +45,21 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("item", schema=None) as batch_op:
         batch_op.create_index("ix_item_age", ["model", "state", "id"], unique=False)
-        batch_op.create_index("ix_item_cluster", ["model", "cluster", "state"], unique=False)
-        batch_op.create_index("ix_item_queue", ["model", "state", "rank", "id"], unique=False)
+        batch_op.create_index("ix_item_cluster", ["model", "cluster", "state", "event_time_us"], unique=False)
+        batch_op.create_index(
+            "ix_item_lease",
+            ["model", "lease_until_us"],
+            unique=False,
+            sqlite_where=sa.text("lease_until_us IS NOT NULL"),
+            postgresql_where=sa.text("lease_until_us IS NOT NULL"),
+        )
+        batch_op.create_index(
+            "ix_item_queue",
+            ["model", "state", "rank", "id"],
+            unique=False,
+            sqlite_where=sa.text("lease_until_us IS NULL"),
+            postgresql_where=sa.text("lease_until_us IS NULL"),
+        )
         batch_op.create_index("ix_item_task", ["model", "task_hash"], unique=False)
 
     op.create_table(
