@@ -205,7 +205,7 @@ class FakeConsumer:
             some = [m for m in log[at : at + at_most] if m.visible_ms <= kafka.now_ms]
             found += some
             self._at[key] += len(some)
-        is_done = all(self._at[key] == len(log) for key, log in kafka.logs.items()) and not found
+        is_done = all(self._at.get(key) == len(log) for key, log in kafka.logs.items()) and not found
         self._idle = self._idle + 1 if is_done else 0
         if self._idle > IDLE_POLLS:
             kafka.stop.set()

@@ -462,7 +462,8 @@ def _place_of(model: Model, label: str | None) -> int:
 
 
 def _word(model: Model, label: str | None) -> str | None:
-    return label if label is None or label in model.target.get("labels", ()) else "?"
+    labels = model.target.get("labels")
+    return None if not labels else label if label is None or label in labels else "?"
 
 
 def _micro(x: float) -> int:

@@ -37,7 +37,8 @@ class PlainMerger:
         for segment in message["segments"]:
             place, number = (segment["topic"], partition), segment["segment"]
             before = self._seen.setdefault((*place, number, segment["end"]), segment)
-            assert before == segment, f"two summaries of {place}, segment {number}, up to {segment['end']} differ"
+            differ = [name for name in segment if before[name] != segment[name]]
+            assert not differ, f"{place}, segment {number}, up to {segment['end']}: two summaries differ in {differ}"
             folded = self._folded.setdefault(place, number)
             if number < folded:
                 continue

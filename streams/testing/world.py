@@ -8,6 +8,7 @@ Used by the data plane's tests: a seed makes the same events again, on every mac
 from __future__ import annotations
 
 import io
+import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -246,7 +247,8 @@ class World:
             if kind == "user":
                 label = chance.choice(("right", "wrong", "late"))
             elif model == "price":
-                value = None if self._is(chance, 0.02) else (score or 0.0) + chance.gauss(0, 40)
+                known = score if score is not None and math.isfinite(score) else 0.0
+                value = None if self._is(chance, 0.02) else known + chance.gauss(0, 40)
             else:
                 label = chance.choice(CONTRACTS[model]["target"]["labels"])
                 if self._is(chance, 0.03):

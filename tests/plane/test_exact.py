@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from schemas.events import noun, topic
 from schemas.registry import Codec, FileRegistry
@@ -19,7 +20,7 @@ from streams.testing.oracle import Oracle, Result, Settings, failures_of
 from streams.testing.summaries import PlainMerger, differences
 from streams.testing.world import SKEW_US, WINDOW_US, World
 
-SLOW = settings(max_examples=30, suppress_health_check=list(HealthCheck))
+SLOW = settings(max_examples=12, suppress_health_check=list(HealthCheck))
 
 
 @dataclass
@@ -118,5 +119,38 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: World) -> Any:
 
 def test_one_uninterrupted_run_finds_everything(runs: Any) -> None:
     run = runs(1, 2_000)
+    assert run.start()
+    run.check()
+
+
+CUTS = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 2**31),
+        "batch_records": st.sampled_from((5, 60, 400, 5_000)),
+        "segment_records": st.sampled_from((16, 100, 256, 4_096)),
+        "is_log_append": st.booleans(),
+        "predictions": st.sampled_from((30, 150)),
+    }
+)
+
+
+@SLOW
+@given(cut=CUTS)
+def test_no_cut_of_the_batches_changes_what_is_found(runs: Any, cut: dict[str, Any]) -> None:
+    run = runs(**cut)
+    assert run.start()
+    run.check()
+
+
+@SLOW
+@given(cut=CUTS, kills=st.lists(st.integers(1, 400), max_size=6), forgets=st.booleans())
+def test_no_kill_at_any_call_changes_what_is_found(
+    runs: Any, cut: dict[str, Any], kills: list[int], forgets: bool
+) -> None:
+    run = runs(**cut)
+    for kill_at in kills:
+        run.start(kill_at)
+        if forgets:
+            shutil.rmtree(run.plane.settings.join_dir, ignore_errors=True)
     assert run.start()
     run.check()
