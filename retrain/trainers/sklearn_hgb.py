@@ -15,6 +15,7 @@ from threadpoolctl import ThreadpoolController
 
 from retrain.encoding import Encoder
 from retrain.trainers import Fitted, Job, all_labels, known_labels
+from retrain.trainers.stable import stable
 from schemas.contract import Target
 
 FORMAT = "skops"
@@ -97,8 +98,7 @@ def fit(job: Job) -> Fitted:
 
 def dump(estimator: Boosting) -> bytes:
     """The model's bytes."""
-    data: bytes = skops.io.dumps(estimator.model)
-    return data
+    return stable(skops.io.dumps(estimator.model))
 
 
 def load(data: bytes, target: Target, encoder: Encoder) -> Boosting:

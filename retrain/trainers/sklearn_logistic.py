@@ -15,6 +15,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from retrain.encoding import Encoder
 from retrain.trainers import Fitted, Job, known_labels
 from retrain.trainers.sklearn_hgb import Boosting
+from retrain.trainers.stable import stable
 from schemas.contract import Target
 
 FORMAT = "skops"
@@ -56,8 +57,7 @@ def fit(job: Job) -> Fitted:
 
 def dump(estimator: Linear) -> bytes:
     """The pipeline's bytes."""
-    data: bytes = skops.io.dumps(estimator.model)
-    return data
+    return stable(skops.io.dumps(estimator.model))
 
 
 def load(data: bytes, target: Target, encoder: Encoder) -> Linear:

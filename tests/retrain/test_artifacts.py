@@ -87,6 +87,13 @@ def test_every_trainer_learns_every_target_and_survives_the_disk(tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", TRAINERS)
+def test_the_same_rows_give_the_same_artifact(tmp_path: Path, name: str) -> None:
+    done = job()
+    first, again = (kept(tmp_path / f"a{n}", name, trainer(name).fit(done), done) for n in range(2))
+    assert first == again
+
+
+@pytest.mark.parametrize("name", TRAINERS)
 def test_rows_far_out_unseen_or_empty_give_numbers(name: str) -> None:
     done = job()
     fitted = trainer(name).fit(done)

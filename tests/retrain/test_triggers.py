@@ -133,7 +133,7 @@ def test_evidence_comes_from_the_database(world: World) -> None:
                     as_of_us=MONDAY + seq,
                     started_us=seq,
                     detail={"labels": labels},
-                )  # fmt: skip
+                )
             )
         told = {"model": "small", "actor": "r", "prediction_id": None}
         ingest(
@@ -151,8 +151,8 @@ def test_evidence_comes_from_the_database(world: World) -> None:
 
 @pytest.mark.parametrize(
     "told",
-    [{"cron": "every day"}, {"cron": "0 5 * * * *"}, {"recipes": ("magic",)}, {"recipes": ()}, {"trainer": "x"}, {"n": 1},
-     {"gate": {"alpha": 0.7}}, {"holdout_days": 0}],
+    [{"cron": "every day"}, {"cron": "0 5 * * * *"}, {"recipes": ("magic",)}, {"recipes": ()}, {"trainer": "x"},
+     {"n": 1}, {"gate": {"alpha": 0.7}}, {"holdout_days": 0}],
 )  # fmt: skip
 def test_a_policy_that_makes_no_sense_is_refused(told: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
