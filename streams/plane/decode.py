@@ -1,11 +1,11 @@
 """Many Kafka values at once into columns, and the bad ones out.
 
 The values of a batch, joined, are one Avro block once two fields stand before the schema's own: ``int`` reads the magic
-byte 0 (a boolean would take any byte but 1 for it) and ``float`` the four bytes of the schema id. So the batch becomes a one-block container that
-``polars.read_avro`` reads in one pass, 20 times faster than a record at a time. Nothing is taken on trust: the two
-columns must hold the header of one schema, a sentinel record after the last must come out whole (a datum with bytes
-left over, or one too short, shifts all that follow), and every record's id must be its Kafka key. If anything is wrong
-the batch is halved, down to single records, which fastavro decides.
+byte 0 (a boolean would take any byte but 1 for it) and ``float`` the four bytes of the schema id. So the batch becomes
+a one-block container that ``polars.read_avro`` reads in one pass, 20 times faster than a record at a time. Nothing is
+taken on trust: the two columns must hold the header of one schema, a sentinel record after the last must come out whole
+(a datum with bytes left over, or one too short, shifts all that follow), and every record's id must be its Kafka key.
+If anything is wrong the batch is halved, down to pieces in which fastavro decides record by record.
 """
 
 from __future__ import annotations
