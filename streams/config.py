@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from difflib import get_close_matches
 from functools import cached_property
@@ -173,6 +174,20 @@ class Config(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what is given: :func:`load_config` merges the sources, a test builds exactly what it says."""
         return (init_settings,)
+
+    @field_validator("brokers")
+    @classmethod
+    def _is_address(cls, brokers: str) -> str:
+        if brokers != EMBEDDED and not all(re.fullmatch(r"\S+:\d{1,5}", part.strip()) for part in brokers.split(",")):
+            raise ValueError(f"must be '{EMBEDDED}' or host:port, several separated by commas")
+        return ",".join(part.strip() for part in brokers.split(","))
+
+    @field_validator("registry")
+    @classmethod
+    def _is_registry(cls, registry: str) -> str:
+        if registry != FILES and not registry.startswith(("http://", "https://")):
+            raise ValueError(f"must be '{FILES}' or an http(s) URL")
+        return registry
 
     @field_validator("window_s")
     @classmethod

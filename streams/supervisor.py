@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from schemas.errors import (
     BrokerUnreachableError,
+    ConfigError,
     FlywheelError,
     PortBusyError,
     StateLockedError,
@@ -46,7 +47,9 @@ FAILED_STARTS_MAX = 5
 """So many deaths in a row before a worker was healthy, and the supervisor gives up and says so."""
 STOP_TIMEOUT_S = 20.0
 """Flushing and committing take a second or two; a training run in the worker is ended, and starts again later."""
-USAGE_EXIT_CODE = 2
+HALT_EXIT_CODE = 70
+"""Of a supervised worker that met an error which another start cannot mend; between the two of them only."""
+NOT_AGAIN = (2, HALT_EXIT_CODE)
 
 
 class WorkerFailedError(FlywheelError):
@@ -111,11 +114,14 @@ def lock_state(config: Config, name: str, timeout_s: float = 0.0) -> FileLock:
     StateLockedError
         If another process has it; the message says which.
     """
-    config.state_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(config.state_dir / name)
     try:
+        config.state_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(config.state_dir / name)
         lock.acquire(timeout=timeout_s)
-    except Timeout:
+    except OSError as error:
+        if not isinstance(error, Timeout):
+            reason = error.strerror or error
+            raise ConfigError(f"The state directory {config.state_dir} cannot be used: {reason}.", action="") from error
         content = read_up_file(config)
         who = f" (process {content['pid']})" if content else ""
         raise StateLockedError(f"Another Flywheel{who} uses {config.state_dir}.") from None
@@ -263,8 +269,10 @@ class Supervisor:
                 if self._stopping.is_set():
                     return
                 failed_starts = 0 if time.monotonic() - started >= HEALTHY_S else failed_starts + 1
-                if code == USAGE_EXIT_CODE or failed_starts >= FAILED_STARTS_MAX:
-                    self._error = WorkerFailedError(f"The worker does not start (exit code {code}).")
+                if code in NOT_AGAIN or failed_starts >= FAILED_STARTS_MAX:
+                    self._error = WorkerFailedError(
+                        f"The worker has ended and is not started again (exit code {code})."
+                    )
                     return
                 wait_s = BACKOFF_S[min(max(failed_starts - 1, 0), len(BACKOFF_S) - 1)]
                 log.warning("worker_ended", code=code, restart_in_s=wait_s)

@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = cli.main(arguments, prog_name="flywheel", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except FlywheelError as error:
-        sys.exit(_tell(type(error).__name__, error.message, error.advice, error.exit_code, is_json))
+        sys.exit(tell(error, is_json=is_json))
     except click.ClickException as error:
         if not is_json:
             error.show()
@@ -142,6 +142,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader of our output went away, as in "| head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def tell(error: FlywheelError, *, is_json: bool = False) -> int:
+    """Tell of an error; its exit code."""
+    return _tell(type(error).__name__, error.message, error.advice, error.exit_code, is_json)
 
 
 def _tell(kind: str, message: str, action: str, exit_code: int, is_json: bool) -> int:

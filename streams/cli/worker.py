@@ -7,7 +7,8 @@ import signal
 
 import click
 
-from streams.cli import Session, brokers_option, pass_session
+from schemas.errors import Disposition, FlywheelError
+from streams.cli import Session, brokers_option, pass_session, tell
 
 
 @click.command()
@@ -34,6 +35,7 @@ def worker(
     """
     from streams.log import configure
     from streams.supervisor import (
+        HALT_EXIT_CODE,
         STOP_TIMEOUT_S,
         WORKER_LOCK_FILE,
         check_port,
@@ -66,5 +68,10 @@ def worker(
 
     try:
         ctx.exit(run_worker(config, address, cluster, accept_loss=accept_loss))
+    except FlywheelError as error:
+        if parent is None or error.disposition is not Disposition.HALT:
+            raise
+        tell(error)
+        ctx.exit(HALT_EXIT_CODE)
     finally:
         lock.release()

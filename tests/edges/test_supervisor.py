@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import BrokerUnreachableError, PortBusyError, StateLockedError
+from schemas.errors import BrokerUnreachableError, ConfigError, PortBusyError, StateLockedError
 from streams import supervisor as supervisor_module
 from streams.config import Config, config_from_json, config_to_json, load_config
 from streams.supervisor import Supervisor, WorkerFailedError, check_port, read_up_file, resolve_brokers
@@ -119,10 +119,17 @@ def test_a_worker_that_cannot_start_is_given_up(config: Config, monkeypatch: pyt
     assert len(started(config)) == supervisor_module.FAILED_STARTS_MAX
 
 
-def test_a_worker_that_was_called_wrongly_is_not_tried_again(config: Config) -> None:
-    with Supervisor(config, command=fake("2")) as up, pytest.raises(WorkerFailedError, match="exit code 2"):
+@pytest.mark.parametrize("code", ["2", "70"])
+def test_a_worker_that_another_start_cannot_mend_is_not_tried_again(config: Config, code: str) -> None:
+    with Supervisor(config, command=fake(code)) as up, pytest.raises(WorkerFailedError, match=f"exit code {code}"):
         up.wait(20)
     assert len(started(config)) == 1
+
+
+def test_a_state_directory_that_cannot_be_used_is_told(config: Config) -> None:
+    config.state_dir.write_text("a file")
+    with pytest.raises(ConfigError, match="cannot be used: File exists"):
+        Supervisor(config, command=fake()).start()
 
 
 def test_a_broker_that_is_not_there_is_told(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
