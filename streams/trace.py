@@ -164,7 +164,7 @@ class _Follower:
                 "item_id": public_id(row.prediction_id, row.rule), "rule": row.rule, "policy": row.policy,
                 "selection_probability": row.selection_probability, "kind": row.kind, "state": row.state,
                 "answer": row.answer, "verdict": row.verdict, "suspect": row.suspect,
-                "created": format_us(row.created_us), "is_leased": row.lease_until_us > now_us(),
+                "created": format_us(row.created_us), "is_leased": (row.lease_until_us or 0) > now_us(),
                 "_id": row.id, "_time": row.event_time_us,
             }
             for row in self.connection.execute(query.order_by(item.c.id))
