@@ -72,8 +72,8 @@ def load_records(connection: sa.Connection, model: str) -> list[dict[str, Any]]:
 def fold(records: Iterable[Mapping[str, Any]]) -> LabelFacts:
     """The state that the events lead to.
 
-    A decision counts until it is undone. Of several reviewers of one prediction the majority counts; without one the
-    prediction is undecided and its truth stands.
+    A decision counts until it is undone. Of several reviewers of one prediction an adjudicator's word counts, else the
+    majority; without one the prediction is undecided and its truth stands.
     """
     submitted: dict[str, Mapping[str, Any]] = {}
     proposals: dict[str, Proposal] = {}
@@ -100,6 +100,7 @@ def fold(records: Iterable[Mapping[str, Any]]) -> LabelFacts:
 
 
 def _consensus(given: list[Mapping[str, Any]]) -> Decided | None:
+    given = [record for record in given if record.get("is_adjudication")][-1:] or given
     counts = Counter((record.get("answer"), record.get("verdict")) for record in given).most_common(2)
     if len(counts) == 2 and counts[0][1] == counts[1][1]:
         return None
