@@ -55,7 +55,7 @@ NOT_AGAIN = (2, HALT_EXIT_CODE)
 class WorkerFailedError(FlywheelError):
     """The worker does not start."""
 
-    action = "Its own message stands above; 'flywheel config validate' checks the configuration."
+    action = "Its own message stands above."
 
 
 class Endpoint(NamedTuple):

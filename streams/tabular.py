@@ -22,6 +22,8 @@ RESERVED = frozenset(
 class TableError(UsageError):
     """The table cannot be used."""
 
+    action = "Correct the table, or name its columns with the options."
+
 
 def read_table(path: Path) -> pl.DataFrame:
     """Read Parquet or CSV.

@@ -233,7 +233,7 @@ def test_up_is_stopped_by_its_signal_and_leaves_nothing(tmp_path: Path) -> None:
     sleeper = tmp_path / "sitecustomize.py"
     sleeper.write_text(
         "import streams.supervisor as s, sys\n"
-        "s.worker_command = lambda parent: [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+        "s.worker_command = lambda parent: [sys.executable, '-c', 'import signal; signal.pause()']\n"
         "s.Supervisor.__init__.__kwdefaults__['command'] = s.worker_command\n"
     )
     process = subprocess.Popen(

@@ -154,18 +154,18 @@ def test_the_worker_gets_the_whole_configuration_with_its_secrets(tmp_path: Path
 
 
 PARENT = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from streams.config import load_config
 from streams.supervisor import Supervisor
-child = "import sys; from streams.supervisor import die_with; die_with(int(sys.argv[1])); import time; time.sleep(600)"
+child = "import sys; from streams.supervisor import die_with; die_with(int(sys.argv[1])); import signal; signal.pause()"
 config = load_config(state_dir=Path(sys.argv[1]), web_port=0)
 up = Supervisor(config, command=lambda pid: [sys.executable, "-c", child, str(pid)])
 up.start()
 while up.worker_pid is None:
-    time.sleep(0.01)
+    up.wait(0.01)
 print(up.worker_pid, flush=True)
-time.sleep(600)
+signal.pause()
 """
 
 
