@@ -58,6 +58,7 @@ profile = "profile.json"
 [models.digits.retrain]
 on_alert = false
 actor_share_max = 1.0       # one person labels everything here
+refit = false               # the held-out pictures are the measure: they are never trained on
 trainer = "sklearn_logistic"
 params = {{ C = 1.0 }}
 
