@@ -45,6 +45,7 @@ HEALTHY_S = 30.0
 """A worker that lived this long did not fail to start: the next wait is the shortest again."""
 FAILED_STARTS_MAX = 5
 """So many deaths in a row before a worker was healthy, and the supervisor gives up and says so."""
+LAST_LINES = 20
 STOP_TIMEOUT_S = 20.0
 """Flushing and committing take a second or two; a training run in the worker is ended, and starts again later."""
 HALT_EXIT_CODE = 70
@@ -55,7 +56,7 @@ NOT_AGAIN = (2, HALT_EXIT_CODE)
 class WorkerFailedError(FlywheelError):
     """The worker does not start."""
 
-    action = "Its own message stands above."
+    action = "Its own last message says why."
 
 
 class Endpoint(NamedTuple):
@@ -281,6 +282,13 @@ class Supervisor:
         finally:
             self._ended.set()
 
+    def _last_words(self) -> str:
+        """The end of the worker's log, where that is not what the operator saw anyway."""
+        if self._log_file is None or not self._log_file.exists():
+            return ""
+        lines = self._log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(["", f"The end of {self._log_file}:", *lines[-LAST_LINES:]])
+
     def _run_worker(self) -> int:
         """Run one worker to its end; its exit code (negative: the signal that ended it)."""
         settings = {"brokers": self.brokers, "cluster": self.cluster, "is_embedded": self.is_embedded}
@@ -342,7 +350,7 @@ class Supervisor:
             raise self._error
         return has_ended
 
-    def wait_ready(self, timeout_s: float = 60.0) -> None:
+    def wait_ready(self, timeout_s: float = 120.0) -> None:
         """Wait until the worker's status page listens, which it does once its parts run.
 
         Raises
@@ -356,7 +364,7 @@ class Supervisor:
             if self.worker_pid is not None and _answers(f"{host}:{self.web_port}"):
                 return
             self.wait(0.1)
-        raise WorkerFailedError(f"The worker did not start within {timeout_s:.0f} s.")
+        raise WorkerFailedError(f"The worker did not start within {timeout_s:.0f} s.{self._last_words()}")
 
     def stop(self) -> None:
         """Stop the worker in order, then the broker; may be called again."""

@@ -119,6 +119,17 @@ def test_a_worker_that_cannot_start_is_given_up(config: Config, monkeypatch: pyt
     assert len(started(config)) == supervisor_module.FAILED_STARTS_MAX
 
 
+def test_what_a_failed_worker_wrote_to_its_log_is_told(config: Config, tmp_path: Path) -> None:
+    def failing(_parent: int) -> list[str]:
+        return [sys.executable, "-c", "import sys; print('the reason', file=sys.stderr); sys.exit(2)"]
+
+    with (
+        Supervisor(config, command=failing, log_file=tmp_path / "worker.log") as up,
+        pytest.raises(WorkerFailedError, match=r"worker.log:\nthe reason"),
+    ):
+        up.wait(20)
+
+
 @pytest.mark.parametrize("code", ["2", "70"])
 def test_a_worker_that_another_start_cannot_mend_is_not_tried_again(config: Config, code: str) -> None:
     with Supervisor(config, command=fake(code)) as up, pytest.raises(WorkerFailedError, match=f"exit code {code}"):
