@@ -272,7 +272,7 @@ class Supervisor:
                 failed_starts = 0 if time.monotonic() - started >= HEALTHY_S else failed_starts + 1
                 if code in NOT_AGAIN or failed_starts >= FAILED_STARTS_MAX:
                     self._error = WorkerFailedError(
-                        f"The worker has ended and is not started again (exit code {code})."
+                        f"The worker ended for good (exit code {code}).{self._last_words()}"
                     )
                     return
                 wait_s = BACKOFF_S[min(max(failed_starts - 1, 0), len(BACKOFF_S) - 1)]
