@@ -87,7 +87,8 @@ class Runtime:
         """What the data plane needs of the configuration."""
         c = self.config
         rules = {name: dict(plan.rules) for name, plan in self.plans.items()}
-        text = json.dumps([rules, c.audit_share], sort_keys=True)
+        shares = {name: plan.audit_share for name, plan in self.plans.items()}
+        text = json.dumps([rules, shares], sort_keys=True)
         return PlaneSettings(
             cluster=self.cluster,
             is_embedded=self.is_embedded,
@@ -118,7 +119,7 @@ def plan_of(config: Config, name: str) -> ModelPlan:
     """The plan of a configured model."""
     model = config.model(name)
     return ModelPlan(
-        model.contract, model.profile, dict(model.failures), config.window_s * SECOND_US, config.audit_share
+        model.contract, model.profile, dict(model.failures), config.window_s * SECOND_US, model.labeling.audit_share
     )
 
 
