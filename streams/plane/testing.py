@@ -9,7 +9,10 @@ clock). Records become visible when the clock reaches them; ``consume`` hands th
 
 from __future__ import annotations
 
+import json
 import random
+import signal
+import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +24,8 @@ from typing import Any
 from confluent_kafka import TopicPartition
 
 from schemas.events import SOURCES, topic
-from schemas.registry import Registry
+from schemas.registry import FileRegistry, Registry
+from streams.kafka import cluster_id, consumer_settings, producer_settings
 from streams.plane.loop import DataPlane, PlaneSettings
 from streams.plane.plan import ModelPlan
 from streams.testing.oracle import Record
@@ -267,6 +271,7 @@ class Plane:
     is_embedded: bool = False
     segment_records: int = 256
     batch_records: int = 200
+    archive_dir: Path | None = None
     more: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -274,7 +279,7 @@ class Plane:
         given: dict[str, Any] = {
             "cluster": self.cluster,
             "is_embedded": self.is_embedded,
-            "archive_dir": self.folder / "archive",
+            "archive_dir": self.archive_dir or self.folder / "archive",
             "join_dir": self.folder / "join",
             "policy": "test",
             "segment_records": self.segment_records,
@@ -295,3 +300,32 @@ class Plane:
             for model, contract in self.world.contracts.items()
         }
         return DataPlane(self.settings, plans, registry, self.world.ids, consumer, producer)
+
+
+def main(path: Path) -> None:
+    """Run nothing but the plane until SIGTERM; the JSON file says how.
+
+    It writes what it has worked on to ``progress`` in its folder, so that a test can kill it in the midst of work.
+    """
+    spec = json.loads(path.read_text(encoding="utf-8"))
+    world = World(FileRegistry(Path(spec["registry"])))
+    folder = Path(spec["folder"])
+    folder.mkdir(exist_ok=True)
+    plane = Plane(
+        world, folder, cluster=cluster_id(spec["bootstrap"]), archive_dir=Path(spec["archive"]), **spec["plane"]
+    )
+    consumer = consumer_settings(spec["bootstrap"], spec["group"], is_embedded=plane.is_embedded)
+    running = plane.make(world.registry, consumer, producer_settings(spec["bootstrap"]))
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+    def tell() -> None:
+        while not stop.wait(0.05):
+            (folder / "progress").write_text(str(running.metrics["worked"]))
+
+    threading.Thread(target=tell, daemon=True).start()
+    running.run(stop)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

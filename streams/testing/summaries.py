@@ -23,10 +23,13 @@ class PlainMerger:
     ----------
     holes
         (topic, partition, folded, segment) of each segment that came before the one expected.
+    ends
+        How far each (topic, partition) is merged.
     """
 
     def __init__(self) -> None:
         self.holes: list[tuple[str, int, int, int]] = []
+        self.ends: dict[tuple[str, int], int] = {}
         self._folded: dict[tuple[str, int], int] = {}
         self._kept: dict[tuple[str, int, int], dict[str, Any]] = {}
         self._seen: dict[tuple[str, int, int, int], dict[str, Any]] = {}
@@ -48,6 +51,7 @@ class PlainMerger:
             kept = self._kept.get((*place, number))
             if kept is None or kept["end"] < segment["end"]:
                 self._kept[(*place, number)] = segment
+                self.ends[place] = segment["end"]
             if segment["is_complete"]:
                 self._folded[place] = number + 1
 

@@ -23,9 +23,11 @@ from schemas.contract import Contract, parse_contract
 from schemas.events import NOUNS, envelope, subject
 from schemas.profile import Profile, build_profile
 from schemas.registry import HEADER, MAGIC, Registry
+from schemas.times import DAY_US
 from streams.testing.oracle import Model, Row
 
 START_US = 1_700_000_000_000_000
+"""When the first event is sent, where there is no real clock; it happened a day before."""
 MINUTE_US = 60_000_000
 WINDOW_US = 5 * MINUTE_US
 SKEW_US = 300_000_000
@@ -194,7 +196,7 @@ class World:
         """The events of one prediction, each with its delay in predictions."""
         model = chance.choices(("late", "price", "digit"), (0.7, 0.2, 0.1))[0]
         identifier = f"{self.seed:x}-{i:08x}"
-        event_us = START_US + i * 250_000
+        event_us = START_US - DAY_US + i * 250_000
         if self._is(chance, 0.05):
             event_us -= chance.randrange(30 * MINUTE_US)  # late
         if self._is(chance, 0.002):
