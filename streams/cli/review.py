@@ -41,6 +41,10 @@ HELP = """\
 From a pipe each line is one key and, after it, the note: "2 the feed changed"."""
 
 
+class NothingDone(Exception):
+    """Ctrl-C while words were asked for."""
+
+
 class Keys:
     """Reads decisions: single keys from a terminal, else lines of a key and a text."""
 
@@ -94,11 +98,16 @@ class Keys:
             return rest
         try:
             return str(click.prompt(question, default="", show_default=False))
-        except click.Abort:
-            return ""
+        except click.Abort as abort:
+            raise NothingDone from abort
 
     def choice(self, question: str) -> str:
-        """One key as the answer to a question."""
+        """One key as the answer to a question; keys typed ahead were not meant for it."""
+        if self.is_terminal:
+            import termios
+
+            termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+            self._ahead = ""
         click.echo(question, nl=not self.is_terminal)
         while (key := self.key(HEARTBEAT_S)) is None:
             pass
@@ -174,14 +183,15 @@ class Review:
             if self.keys.is_terminal:
                 self.keys.choice("Any key goes on.")
             return True
-        if key == "n":
-            self.note = self.keys.text("Note")
-            return True
         try:
-            if key in UNDO_KEYS:
+            if key == "n":
+                self.note = self.keys.text("Note")
+            elif key in UNDO_KEYS:
                 self._undo()
             else:
                 self._act(key)
+        except NothingDone:
+            click.echo("Nothing was done.")
         except FlywheelError as error:
             click.echo(styled(str(error), "mark"))
             self.claim = None

@@ -17,12 +17,14 @@ import polars as pl
 import pytest
 
 from labeling.errors import StaleLeaseError
+from labeling.items import NewItem
 from labeling.store import LabelStore
 from labeling.testing import new_item, small_contract
+from schemas.contract import parse_contract
 from schemas.database import open_database
 
 FLYWHEEL = str(Path(sys.executable).parent / "flywheel")
-TIMEOUT_S = 30
+TIMEOUT_S = 60
 TOML = """\
 [flywheel]
 state_dir = "state"
@@ -139,6 +141,12 @@ def test_undo_skip_flag_note_and_help_at_the_terminal(folder: Path) -> None:
     child.expect("> ")
     child.send("\x1b[A")  # an arrow decides nothing
     child.expect("means nothing here")
+    child.expect("p1/confident")
+    child.expect("> ")
+    child.send(" ")
+    child.expect("Why skip it")
+    child.sendcontrol("c")
+    child.expect("Nothing was done")
     child.expect("p1/confident")
     child.expect("> ")
     child.send(" ")
@@ -302,3 +310,55 @@ def test_without_a_model_the_command_asks_for_one(tmp_path: Path) -> None:
     assert "Which model" in value(tmp_path, "labels", "stats", code=2)["error"]["message"]
     url = f"sqlite:///{tmp_path / 'x.db'}"
     assert value(tmp_path, "labels", "stats", "--model", "any", "--database", url)["items"] == 0
+
+
+DIGITS = {
+    "type": "record",
+    "name": "Digits",
+    "model": "digits",
+    "target": {"kind": "multiclass", "labels": list("0123456789")},
+    "fields": [{"name": f"p{i // 8}{i % 8}", "type": "long", "min": 0, "max": 16} for i in range(64)],
+}
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    """A configured folder whose queue holds three pictures that nobody has named yet."""
+    (tmp_path / "flywheel.toml").write_text('[models.digits]\ncontract = "digits.avsc"\n')
+    (tmp_path / "digits.avsc").write_text(json.dumps(DIGITS))
+    engine = open_database(f"sqlite:///{tmp_path / '.flywheel' / 'flywheel.db'}")
+    pixels = [{f"p{i // 8}{i % 8}": 16 * (i % 8 == column) for i in range(64)} for column in (2, 3, 4)]
+    items = [
+        new_item(i, kind="answer", label="7", truth=None, facts={}, user_label="wrong", severity=9.0 - i)
+        for i in range(3)
+    ]
+    store = LabelStore(engine, "digits", contract=parse_contract(DIGITS))
+    store.ingest([NewItem(**(vars(item) | {"features": shown})) for item, shown in zip(items, pixels, strict=True)])
+    engine.dispose()
+    return tmp_path
+
+
+def test_a_picture_is_named_by_its_own_key(digits: Path) -> None:
+    child = terminal(digits, "--reviewer", "ann", NO_COLOR="1")
+    child.expect(r"\|    ██          \|")
+    child.expect("0-9 the digit")
+    child.expect("> ")
+    child.send("1")
+    child.expect("1: p0")
+    child.expect("> ")
+    child.send("a")
+    child.expect("7: p1")
+    child.expect("> ")
+    child.send("x")
+    child.expect("input_broken: p2")
+    child.expect("Nothing is left")
+    child.expect(pexpect.EOF)
+    rows = value(digits, "labels", "list")
+    assert [(row["answer"], row["verdict"]) for row in rows] == [("1", None), ("7", None), (None, "input_broken")]
+
+
+def test_a_terminal_without_unicode_gets_an_ascii_picture(digits: Path) -> None:
+    child = terminal(digits, NO_COLOR="1", PYTHONIOENCODING="ascii")
+    child.expect(r"\|    ##          \|")
+    child.send("q")
+    child.expect(pexpect.EOF)
