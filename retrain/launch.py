@@ -9,18 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import select
+import selectors
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import polars as pl
 
@@ -30,6 +30,9 @@ from retrain.paths import Paths, file_sha256
 from retrain.train import CASES, DONE, ERROR, EXIT_FAILED, LOG, OUTPUT, REPORTED, RESULT, SCORES, Spec
 
 LOG_TAIL_CHARS = 400
+WAIT_S = 0.2
+"""How late Ctrl-C may be noticed."""
+T = TypeVar("T")
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -94,19 +97,24 @@ class _Process:
             self.popen.stdin.flush()
         except BrokenPipeError:
             return self.popen.wait()
-        if not select.select([self.popen.stdout], [], [], limit_s)[0]:
-            return None
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self.popen.stdout, selectors.EVENT_READ)
+            if not waiting.select(limit_s):
+                return None
         answer = self.popen.stdout.readline().decode().strip()
         if answer == DONE:
             return 0
         return EXIT_FAILED if answer == REPORTED else self.popen.wait()
 
-    def end(self) -> None:
+    def kill(self) -> None:
         """Kill the process and all that it started."""
-        try:
-            os.killpg(self.popen.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        if self.popen.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.popen.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kill it, and leave nothing behind."""
+        self.kill()
         self.popen.wait()
         for pipe in (self.popen.stdin, self.popen.stdout):
             if pipe is not None:
@@ -132,14 +140,20 @@ class Launcher:
         # A subprocess dies with the thread that started it (PR_SET_PDEATHSIG), so the threads live as long as we do.
         self._threads = ThreadPoolExecutor(parallel, thread_name_prefix="fit")
         self._idle: SimpleQueue[_Process] = SimpleQueue()
+        self._alive: set[_Process] = set()
+        self._is_over = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        while not self._idle.empty():
-            self._idle.get().end()
+        self._is_over = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for process in list(self._alive):  # those at work too: their threads then see the end of the pipe
+            process.kill()
         self._threads.shutdown()
+        for process in self._alive:
+            process.end()
 
     def run_all(self, specs: Sequence[Spec], rows_sha256: str) -> list[FitResult | TrainerFailedError]:
         """Run the specs; a failure is a value, so that one trainer cannot take the others with it."""
@@ -150,7 +164,7 @@ class Launcher:
             except TrainerFailedError as error:
                 return error
 
-        return list(self._threads.map(one, specs))
+        return [_result(future) for future in [self._threads.submit(one, spec) for spec in specs]]
 
     def run(self, spec: Spec, rows_sha256: str) -> FitResult:
         """Run one spec, or find what it left when it ran before.
@@ -160,7 +174,7 @@ class Launcher:
         TrainerFailedError
             If it failed, or took too long (:class:`TrainerTimeoutError`) or too much (:class:`TrainerMemoryError`).
         """
-        return self._threads.submit(self._run, spec, rows_sha256).result()
+        return _result(self._threads.submit(self._run, spec, rows_sha256))
 
     def _run(self, spec: Spec, rows_sha256: str) -> FitResult:
         spec = replace(spec, memory_limit_bytes=self.memory_limit_bytes)
@@ -184,6 +198,9 @@ class Launcher:
             process = self._idle.get_nowait()
         except Empty:
             process = _Process(self.memory_limit_bytes)
+            self._alive.add(process)
+            if self._is_over:
+                process.kill()
         code: int | None = EXIT_FAILED
         try:
             code = process.work(draft / "spec.json", self.time_limit_s)
@@ -191,11 +208,23 @@ class Launcher:
             if code == 0:
                 self._idle.put(process)
             else:
+                self._alive.discard(process)
                 process.end()
         if code is None:
             raise TrainerTimeoutError(f"The trainer took longer than {self.time_limit_s:g} s.")
         if code != 0:
             raise _failure(draft, code)
+
+
+def _result(future: Future[T]) -> T:
+    """A future's result, in a wait that Ctrl-C can end.
+
+    polars installs its own handler of SIGINT, with SA_RESTART: a thread that waits for a lock is then not woken by the
+    signal, and Python sees it only when the wait is over.
+    """
+    while not wait([future], timeout=WAIT_S).done:
+        pass
+    return future.result()
 
 
 def _failure(draft: Path, code: int) -> TrainerFailedError:

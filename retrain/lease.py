@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,7 +124,8 @@ def kept(engine: sa.Engine, lease: Lease, clock: Callable[[], int]) -> Iterator[
 
     def beat() -> None:
         while not is_over.wait(HEARTBEAT_S):
-            with write(engine) as connection:
+            # A beat that fails is made good by the next; if none succeeds the lease runs out, as it should.
+            with suppress(sa.exc.OperationalError), write(engine) as connection:
                 connection.execute(
                     sa.update(retrain_lease)
                     .where(retrain_lease.c.model == lease.model, retrain_lease.c.fence == lease.fence)

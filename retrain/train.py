@@ -203,9 +203,9 @@ def _forget_peak() -> None:
 
 
 def _confine(memory_limit_bytes: int) -> None:
-    """Set the memory limit, and ask the kernel to end this process with its parent (where there is such a call)."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
-    if sys.platform == "linux":
+    """Set the memory limit, and ask the kernel to end this process with its parent."""
+    if sys.platform == "linux":  # elsewhere there is no limit that means memory
+        resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

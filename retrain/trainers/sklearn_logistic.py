@@ -30,20 +30,23 @@ class Linear(Boosting):
 def fit(job: Job) -> Fitted:
     """Impute medians, scale, one column a category, then the linear model.
 
-    Parameters of the job: ``C`` (inverse strength of the penalty), ``max_iter``, and ``scale`` (False leaves numbers
-    as they are, for inputs of one unit such as pixels).
+    Parameters of the job: ``C`` (inverse strength of the penalty), ``max_iter``, and ``scale``: true brings every
+    number to variance 1; a number divides all of them by it (pixels of 0 to 16: 16), which is the same as a penalty
+    that much weaker, and that is how it is done.
     """
     encoder = Encoder.fit(job.rows, job.kinds)
     params = DEFAULTS | job.params
     numbers = [at for at, is_category in enumerate(encoder.is_category) if not is_category]
     categories = [at for at, is_category in enumerate(encoder.is_category) if is_category]
     steps: list[tuple[str, Any]] = [("impute", SimpleImputer(strategy="median", keep_empty_features=True))]
-    if params["scale"]:
+    scale = params["scale"]
+    if scale is True:
         steps.append(("scale", StandardScaler()))
     prepared = ColumnTransformer(
         [("numbers", Pipeline(steps), numbers), ("categories", OneHotEncoder(handle_unknown="ignore"), categories)]
     )
-    strength, rounds = float(params["C"]), int(params["max_iter"])
+    divisor = 1.0 if isinstance(scale, bool) else float(scale)
+    strength, rounds = float(params["C"]) / divisor**2, int(params["max_iter"])
     y: NDArray[Any] = job.y
     if job.target.kind == "regression":
         model = Ridge(alpha=1 / strength)

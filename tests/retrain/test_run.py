@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,39 @@ def test_a_run_that_is_killed_is_closed_and_its_parts_are_used_by_the_next(world
     assert states == {"small-r1": "promoted", "small-r2": "dead", "small-r3": "promoted"}
     assert [v.version for v in Registry(world.engine).versions("small")] == ["v1", "v2"]
     assert not list(world.root.rglob("*.unfinished"))
+
+
+INTERRUPTED = """
+import sys
+import time
+from pathlib import Path
+from retrain import run
+from retrain.paths import Paths
+from retrain.joined import archive_ends
+from retrain.testing import AS_OF_US, POLICY, small_contract
+from schemas.database import open_database
+
+root = Path(sys.argv[1])
+engine = open_database(f"sqlite:///{root / 'db.sqlite'}")
+request = run.RunRequest("manual", "a test", AS_OF_US, archive_ends(root / "archive"))
+policy = POLICY.model_copy(update={"trainer": "sklearn_hgb", "params": {"max_iter": 1_000_000}})
+run.run_retrain(engine, Paths(root), small_contract(), policy, request)
+"""
+
+
+def test_an_interrupted_run_ends_its_trainers_and_says_so(world: World) -> None:
+    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, str(world.root)], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list(world.root.glob("fits/*.unfinished/log.txt")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        os.sched_yield()
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert b"KeyboardInterrupt" in told
+    row = list_runs(world.engine, "small")[0]
+    assert (row["state"], row["outcome"]) == ("failed", "KeyboardInterrupt: ")
+    assert run(world).state == "promoted"
 
 
 def test_a_trainer_that_is_killed_fails_its_recipe_only(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
