@@ -17,7 +17,7 @@ from schemas.parts import ALL_SLICE, MICRO, N_TRUTH, SUM_P, SUM_PQ, SUM_Y
 from streams.logic.counts import Floats, Hour, HourlyCounts, Ints, LocalHours
 from streams.logic.policy import MonitorPolicy
 
-DUE = "due"
+DAY_HOURS = 24
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class BiasSpread:
         own = np.maximum(self.excess, 0.0) / np.maximum(self.scale, 1e-9)
         total = np.maximum(self.scale.sum(-1, keepdims=True), 1e-9)
         pool = np.maximum(self.excess.sum(-1, keepdims=True), 0.0) / total
-        believed = (self.days * pool + policy.bias_prior_days * policy.bias_prior_icc) / (
-            self.days + policy.bias_prior_days
-        )
+        hours = np.maximum(np.array(policy.bias_hours, np.float64), DAY_HOURS)
+        prior = policy.bias_prior_icc * np.sqrt(DAY_HOURS / hours)[None, :, None]
+        believed = (self.days * pool + policy.bias_prior_days * prior) / (self.days + policy.bias_prior_days)
         weighted = (self.days * own + policy.spread_days * believed) / (self.days + policy.spread_days)
         return np.asarray(np.minimum(1.0, policy.spread_factor * weighted))
 

@@ -21,6 +21,9 @@ from schemas.profile import CELL_NEW, CELL_NULL
 from streams.logic.counts import Floats, Hour, HourlyCounts, Ints, Layout
 from streams.logic.policy import MonitorPolicy
 
+NEVER_NULL = 0.02
+"""Below this share of nulls in training a field counts as always there, before a single hour was seen."""
+
 
 @dataclass(frozen=True)
 class Breach:
@@ -141,7 +144,9 @@ class Invariants:
     def learn(self, counts: HourlyCounts, hour: Hour) -> None:
         """Take in one hour of healthy history."""
         self._step(counts, hour)
-        rows, null = self._shares(counts, self.policy.null_hours, hour, self._null_columns)
+        self._learn_null(*self._shares(counts, self.policy.null_hours, hour, self._null_columns))
+
+    def _learn_null(self, rows: Ints, null: Ints) -> None:
         enough = (rows >= self.policy.rows_min)[:, None]
         self.null_record = np.maximum(self.null_record, np.where(enough, null / np.maximum(rows, 1)[:, None], 0.0))
 
@@ -155,6 +160,9 @@ class Invariants:
         policy = self.policy
         rows, null = self._shares(counts, policy.null_hours, hour, self._null_columns)
         is_full = self.null_record < policy.null_record
+        if self._is_learning:  # a field that is empty now and then may be so for hours: learn before judging it
+            is_full = self.null_record < NEVER_NULL
+            self._learn_null(rows, np.where(is_full, 0, null))
         found = self._breaches("null", rows, null, policy.null_hours, policy.null_share, is_full)
         rows, new = self._shares(counts, policy.unseen_hours, hour, self._new_columns)
         found += self._breaches("unseen", rows, new, policy.unseen_hours, policy.unseen_share, self._is_category)

@@ -337,7 +337,7 @@ class Monitor:
         return Baseline.of(self.counts, self.local, self.policy, day, self._same_world(day, *INPUT_CHANNELS))
 
     def _usual(self, day: int) -> Floats:
-        return usual_bias(self.counts, self.local, self.policy, day, self._same_world(day, *INPUT_CHANNELS))
+        return usual_bias(self.counts, self.local, self.policy, day, self._same_world(day, *INPUT_CHANNELS, "bias"))
 
     def _fold(self, day: int, *, is_history: bool) -> None:
         """Take a day that is old enough into the spreads; a day of history sets records too."""

@@ -50,9 +50,9 @@ class MonitorPolicy(BaseModel):
     bias_z: Positive = 3.7
     bias_slice_z: Positive = 4.5
     bias_rows: Positive = Field(default=200.0, description="rows towards no bias that the baseline is shrunk by")
-    bias_prior_icc: Positive = Field(default=0.02, description="spread of a day's bias before any day was seen")
-    bias_days_min: Count = Field(default=7, description="days of honest scores that bias verdicts need")
-    bias_prior_days: Positive = Field(default=10.0, description="days that the prior spread is worth")
+    bias_prior_icc: Positive = Field(default=0.05, description="spread of a day's bias before any day was seen")
+    bias_days_min: int = Field(default=0, ge=0, description="days of honest scores that bias verdicts need")
+    bias_prior_days: Positive = Field(default=60.0, description="days that the prior spread is worth")
     bias_mean_max: Positive = Field(default=0.5, description="a baseline bias is not believed beyond this")
 
     # Channel C: the contract.
