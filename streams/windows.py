@@ -50,10 +50,10 @@ class LogTotals:
 
 @dataclass(frozen=True)
 class Summary:
-    """A decoded open summary."""
+    """A decoded open summary; its parts by model, slice and axis."""
 
     counters: dict[str, int]
-    parts: list[Part]
+    parts: dict[tuple[str, str, str], list[Part]]
 
 
 @dataclass
@@ -92,10 +92,8 @@ class WindowReader:
         ]
         found += [
             part
-            for part in self._open(connection)
-            if (part.model, part.slice, part.axis) == (model, slice_name, axis)
-            and (from_us is None or part.window_us >= from_us)
-            and (until_us is None or part.window_us < until_us)
+            for part in self._open(connection, model, slice_name, axis)
+            if (from_us is None or part.window_us >= from_us) and (until_us is None or part.window_us < until_us)
         ]
         return found
 
@@ -114,9 +112,8 @@ class WindowReader:
             _add(total.setdefault((version, role), {}), known[key].counts)
         for gone in known.keys() - seen:
             del known[gone]
-        for part in self._open(connection):
-            if (part.model, part.slice, part.axis) == (model, ALL_SLICE, "event"):
-                _add(total.setdefault((part.version, part.role), {}), scalars(part.codes, part.counts))
+        for part in self._open(connection, model):
+            _add(total.setdefault((part.version, part.role), {}), scalars(part.codes, part.counts))
         return total
 
     def newest_us(self, connection: sa.Connection, model: str) -> int | None:
@@ -124,17 +121,13 @@ class WindowReader:
         of_model = (window.c.model == model, window.c.slice == ALL_SLICE, window.c.axis == "event")
         newest = connection.execute(sa.select(sa.func.max(window.c.window_us)).where(*of_model)).scalar()
         starts = [newest] if newest is not None else []
-        starts += [
-            part.window_us
-            for part in self._open(connection)
-            if (part.model, part.slice, part.axis) == (model, ALL_SLICE, "event")
-        ]
+        starts += [part.window_us for part in self._open(connection, model)]
         return max(starts, default=None)
 
     def models(self, connection: sa.Connection) -> set[str]:
         """Models that have counters."""
         found = set(connection.execute(sa.select(window.c.model).distinct()).scalars())
-        return found | {part.model for part in self._open(connection)}
+        return found | {model for _, summary in self._held(connection) for model, _, _ in summary.parts}
 
     def logs(self, connection: sa.Connection) -> list[LogTotals]:
         """What became of the records of every source partition, open summaries included."""
@@ -151,9 +144,11 @@ class WindowReader:
                     counters[reason] = counters.get(reason, 0) + number
         return list(found.values())
 
-    def _open(self, connection: sa.Connection) -> Iterator[Part]:
+    def _open(
+        self, connection: sa.Connection, model: str, slice_name: str = ALL_SLICE, axis: str = "event"
+    ) -> Iterator[Part]:
         for _, summary in self._held(connection):
-            yield from summary.parts
+            yield from summary.parts.get((model, slice_name, axis), ())
 
     def _held(self, connection: sa.Connection) -> list[tuple[SummaryKey, Summary]]:
         columns = [open_summary.c[name] for name in ("cluster", "topic", "partition", "segment", "end")]
@@ -175,9 +170,12 @@ class WindowReader:
         where = [open_summary.c[name] == value for name, value in zip(names, key, strict=True)]
         row = connection.execute(sa.select(open_summary.c.summary).where(*where)).first()
         if row is None:  # replaced between the two statements, where a transaction does not prevent that
-            return Summary({}, [])
+            return Summary({}, {})
         (segment,) = self.codec.decode(row.summary)["segments"]
-        return Summary(dict(segment["counters"]), parts_of(segment))
+        parts: dict[tuple[str, str, str], list[Part]] = {}
+        for part in parts_of(segment):
+            parts.setdefault((part.model, part.slice, part.axis), []).append(part)
+        return Summary(dict(segment["counters"]), parts)
 
 
 def scalars(codes: CodeArray, counts: Ints) -> dict[int, int]:

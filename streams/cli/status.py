@@ -140,7 +140,8 @@ def _model(name: str, model: dict[str, Any]) -> list[str]:
     alerts = model["alerts"]
     for at, alert in enumerate(alerts[:ALERTS_SHOWN]):
         where = "" if alert["slice"] == "all" else f" {alert['slice']}"
-        head = f"{alert['severity'].upper()} {alert['channel']} {alert['subject']}{where} since {alert['since']}:"
+        about = alert["subject"] if alert["subject"] == alert["channel"] else f"{alert['channel']} {alert['subject']}"
+        head = f"{alert['severity'].upper()} {about}{where} since {alert['since']}:"
         found += _row("alerts" if at == 0 else "", f"{head} {alert['message']}")
     if len(alerts) > ALERTS_SHOWN:
         found += _row("", f"and {len(alerts) - ALERTS_SHOWN} more")
@@ -172,7 +173,8 @@ def _retrain(retrain: dict[str, Any]) -> list[str]:
         found += _row("", f"before: {'yes' if other['is_yes'] else 'no'} at {other['last']}: {other['reason']}")
     for at, run in enumerate(retrain["runs"][:RUNS_SHOWN]):
         tried = ", ".join(f"{c['recipe']} {c['verdict']}" for c in run["candidates"])
-        text = f"{run['as_of']} {run['state']} {run['version'] or ''} ({run['trigger']}): {tried or run['reason']}"
+        made = f" {run['version']}" if run["version"] else ""
+        text = f"{run['as_of']} {run['state']}{made} ({run['trigger']}): {tried or run['reason']}"
         found += _row("runs" if at == 0 else "", text)
     return found
 

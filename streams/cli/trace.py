@@ -141,6 +141,12 @@ def _people(each: dict[str, Any]) -> list[str]:
     return _list("failure", items) + _list("labels", labels) + _list("proposals", proposals)
 
 
+def _first_reason(reason: str) -> str:
+    """The gate's first reason, and how many more there are; --json has all."""
+    first, *more = reason.split("; ")
+    return f"{first} (and {len(more)} more)" if more else first
+
+
 def _retrain(each: dict[str, Any]) -> list[str]:
     datasets = []
     for held in each["datasets"]:
@@ -148,9 +154,9 @@ def _retrain(each: dict[str, Any]) -> list[str]:
         datasets.append(f"{held['dataset'][:12]} as of {held['as_of']}: {place}")
     runs = []
     for run in each["runs"]:
-        tried = "; ".join(f"{c['recipe']} {c['verdict']}: {c['reason']}" for c in run["candidates"])
         made = f" {run['version']}" if run["version"] else ""
-        runs.append(f"{run['run_id'][:12]} ({run['trigger']}) {run['state']}{made}{'. ' if tried else ''}{tried}")
+        runs.append(f"{run['run_id']} ({run['trigger']}: {run['reason']}) {run['state']}{made}")
+        runs += [f"- {c['recipe']} {c['verdict']}: {_first_reason(c['reason'])}" for c in run["candidates"]]
     versions = [
         f"{v['version']} ({v['trainer']}, {v['recipe']}) {'learnt from it' if v['learnt'] else 'did not learn from it'}"
         for v in each["versions"]

@@ -112,8 +112,8 @@ def parts_of_rows(world: World, rows: pl.DataFrame, scores: np.ndarray[Any, Any]
     return found
 
 
-def bare_world(root: Path, *, days: int = DAYS, per_day: int = PER_DAY) -> World:
-    """A configured model that has seen nothing yet."""
+def bare_world(root: Path, *, days: int = DAYS, per_day: int = PER_DAY, database: str | None = None) -> World:
+    """A configured model that has seen nothing yet; ``database`` is a URL, default SQLite in the state directory."""
     contract = small_contract()
     rows = small_rows(days, per_day)
     (root / "small.avsc").write_text(json.dumps(contract.document))
@@ -121,7 +121,7 @@ def bare_world(root: Path, *, days: int = DAYS, per_day: int = PER_DAY) -> World
     profile = build_profile(past, contract.fields, model="small", labels=contract.target.labels)
     (root / "profile.json").write_text(profile.to_json())
     (root / "flywheel.toml").write_text(TOML)
-    config = load_config(root / "flywheel.toml")
+    config = load_config(root / "flywheel.toml", database=database)
     engine = open_database(config.database_url)
     registry = FileRegistry(config.registry_path)
     schema_id = registry.register(subject("summaries"), envelope("summaries"))

@@ -109,6 +109,11 @@ def _figure(value: float | None, form: str = ".3f") -> str:
     return "-" if value is None else format(value, form)
 
 
+def _when(time: str | None) -> str:
+    """A time as the page shows it: to the minute, UTC."""
+    return "-" if time is None else time[:16].replace("T", "\u00a0")
+
+
 def _row(cells: Sequence[Any], tag: str = "td") -> str:
     return f"<tr>{''.join(f'<{tag}>{text(cell)}</{tag}>' for cell in cells)}</tr>"
 
@@ -124,13 +129,13 @@ def _tiles(status: dict[str, Any]) -> str:
     tiles = {
         "events in": _number(sum(each["in"] for each in status["events"].values())),
         "monitored": _number(status["monitored"]),
-        "of predictions": _share(shares.get("predictions"), 2),
+        "of predictions" if status["lag"] is not None else "of those read": _share(shares.get("predictions"), 2),
         "lag": _number(status["lag"]),
         "dead letters": _number(status["dead_letters"]["total"]),
         "open alerts": _number(len(alerts)),
     }
     where = f"{broker['address']} ({broker['cluster']})" if broker["is_reachable"] else f"away: {broker['error']}"
-    head = f"<p class='soft'>{text(status['time'])} · event time {text(status['watermark'] or '-')}</p>"
+    head = f"<p class='soft'>{_when(status['time'])} · event time {_when(status['watermark'])} · all times are UTC</p>"
     head += f"<p class='soft'>broker {text(where)}</p>"
     found = "".join(
         f"<div><span class='soft'>{text(name)}</span><b>{text(value)}</b></div>" for name, value in tiles.items()
@@ -151,7 +156,7 @@ def _events(status: dict[str, Any]) -> str:
 
 def _plane(status: dict[str, Any]) -> str:
     return "".join(
-        f'<p class="{text(alert["severity"])}">{text(alert["since"])} {text(alert["message"])}</p>'
+        f'<p class="{text(alert["severity"])}">{_when(alert["since"])} {text(alert["message"])}</p>'
         for alert in status["plane_alerts"]
     )
 
@@ -163,14 +168,14 @@ def _model(view: dict[str, Any]) -> str:
     links = "".join(f'<a href="?model={text(_quoted(each))}">{text(each)}</a>' for each in others)
     champion, queue, labels = model["champion"], model["queue"], model["labels"]
     if champion:
-        served = f"{champion['version']} since {champion['since']}, {champion['action']}: {champion['reason']}"
+        served = f"{champion['version']} since {_when(champion['since'])}, {champion['action']}: {champion['reason']}"
     else:
         served = "none is registered; seen: " + (", ".join(v["version"] for v in model["versions"]) or "nothing")
     words = ", ".join(f"{count} {word}" for word, count in (labels["verdicts"] | labels["answers"]).items())
     facts = {
         "champion": served,
         "monitored": f"{_number(model['monitored'])} predictions, {_number(model['truths'])} truths",
-        "judged until": model["judged_until"] or "-",
+        "judged until": _when(model["judged_until"]),
         "queue": ", ".join(f"{queue[state]} {state}" for state in ("open", "leased", "flagged", "done", "duplicate")),
         "labels": f"{labels['labels']}, {labels['labels_today']} today{': ' if words else ''}{words}",
         "proposals": _proposals(model["proposals"]),
@@ -197,10 +202,16 @@ def _retrain(retrain: dict[str, Any]) -> dict[str, str]:
     if last is None:
         return {"retrain": "not decided yet"}
     other = retrain["last_no"] if last["is_yes"] else retrain["last_yes"]
-    told = {"retrain": f"{DECISIONS[last['is_yes']]} at {last['last']}: {last['reason']}"}
+    told = {"retrain": f"{DECISIONS[last['is_yes']]} at {_when(last['last'])}: {last['reason']}"}
     if other is not None:
-        told["before"] = f"{DECISIONS[other['is_yes']]} at {other['last']}: {other['reason']}"
+        told["before"] = f"{DECISIONS[other['is_yes']]} at {_when(other['last'])}: {other['reason']}"
     return told
+
+
+def _about(alert: dict[str, Any]) -> str:
+    """What an alert is about; bias has no other subject than itself."""
+    channel, subject = alert["channel"], alert["subject"]
+    return str(subject) if channel == subject else f"{channel} {subject}"
 
 
 def _alerts(alerts: Sequence[dict[str, Any]]) -> str:
@@ -208,8 +219,8 @@ def _alerts(alerts: Sequence[dict[str, Any]]) -> str:
         return "<h3>Open alerts</h3><p class='soft'>none</p>"
     found = "".join(
         f'<tr><td class="{text(a["severity"])}">{text(a["severity"])}</td>'
-        f"<td>{text(a['channel'])} {text(a['subject'])}</td>"
-        f"<td>{text(a['slice'])}</td><td>{text(a['since'])}</td><td>{text(a['message'])}</td></tr>"
+        f"<td>{text(_about(a))}</td><td>{text(a['slice'])}</td><td>{text(_when(a['since']))}</td>"
+        f"<td>{text(a['message'])}</td></tr>"
         for a in alerts
     )
     return f'<h3>Open alerts</h3><table class="left">{found}</table>'
@@ -220,7 +231,7 @@ def _runs(runs: Sequence[dict[str, Any]]) -> str:
         return ""
     rows = [
         [
-            run["as_of"], run["trigger"], run["state"], run["version"] or "-",
+            _when(run["as_of"]), run["trigger"], run["state"], run["version"] or "-",
             "; ".join(f"{c['recipe']} {c['verdict']}" for c in run["candidates"]) or run["reason"],
         ]
         for run in runs

@@ -5,6 +5,7 @@ Synchronous and free of HTTP; the page runs it in a thread, because SQL and deco
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -170,18 +171,42 @@ def cell_counts(parts: list[Part], place: int, size: int) -> np.ndarray[Any, np.
 
 
 def cells_of(feature: FeatureProfile, counts: np.ndarray[Any, np.dtype[np.int64]]) -> list[dict[str, Any]]:
-    """Columns of a histogram: special cells only where something is in them, the rarest beyond the limit as one."""
+    """Columns of a histogram: cells with something in them, the rarest categories beyond the limit as one."""
     reference = np.asarray(feature.counts, np.int64)
     m, n = max(1, int(reference.sum())), max(1, int(counts.sum()))
-    shown = [k for k in range(feature.cell_count) if k >= feature.specials or reference[k] or counts[k]]
+    shown = [k for k in range(feature.cell_count) if reference[k] or counts[k]]
     rest: list[int] = []
     if len(shown) > CELLS_SHOWN and not feature.is_number:
         weight = {k: reference[k] / m + counts[k] / n for k in shown if k >= feature.specials}
         rest = sorted(weight, key=lambda k: (weight[k], k))[: len(shown) - CELLS_SHOWN + 1]
-    found = [_cell(feature.cell_label(k), int(reference[k]), int(counts[k]), m, n) for k in shown if k not in rest]
+    found = [_cell(label_of(feature, k), int(reference[k]), int(counts[k]), m, n) for k in shown if k not in rest]
     if rest:
         found.append(_cell(f"{len(rest)} rarer", int(reference[rest].sum()), int(counts[rest].sum()), m, n))
     return found
+
+
+def label_of(feature: FeatureProfile, cell: int) -> str:
+    """A cell in few characters; one that begins right after a frequent value begins there, without it.
+
+    >>> edges = (0.0, math.nextafter(0.0, 1.0), 2.5)
+    >>> feature = FeatureProfile("f", "number", edges, (), (), (0,) * 8, (1.0,) * 8, 0, 0.0)
+    >>> [label_of(feature, cell) for cell in range(4, 8)]
+    ['< 0', '0', '0 to 2.5', 'from 2.5']
+    """
+    i = cell - feature.specials
+    edges = feature.edges
+    if not feature.is_number or i < 0 or not edges:
+        return feature.cell_label(cell)
+    if i == 0:
+        return f"< {edges[0]:.4g}"
+    low = edges[i - 1]
+    if i >= 2 and low == math.nextafter(edges[i - 2], math.inf):
+        low = edges[i - 2]
+    if i == len(edges):
+        return f"from {low:.4g}"
+    if edges[i] == math.nextafter(edges[i - 1], math.inf):
+        return f"{edges[i - 1]:.4g}"
+    return f"{low:.4g} to {edges[i]:.4g}"
 
 
 def _cell(label: str, reference: int, served: int, m: int, n: int) -> dict[str, Any]:

@@ -31,7 +31,9 @@ from streams.ends import EndsFinder, EndsReader, LogEnds
 from streams.kafka import producer_settings
 from streams.status import StatusReader, coverage, current_cluster, events_of, watermark
 from streams.tables import alert, dead_letter
-from streams.testing.served import World
+from streams.testing import PostgresServer
+from streams.testing.served import World, bare_world, serve
+from streams.trace import Tracer
 from streams.windows import LogTotals, WindowReader
 
 AWAY = LogEnds("embedded", error=BrokerUnreachableError())
@@ -265,6 +267,22 @@ def test_nothing_runs_on_this_state_directory(bare: World) -> None:
     found = EndsFinder(bare.config)()
     assert not found.is_known
     assert "flywheel up" in str(found.error)
+
+
+def test_postgresql_tells_the_same(world: World, postgres: PostgresServer, tmp_path: Path) -> None:
+    root = tmp_path / "other"
+    root.mkdir()
+    other = serve(bare_world(root, database=postgres.database("see")))
+    for each in (world, other):
+        add_alert(each, "i1/paged")
+        promote(each, a_version("v1", 1), START_US)
+        audit(each.engine, "small", Decision(False, "none", "no page is open", {}), START_US)
+    expected, told = (gathered(each, ends(), time_us=START_US + DAY_US) for each in (world, other))
+    assert told == expected
+    name = str(world.rows["prediction_id"][3])
+    traces = [Tracer(each.config, each.engine, each.codec, AWAY).trace(name) for each in (world, other)]
+    assert traces[0] == traces[1]
+    other.engine.dispose()
 
 
 # -- the command -----------------------------------------------------------------------------------------------------
