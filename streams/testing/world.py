@@ -60,6 +60,11 @@ DIGIT: dict[str, Any] = {
     "target": {"kind": "multiclass", "labels": ["0", "1", "2"]},
     "fields": [{"name": "ink", "type": "double"}, {"name": "pen", "type": ["null", "string"]}],
 }  # fmt: skip
+FOREIGN: dict[str, Any] = {
+    "type": "record", "name": "Foreign",
+    "fields": [{"name": "prediction_id", "type": "string"}, {"name": "tags", "type": {"type": "map", "values": "string"}}],
+}  # fmt: skip
+"""Somebody else's, with a type that polars cannot read."""
 CONTRACTS = {document["model"]: document for document in (LATE, PRICE, DIGIT)}
 
 SQL_RULES = {
@@ -135,8 +140,7 @@ class World:
                 self.ids[noun] = self.registry.register(subject(noun), envelope(noun))
         for model, contract in self.contracts.items():
             self.ids[model] = self.registry.register(subject("inputs", model), contract.input_schema())
-        wide = {**envelope("models"), "fields": [*envelope("models")["fields"], _field("tags", "map")]}
-        self.ids["foreign"] = self.registry.register("somebody-else", wide)
+        self.ids["foreign"] = self.registry.register("somebody-else", FOREIGN)
         self._parsed = {number: fastavro.parse_schema(self.registry.schema(number)) for number in self.ids.values()}
 
     @cached_property
@@ -308,7 +312,9 @@ class World:
         return chance.choice(kinds)()
 
     def _foreign(self, identifier: str, noun: str) -> bytes:
-        """A whole value, with the right key, of another topic's schema."""
+        """A whole value, with the right key, of another topic's or somebody else's schema."""
+        if int(identifier[-1:], 16) < 4:
+            return self.value("foreign", {"prediction_id": identifier, "tags": {"a": "b"}})
         if noun == "feedback":
             answer = {"version": "1", "role": "champion", "score": None, "label": None, "truth_due": None}
             common = {"prediction_id": identifier, "model": "late", "event_time": START_US}
@@ -323,10 +329,6 @@ class World:
 
     def _is(self, chance: random.Random, share: float) -> bool:
         return chance.random() < share * self.trouble
-
-
-def _field(name: str, kind: str) -> dict[str, Any]:
-    return {"name": name, "type": {"type": kind, "values": "string"}}
 
 
 def _features(model: str, chance: random.Random) -> dict[str, Any]:

@@ -1,0 +1,174 @@
+"""Every value is either decoded as fastavro decodes it, or one bad record with the right reason."""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.registry import HEADER, MAGIC, FileRegistry
+from streams.plane import decode
+from streams.plane.decode import Decoder
+from streams.testing.world import World
+
+KEY = "prediction_id"
+Pair = tuple[bytes | None, bytes | None]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(FileRegistry(tmp_path_factory.mktemp("world") / "registry.json"), trouble=0.0)
+
+
+@pytest.fixture(scope="module")
+def good(world: World) -> dict[str, list[Pair]]:
+    """Good values of every topic, with their keys."""
+    found: dict[str, list[Pair]] = {}
+    for event in world.events(700):
+        found.setdefault(event.noun, []).append((event.value, event.key))
+    return found
+
+
+def expected(world: World, value: bytes | None, key: bytes | None) -> dict[str, Any] | str:
+    """The record, or the reason why there is none, in the plainest way."""
+    if value is None or len(value) < 5 or value[0] != MAGIC:
+        return decode.REASON_HEADER
+    if len(value) > decode.VALUE_BYTES_MAX:
+        return decode.REASON_SIZE
+    schema = world.schemas().get(int.from_bytes(value[1:5]))
+    if schema is None:
+        return decode.REASON_SCHEMA
+    body = io.BytesIO(value[5:])
+    try:
+        record: Any = fastavro.schemaless_reader(body, fastavro.parse_schema(schema), None)
+    except Exception:
+        return decode.REASON_DATUM
+    if body.read(1):
+        return decode.REASON_DATUM
+    return record if record[KEY] and record[KEY].encode() == key else decode.REASON_KEY
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal, and not-a-number is itself."""
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return isinstance(b, list) and len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, float) and isinstance(b, float) and math.isnan(a):
+        return math.isnan(b)
+    return bool(a == b)
+
+
+def check(world: World, batch: list[Pair]) -> None:
+    decoded, bad = Decoder(world.registry).decode([v for v, _ in batch], [k for _, k in batch])
+    found: dict[int, Any] = {}
+    for part in decoded:
+        assert list(part.places) == sorted(part.places)
+        for place, row in zip(part.places.tolist(), part.frame.to_dicts(), strict=True):
+            assert place not in found
+            found[place] = row
+    for item in bad:
+        assert item.place not in found
+        found[item.place] = item.reason
+    assert sorted(found) == list(range(len(batch)))
+    for place, (value, key) in enumerate(batch):
+        wanted = expected(world, value, key)
+        assert same(found[place], wanted), f"{place}: {found[place]} instead of {wanted}"
+
+
+def mutated(pair: Pair, others: list[Pair], chance: random.Random) -> Pair:
+    value, key = pair
+    assert value is not None
+    at = chance.randrange(len(value))
+    other, other_key = chance.choice(others)
+    assert other is not None
+    kinds: list[Pair] = [
+        (value[:at], key),
+        (value[: -chance.randrange(1, 6)], key),
+        (value + chance.randbytes(chance.randrange(1, 6)), key),
+        (value + value, key),
+        (value + other, key),
+        (value[:at] + bytes([value[at] ^ (1 << chance.randrange(8))]) + value[at + 1 :], key),
+        (value[:at] + chance.randbytes(1) + value[at + 1 :], key),
+        (value[:at] + value[at + 1 :], key),
+        (None, key),
+        (b"", key),
+        (value, None),
+        (value, b""),
+        (value, other_key),
+        (HEADER.pack(MAGIC, 12345) + value[5:], key),
+        (bytes([chance.randrange(1, 256)]) + value[1:], key),
+        (chance.randbytes(chance.randrange(60)), key),
+        (HEADER.pack(MAGIC, chance.randrange(1, 16)) + value[5:], key),
+        (HEADER.pack(MAGIC, chance.randrange(1, 16)) + chance.randbytes(40), key),
+        (other, other_key),
+    ]
+    return chance.choice(kinds)
+
+
+@settings(max_examples=60)
+@given(
+    noun=st.sampled_from(("inputs", "predictions", "feedback")),
+    size=st.sampled_from((1, 5, 9, 40, 300)),
+    broken=st.integers(0, 6),
+    seed=st.integers(0, 2**32),
+)
+def test_broken_values_are_found_and_spare_the_others(
+    world: World, good: dict[str, list[Pair]], noun: str, size: int, broken: int, seed: int
+) -> None:
+    chance = random.Random(seed)
+    first = chance.randrange(len(good[noun]) - size)
+    batch = good[noun][first : first + size]
+    for _ in range(broken):
+        place = chance.randrange(size)
+        if batch[place][0]:
+            batch[place] = mutated(batch[place], [pair for some in good.values() for pair in some[:50]], chance)
+    check(world, batch)
+
+
+@pytest.mark.parametrize("place", [0, 20, 39])
+@pytest.mark.parametrize("kind", ["twice", "sentinel", "long", "two_megabytes", "null"])
+def test_a_value_that_could_shift_the_others_is_found_wherever_it_stands(
+    world: World, good: dict[str, list[Pair]], place: int, kind: str
+) -> None:
+    batch = good["predictions"][:40]
+    value, key = batch[place]
+    assert value is not None
+    record = {KEY: decode.SENTINEL, "model": "late", "version": "", "role": "", "event_time": 0}
+    sentinel = world.value("predictions", {**record, "score": None, "label": None, "truth_due": None})
+    batch[place] = {
+        "twice": (value + value, key),
+        "sentinel": (sentinel, decode.SENTINEL.encode()),
+        "long": (value[:-2] + b"\x02" + b"\xff" * 9 + b"\x7f", key),
+        "two_megabytes": (value + bytes(2_000_000), key),
+        "null": (None, key),
+    }[kind]
+    check(world, batch)
+
+
+def test_a_whole_batch_of_several_schemas_is_split_by_schema(world: World, good: dict[str, list[Pair]]) -> None:
+    check(world, good["inputs"][:200])
+    decoded, bad = Decoder(world.registry).decode(*map(list, zip(*good["inputs"][:200], strict=True)))
+    assert {part.schema_id for part in decoded} == {world.ids[model] for model in world.contracts}
+    assert bad == []
+
+
+def test_a_schema_that_polars_cannot_read_is_decoded_record_by_record(world: World) -> None:
+    value = world.value("foreign", {"prediction_id": "e", "tags": {"a": "b"}})
+    decoded, bad = Decoder(world.registry).decode([value] * 20, [b"e"] * 19 + [b"x"])
+    assert [part.frame.height for part in decoded] == [19]
+    assert [(item.place, item.reason) for item in bad] == [(19, decode.REASON_KEY)]
+
+
+def test_an_unreadable_registry_is_not_a_bad_record(tmp_path: Path, good: dict[str, list[Pair]]) -> None:
+    path = tmp_path / "registry.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match="Expecting"):
+        Decoder(FileRegistry(path)).decode([v for v, _ in good["inputs"][:20]], [k for _, k in good["inputs"][:20]])

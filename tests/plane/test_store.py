@@ -1,0 +1,96 @@
+"""The join store answers like a dictionary, on disk too."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streams.plane.store import RUNS_MAX, RunSet, row_type
+
+TYPE = row_type(("seen", np.int32))
+IDS = st.tuples(st.integers(0, 40), st.integers(0, 2))
+BATCHES = st.lists(st.lists(IDS, min_size=1, max_size=12), max_size=40)
+
+
+def rows_of(ids: list[tuple[int, int]], first: int) -> np.ndarray:
+    rows = np.zeros(len(ids), TYPE)
+    rows["h1"], rows["h2"] = [a for a, _ in ids], [b for _, b in ids]
+    rows["offset"] = rows["order"] = first + np.arange(len(ids))
+    return rows
+
+
+def filled(batches: list[list[tuple[int, int]]]) -> tuple[RunSet, dict[tuple[int, int], set[int]]]:
+    found, known, n = RunSet(TYPE), defaultdict(set), 0
+    for ids in batches:
+        found.add(rows_of(ids, n))
+        for identifier in ids:
+            known[identifier].add(n)
+            n += 1
+    return found, known
+
+
+def answers(runs: RunSet) -> dict[tuple[int, int], set[int]]:
+    """What is found of every id that there could be."""
+    ids = [(a, b) for a in range(41) for b in range(3)]
+    given_ = defaultdict(set)
+    for b in range(3):  # distinct and sorted by the first half
+        h1 = np.arange(41, dtype=np.uint64)
+        which, rows = runs.find(h1, np.full(41, b, np.uint64))
+        for i, row in zip(which.tolist(), rows, strict=True):
+            given_[i, b].add(int(row["offset"]))
+    return {identifier: given_[identifier] for identifier in ids if given_[identifier]}
+
+
+@given(batches=BATCHES)
+def test_all_rows_of_an_id_are_found_however_they_were_added(batches: list[list[tuple[int, int]]]) -> None:
+    runs, known = filled(batches)
+    assert answers(runs) == known
+    assert len(runs) == sum(map(len, batches))
+    assert len(runs.runs) <= 3 * RUNS_MAX
+
+
+@settings(max_examples=20)
+@given(batches=BATCHES, later=BATCHES)
+def test_a_saved_store_goes_on_where_it_was(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[int, int]]], later: list[list[tuple[int, int]]]
+) -> None:
+    folder = tmp_path_factory.mktemp("runs")
+    runs, _ = filled(batches)
+    again = RunSet(TYPE)
+    again.load(folder, runs.save(folder))
+    n = len(runs)
+    for ids in later:
+        for each in (runs, again):
+            each.add(rows_of(ids, n))
+        n += len(ids)
+    assert answers(again) == answers(runs)
+    described = again.save(folder)
+    third = RunSet(TYPE)
+    third.load(folder, described)
+    assert answers(third) == answers(runs)
+
+
+@given(batches=BATCHES, before=st.integers(0, 200))
+def test_a_run_goes_whole_and_only_when_its_newest_row_is_too_old(
+    batches: list[list[tuple[int, int]]], before: int
+) -> None:
+    runs, known = filled(batches)
+    gone = runs.expire(before)
+    assert all(run.newest_order < before for run in gone)
+    left = answers(runs)
+    for identifier, places in known.items():
+        assert {place for place in places if place >= before} <= left.get(identifier, set())
+
+
+def test_files_of_other_rows_are_refused(tmp_path: Path) -> None:
+    runs, _ = filled([[(1, 1), (2, 2)]])
+    described = runs.save(tmp_path)
+    with pytest.raises(ValueError, match="does not hold such rows"):
+        RunSet(row_type(("other", np.int8))).load(tmp_path, described)
+    with pytest.raises(FileNotFoundError):
+        RunSet(TYPE).load(tmp_path, [{"name": "absent", "newest_order": 0}])
