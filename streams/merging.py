@@ -26,8 +26,8 @@ from schemas.parts import Part
 from schemas.registry import Codec
 from streams.tables import open_summary, source_partition, window
 
-KEYS_AT_ONCE = 100
-"""Windows read in one statement: six columns each, below every database's limit of parameters."""
+STRETCH_GAP_US = 6 * 3_600_000_000
+"""Windows closer than this are read in one statement: reading some in between costs less than another statement."""
 WINDOW_KEY = ("model", "version", "role", "slice", "axis", "window_us")
 
 
@@ -243,29 +243,44 @@ def _part(part: Mapping[str, Any]) -> Part:
 
 def _fold(connection: sa.Connection, added: Sequence[Part]) -> None:
     """Add parts to their windows."""
-    for first in range(0, len(added), KEYS_AT_ONCE):
-        some = added[first : first + KEYS_AT_ONCE]
-        keys = [tuple(getattr(part, name) for name in WINDOW_KEY) for part in some]
-        columns = sa.tuple_(*(window.c[name] for name in WINDOW_KEY))
-        rows = connection.execute(sa.select(window).where(columns.in_(keys)))
-        known = {tuple(getattr(row, name) for name in WINDOW_KEY): row.counts for row in rows}
-        new: list[dict[str, Any]] = []
-        changed: list[dict[str, Any]] = []
-        for key, part in zip(keys, some, strict=True):
-            pieces = [(part.codes, part.counts)]
-            if key in known:
-                pieces.append(unpack(known[key]))
-            values = {"counts": pack(*parts.merge(pieces))}
-            if key in known:
-                changed.append({f"key_{name}": value for name, value in zip(WINDOW_KEY, key, strict=True)} | values)
-            else:
-                new.append(dict(zip(WINDOW_KEY, key, strict=True)) | values)
-            known[key] = values["counts"]
-        if new:
-            connection.execute(sa.insert(window), new)
-        if changed:
-            where = [window.c[name] == sa.bindparam(f"key_{name}") for name in WINDOW_KEY]
-            connection.execute(sa.update(window).where(*where).values(counts=sa.bindparam("counts")), changed)
+    known = _windows(connection, added)
+    new: dict[tuple[Any, ...], bytes] = {}
+    changed: dict[tuple[Any, ...], bytes] = {}
+    for part in added:
+        key = tuple(getattr(part, name) for name in WINDOW_KEY)
+        pieces = [(part.codes, part.counts)]
+        if key in known:
+            pieces.append(unpack(known[key]))
+        packed = pack(*parts.merge(pieces))
+        (changed if key in known and key not in new else new)[key] = packed
+        known[key] = packed
+    if new:
+        rows = [dict(zip(WINDOW_KEY, key, strict=True)) | {"counts": packed} for key, packed in new.items()]
+        connection.execute(sa.insert(window), rows)
+    if changed:
+        where = [window.c[name] == sa.bindparam(f"key_{name}") for name in WINDOW_KEY]
+        rows = [
+            {f"key_{name}": value for name, value in zip(WINDOW_KEY, key, strict=True)} | {"counts": packed}
+            for key, packed in changed.items()
+        ]
+        connection.execute(sa.update(window).where(*where).values(counts=sa.bindparam("counts")), rows)
+
+
+def _windows(connection: sa.Connection, wanted: Sequence[Part]) -> dict[tuple[Any, ...], bytes]:
+    """The stored windows of parts: read by stretches of time, since a segment's windows lie side by side."""
+    found: dict[tuple[Any, ...], bytes] = {}
+    columns = [window.c[name] for name in WINDOW_KEY]
+    for model in {part.model for part in wanted}:
+        times = sorted({part.window_us for part in wanted if part.model == model})
+        first = 0
+        for i, time_us in enumerate(times):
+            if i + 1 < len(times) and times[i + 1] - time_us <= STRETCH_GAP_US:
+                continue
+            span = (window.c.window_us >= times[first], window.c.window_us <= time_us)
+            query = sa.select(*columns, window.c.counts).where(window.c.model == model, *span)
+            found |= {tuple(row[:-1]): row[-1] for row in connection.execute(query)}
+            first = i + 1
+    return found
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from schemas.database import metadata
 from schemas.database.outbox import outbox  # belongs to every database
 
-__all__ = ["alert", "dead_letter", "monitor_state", "open_summary", "outbox", "source_partition", "window"]
+__all__ = ["alert", "dead_letter", "monitor_state", "open_summary", "outbox", "progress", "source_partition", "window"]
 
 source_partition = sa.Table(
     "source_partition",
@@ -43,7 +43,7 @@ window = sa.Table(
     sa.Column("role", sa.String(32), primary_key=True),
     sa.Column("slice", sa.String(256), primary_key=True),
     sa.Column("axis", sa.String(8), primary_key=True),
-    sa.Column("window_us", sa.BigInteger, primary_key=True),
+    sa.Column("window_us", sa.BigInteger, primary_key=True, index=True),
     sa.Column("counts", sa.LargeBinary, nullable=False, doc="int32 codes and int64 counts, deflated"),
 )
 
@@ -53,6 +53,14 @@ monitor_state = sa.Table(
     sa.Column("model", sa.String(128), primary_key=True),
     sa.Column("evaluated_us", sa.BigInteger, nullable=False),
     sa.Column("snapshot", sa.LargeBinary, nullable=False),
+)
+
+progress = sa.Table(
+    "progress",
+    metadata,
+    sa.Column("cluster", sa.String(64), primary_key=True),
+    sa.Column("judged_us", sa.BigInteger, nullable=False, doc="event time up to which alerts and triggers were judged"),
+    sa.Column("updated_us", sa.BigInteger, nullable=False),
 )
 
 alert = sa.Table(

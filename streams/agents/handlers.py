@@ -22,6 +22,7 @@ from streams.routing import fetch, is_there, item_of
 from streams.runtime import Runtime
 from streams.tables import alert as alert_table
 from streams.tables import dead_letter
+from streams.tables import progress as progress_table
 from streams.watch import Watch, keep_alert
 
 ARCHIVE_WAIT_S = 30.0
@@ -52,8 +53,12 @@ class Summaries:
         """Hour by hour, so that what is decided at an hour knows the alerts of that hour and none later."""
         first = (watermark_us if before is None else before) // HOUR_US
         for hour in range(first, watermark_us // HOUR_US + 1):
-            self._watch.advance(hour * HOUR_US)
-            self._scheduler.look(hour * HOUR_US)
+            alerts = self._watch.advance(hour * HOUR_US)
+            self._scheduler.look(hour * HOUR_US, is_news=bool(alerts))
+        values = {"judged_us": watermark_us, "updated_us": now_us()}
+        with write(self._runtime.engine) as connection:
+            statement = upsert(connection, progress_table).values(cluster=self._runtime.cluster, **values)
+            connection.execute(statement.on_conflict_do_update(index_elements=["cluster"], set_=values))
 
     def _tell(self, hole: Hole) -> None:
         name = f"plane/hole/{hole.cluster}/{hole.topic}/{hole.partition}/{hole.start}"
@@ -153,7 +158,7 @@ class Labels:
             if record["kind"] == "proposal_accepted" and record.get("to_us") is not None:
                 self._watch.exclude(record["model"], record["from_us"], record["to_us"])
         if fresh:
-            self._scheduler.look(None)
+            self._scheduler.look_again()
 
 
 class Requests:

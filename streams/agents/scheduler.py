@@ -1,4 +1,4 @@
-"""When to train: one look an hour of event time, an audit row for yes and no, and a thread that runs what was decided.
+"""When to train: looks at full hours of event time, audit rows for yes and no, a thread that runs what was decided.
 
 The clock is event time, so a replay of the past decides what the past would have decided. A decision's moment is the
 full hour, whatever the pace at which the stream arrives.
@@ -10,9 +10,11 @@ import queue
 import threading
 from collections.abc import Callable
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 import structlog
+from croniter import croniter
 
 from retrain.errors import RunInProgressError
 from retrain.joined import archive_ends
@@ -21,11 +23,12 @@ from retrain.run import RunRequest, run_retrain
 from retrain.triggers import OpenAlert, audit, decide, gather
 from schemas.database import read
 from schemas.errors import FlywheelError
-from schemas.times import HOUR_US
+from schemas.times import HOUR_US, from_us, to_us
 from streams.runtime import Runtime
 from streams.tables import alert
 
-LOOK_US = HOUR_US
+ROUND_US = 6 * HOUR_US
+"""A look costs some 10 ms of SQL; volume and ripe proposals can wait for a quarter of a day of event time."""
 
 log = structlog.get_logger("flywheel.retrain")
 
@@ -47,38 +50,50 @@ class Scheduler:
         self._pending: set[str] = set()
         threading.Thread(target=self._work, name="retrain", daemon=True).start()
 
-    def look(self, watermark_us: int | None) -> None:
-        """Decide at every full hour up to the watermark that was not looked at; None: look again at the last one."""
-        with self._lock:
-            if watermark_us is None:
-                if self._looked_us is not None:
-                    self._look(self._looked_us)
-                return
-            reached = watermark_us // LOOK_US * LOOK_US
-            first = reached if self._looked_us is None else self._looked_us + LOOK_US
-            for moment_us in range(first, reached + 1, LOOK_US):
-                self._looked_us = moment_us
-                self._look(moment_us)
+    def look(self, moment_us: int, *, is_news: bool = False) -> None:
+        """Decide at a full hour, if it is one at which something may have changed.
 
-    def _look(self, moment_us: int) -> None:
-        for model, plan in self._runtime.plans.items():
-            policy = self._runtime.config.model(model).retrain
-            if model in self._pending or self._runtime.models.resolve(model) is None:
-                continue
-            alerts = self._open_alerts(model)
-            evidence = gather(
-                self._runtime.engine, model, plan.contract.timezone, moment_us,
-                labels=self._truths(model, moment_us), alerts=alerts,
+        That is every sixth hour of the day, an hour in which a schedule is due, or one with news (an alert).
+        """
+        with self._lock:
+            before, self._looked_us = self._looked_us, moment_us
+            for model in self._runtime.plans:
+                is_round = moment_us % ROUND_US == 0 or before is None
+                if is_news or is_round or self._is_due(model, before or moment_us, moment_us):
+                    self._look(model, moment_us)
+
+    def look_again(self) -> None:
+        """Decide once more at the last hour, because people decided something."""
+        with self._lock:
+            for model in self._runtime.plans:
+                if self._looked_us is not None:
+                    self._look(model, self._looked_us)
+
+    def _is_due(self, model: str, after_us: int, moment_us: int) -> bool:
+        cron = self._runtime.config.model(model).retrain.cron
+        if cron is None:
+            return False
+        zone = ZoneInfo(self._runtime.plans[model].contract.timezone)
+        since = from_us(after_us).astimezone(zone)
+        return to_us(croniter(cron, since).get_next(type(since))) <= moment_us
+
+    def _look(self, model: str, moment_us: int) -> None:
+        runtime, plan = self._runtime, self._runtime.plans[model]
+        if model in self._pending or runtime.models.resolve(model) is None:
+            return
+        evidence = gather(
+            runtime.engine, model, plan.contract.timezone, moment_us,
+            labels=self._truths(model, moment_us), alerts=self._open_alerts(model),
+        )  # fmt: skip
+        decision = decide(runtime.config.model(model).retrain, evidence)
+        decision_id = audit(runtime.engine, model, decision, moment_us)
+        if decision.is_yes:
+            log.info("retrain_decided", model=model, trigger=decision.trigger, reason=decision.reason)
+            request = RunRequest(
+                decision.trigger, decision.reason, moment_us, archive_ends(runtime.config.archive_dir),
+                self._incidents(model), labels=evidence.labels, decision_id=decision_id,
             )  # fmt: skip
-            decision = decide(policy, evidence)
-            decision_id = audit(self._runtime.engine, model, decision, moment_us)
-            if decision.is_yes:
-                log.info("retrain_decided", model=model, trigger=decision.trigger, reason=decision.reason)
-                request = RunRequest(
-                    decision.trigger, decision.reason, moment_us, archive_ends(self._runtime.config.archive_dir),
-                    self._incidents(model), labels=evidence.labels, decision_id=decision_id,
-                )  # fmt: skip
-                self._enqueue(model, request)
+            self._enqueue(model, request)
 
     def request(self, record: dict[str, Any]) -> None:
         """A training that somebody asked for on the ``retrain`` topic; asked twice while one waits, it is done once."""

@@ -23,13 +23,12 @@ from schemas.errors import FlywheelError
 from schemas.events import SOURCES, topic
 from schemas.parts import merge
 from schemas.registry import Codec, FileRegistry
-from schemas.times import HOUR_US
 from streams.config import Config
 from streams.demo.events import Batch
 from streams.demo.service import PredictionService
 from streams.kafka import consumer_settings
 from streams.supervisor import Supervisor
-from streams.tables import source_partition
+from streams.tables import progress, source_partition
 from streams.windows import WindowReader
 
 POLL_S = 0.02
@@ -135,19 +134,20 @@ class Driver:
         return waiting == 0 and given == taken
 
     def _is_decided(self) -> bool:
-        """Whether the scheduler has looked at every full hour, and what it decided has ended."""
-        query = sa.select(retrain_decision).where(retrain_decision.c.model == self.model)
+        """Whether every full hour that is over was judged, and what was decided then has ended."""
+        cluster = self.up.cluster
+        merged = sa.select(source_partition.c.watermark_us).where(
+            source_partition.c.cluster == cluster, source_partition.c.topic == topic("predictions")
+        )
+        decision = sa.select(retrain_decision).where(retrain_decision.c.model == self.model)
         with read(self.engine) as connection:
-            row = connection.execute(query.order_by(retrain_decision.c.id.desc()).limit(1)).first()
-            watermark = connection.execute(sa.select(sa.func.max(source_partition.c.watermark_us))).scalar()
-            if row is None or watermark is None:
-                return watermark is None
-            if row.is_yes:
-                state = connection.execute(
-                    sa.select(retrain_run.c.state).where(retrain_run.c.run_id == row.run_id)
-                ).scalar()
-                return state is not None and state != "running"
-        return bool(row.last_us >= watermark // HOUR_US * HOUR_US - HOUR_US)
+            reached = [at for at in connection.execute(merged).scalars() if at is not None]
+            judged = connection.execute(sa.select(progress.c.judged_us).where(progress.c.cluster == cluster)).scalar()
+            newest = connection.execute(decision.order_by(retrain_decision.c.id.desc()).limit(1)).first()
+            runs = retrain_run.c
+            state = sa.select(runs.state).where(runs.run_id == newest.run_id) if newest and newest.is_yes else None
+            is_over = state is None or connection.execute(state).scalar() not in (None, "running")
+        return is_over and (not reached or (judged is not None and judged >= max(reached)))
 
     def quality(self, start_us: int, end_us: int, version: str | None = None) -> Quality:
         """Quality over ``[start, end)`` of prediction time, all rows."""

@@ -102,6 +102,7 @@ class DataPlane:
         self._numbers: dict[int, Numbered] = {}
         self._paused: set[tuple[str, int]] = set()
         self._partitions = 0
+        self._said_idle: set[int] = set()
         self._looked: dict[int, float] = {}
         self._last_tick = self._last_archive = self._last_checkpoint = self._last_heartbeat = 0.0
         self._committed: dict[tuple[str, int], int] = {}
@@ -249,9 +250,11 @@ class DataPlane:
         changed = {
             number: self._changed(number, numbered, archive=archive) for number, numbered in self._numbers.items()
         }
-        beat = any(changed.values()) or now - self._last_heartbeat >= HEARTBEAT_INTERVAL_S
+        turned_idle = any(quiet[number] and number not in self._said_idle for number in quiet)
+        beat = any(changed.values()) or turned_idle or now - self._last_heartbeat >= HEARTBEAT_INTERVAL_S
         if beat:
             self._last_heartbeat = now
+        self._said_idle = {number for number, is_quiet in quiet.items() if is_quiet}
         for number, numbered in self._numbers.items():
             if changed[number] or (beat and quiet[number]):
                 envelope = {

@@ -73,6 +73,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_outbox")),
     )
     op.create_table(
+        "progress",
+        sa.Column("cluster", sa.String(length=64), nullable=False),
+        sa.Column("judged_us", sa.BigInteger(), nullable=False),
+        sa.Column("updated_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("cluster", name=op.f("pk_progress")),
+    )
+    op.create_table(
         "source_partition",
         sa.Column("cluster", sa.String(length=64), nullable=False),
         sa.Column("topic", sa.String(length=249), nullable=False),
@@ -95,3 +102,5 @@ def upgrade() -> None:
         sa.Column("counts", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("model", "version", "role", "slice", "axis", "window_us", name=op.f("pk_window")),
     )
+    with op.batch_alter_table("window", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_window_window_us"), ["window_us"], unique=False)
