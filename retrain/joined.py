@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -63,7 +64,8 @@ def feature_columns(contract: Contract) -> list[pl.Expr]:
 
 def _ordered(root: Path, noun: str, contract: Contract, columns: list[str], ends: Ends) -> pl.DataFrame:
     """Records of a noun in the order that counts: the running maximum of broker timestamps, then the offset."""
-    frame = archive.scan(root, noun, contract.model, columns=columns, ends=ends.get(noun, {})).collect()
+    reach = ends.get(noun, {})
+    frame = archive.retried(lambda: archive.scan(root, noun, contract.model, columns=columns, ends=reach).collect())
     if frame.is_empty():
         return frame
     place = ["cluster", "partition"]
@@ -204,20 +206,27 @@ def with_answers(rows: pl.DataFrame, contract: Contract, facts: LabelFacts, as_o
 
 def newest_event_us(root: Path, contract: Contract) -> int | None:
     """The newest event time in the model's archive: what "now" is where the past is replayed; None when it is empty."""
-    newest: list[int] = []
-    for noun in NOUNS:
+
+    def newest_of(noun: str) -> int | None:
         frame = archive.scan(root, noun, contract.model, columns=["event_time"])
-        if "event_time" in frame.collect_schema().names():
-            found = frame.select(pl.col("event_time").max()).collect().item()
-            newest += [] if found is None else [int(found)]
-    return max(newest, default=None)
+        if "event_time" not in frame.collect_schema().names():
+            return None
+        found: int | None = frame.select(pl.col("event_time").max()).collect().item()
+        return found
+
+    newest = (archive.retried(partial(newest_of, noun)) for noun in NOUNS)
+    return max((us for us in newest if us is not None), default=None)
 
 
 def count_truths(root: Path, contract: Contract, ends: Ends) -> int:
     """How many truths of the model the archive holds, each feedback counted once."""
-    columns = ["feedback_id", "kind"]
-    frame = archive.scan(root, "feedback", contract.model, columns=columns, ends=ends.get("feedback", {}))
-    if "kind" not in frame.collect_schema().names():
-        return 0
-    truths = frame.filter(pl.col("kind") == "truth").select(pl.col("feedback_id").n_unique())
-    return int(truths.collect().item())
+
+    def count() -> int:
+        columns = ["feedback_id", "kind"]
+        frame = archive.scan(root, "feedback", contract.model, columns=columns, ends=ends.get("feedback", {}))
+        if "kind" not in frame.collect_schema().names():
+            return 0
+        truths = frame.filter(pl.col("kind") == "truth").select(pl.col("feedback_id").n_unique())
+        return int(truths.collect().item())
+
+    return archive.retried(count)

@@ -8,13 +8,17 @@ The data plane writes it; datasets, put-back and ``flywheel trace`` read it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 
+T = TypeVar("T")
 FILE = re.compile(r"(\d{9})-(\d{12})-(\d+)\.parquet")
+ATTEMPTS = 8
+"""A query over a busy archive meets a file that was just replaced perhaps once in ten times."""
 
 
 @dataclass(frozen=True, order=True)
@@ -97,3 +101,17 @@ def scan(
             part = part.select([name for name in dict.fromkeys(wanted) if name in have])
         parts.append(part)
     return pl.concat(parts, how="diagonal_relaxed") if parts else pl.LazyFrame()
+
+
+def retried(query: Callable[[], T]) -> T:
+    """Run a query over the archive from :func:`scan` to its result, again when a file went away meanwhile.
+
+    The file of an open segment is replaced by a larger one that holds the same rows and more, about once a second: the
+    second look finds that one. With ``ends`` both give the same answer.
+    """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return query()
+        except FileNotFoundError:
+            continue
+    return query()

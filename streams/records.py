@@ -23,8 +23,6 @@ from streams.ends import LogEnds
 TAIL_RECORDS_MAX = 500_000
 """Looked at beyond the archive: a worker that runs leaves a second's worth, one that stopped may leave any number."""
 TAIL_SECONDS_MAX = 10.0
-ATTEMPTS = 5
-"""Files of open segments are replaced by larger ones while they are read."""
 INPUT_ENVELOPE = ("prediction_id", "model", "event_time", "subject")
 PLACE = ("cluster", "partition", "offset", "broker_ts")
 
@@ -77,18 +75,13 @@ def find_records(root: Path, prediction_id: str, codec: Codec, ends: LogEnds) ->
 
 
 def _archived(root: Path, noun: str, prediction_id: str) -> list[Record]:
-    for attempt in range(ATTEMPTS):
+    def query() -> pl.DataFrame:
         if not archive.files(root, noun):
-            return []
-        try:
-            # Pushed down to the files: only their ids are read, and the other columns of the rows that match.
-            rows = archive.scan(root, noun).filter(pl.col("prediction_id") == prediction_id).collect()
-        except FileNotFoundError:
-            if attempt == ATTEMPTS - 1:
-                raise
-            continue
-        return [_known(row) for row in rows.iter_rows(named=True)]
-    return []
+            return pl.DataFrame()
+        # Pushed down to the files: only their ids are read, and the other columns of the rows that match.
+        return archive.scan(root, noun).filter(pl.col("prediction_id") == prediction_id).collect()
+
+    return [_known(row) for row in archive.retried(query).iter_rows(named=True)]
 
 
 def _known(row: Record) -> Record:

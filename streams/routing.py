@@ -27,7 +27,8 @@ class Payloads:
 def fetch(root: Path, failures: Sequence[Mapping[str, Any]]) -> Payloads:
     """The inputs and feedback that failures name, from the archive."""
     return Payloads(
-        _fetch(root, "inputs", failures, "input_offset"), _fetch(root, "feedback", failures, "feedback_offset")
+        archive.retried(lambda: _fetch(root, "inputs", failures, "input_offset")),
+        archive.retried(lambda: _fetch(root, "feedback", failures, "feedback_offset")),
     )
 
 

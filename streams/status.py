@@ -325,6 +325,7 @@ def _runs(connection: sa.Connection, name: str) -> list[dict[str, Any]]:
             "trigger": row.trigger,
             "reason": row.reason,
             "state": row.state,
+            "outcome": row.detail.get("outcome") or row.reason,
             "as_of": format_us(row.as_of_us),
             "champion": row.champion,
             "version": row.version,

@@ -174,7 +174,7 @@ def _retrain(retrain: dict[str, Any]) -> list[str]:
     for at, run in enumerate(retrain["runs"][:RUNS_SHOWN]):
         tried = ", ".join(f"{c['recipe']} {c['verdict']}" for c in run["candidates"])
         made = f" {run['version']}" if run["version"] else ""
-        text = f"{run['as_of']} {run['state']}{made} ({run['trigger']}): {tried or run['reason']}"
+        text = f"{run['as_of']} {run['state']}{made} ({run['trigger']}): {tried or run['outcome']}"
         found += _row("runs" if at == 0 else "", text)
     return found
 

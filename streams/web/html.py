@@ -7,6 +7,7 @@ from datetime import date, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from schemas.parts import ALL_SLICE
 from schemas.times import from_us
 from streams.web.charts import Mark, Point, histogram, lines, text
 from streams.web.view import DAYS_MAX
@@ -28,6 +29,7 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:3px 8px;border-bottom:1px solid var(--line);text-align:right;vertical-align:top}
 th{color:var(--soft);font-weight:500}th:first-child,td:first-child,.left td,.left th{text-align:left}
 dl{display:grid;grid-template-columns:100px 1fr;gap:4px 12px;margin:0}dd{margin:0;overflow-wrap:anywhere}
+.runs td:first-child,.alerts td:nth-child(4),.log td:first-child{white-space:nowrap}
 .page,.critical{color:var(--page)}.warn{color:var(--warn)}.note{border-left:3px solid var(--warn);padding-left:8px}
 form{display:flex;flex-wrap:wrap;gap:8px;align-items:end}label{display:flex;flex-direction:column;font-size:12px}
 select,input,button{font:inherit;color:inherit;background:var(--panel);border:1px solid var(--line);border-radius:4px;
@@ -223,7 +225,7 @@ def _alerts(alerts: Sequence[dict[str, Any]]) -> str:
         f"<td>{text(a['message'])}</td></tr>"
         for a in alerts
     )
-    return f'<h3>Open alerts</h3><table class="left">{found}</table>'
+    return f'<h3>Open alerts</h3><table class="left alerts">{found}</table>'
 
 
 def _runs(runs: Sequence[dict[str, Any]]) -> str:
@@ -232,11 +234,13 @@ def _runs(runs: Sequence[dict[str, Any]]) -> str:
     rows = [
         [
             _when(run["as_of"]), run["trigger"], run["state"], run["version"] or "-",
-            "; ".join(f"{c['recipe']} {c['verdict']}" for c in run["candidates"]) or run["reason"],
+            "; ".join(f"{c['recipe']} {c['verdict']}" for c in run["candidates"]) or run["outcome"],
         ]
         for run in runs
     ]  # fmt: skip
-    return f"<h3>Retraining runs</h3>{_table(['as of', 'trigger', 'state', 'version', 'challengers'], rows, 'left')}"
+    return (
+        f"<h3>Retraining runs</h3>{_table(['as of', 'trigger', 'state', 'version', 'challengers'], rows, 'left runs')}"
+    )
 
 
 # -- the histogram ---------------------------------------------------------------------------------------------------
@@ -273,7 +277,8 @@ def _feature(view: dict[str, Any]) -> str:
     told = f"{_number(feature['rows'])} served rows, {_number(feature['reference_rows'])} of training"
     if feature["rows"]:
         told += f" · PSI {feature['psi']:.3f} ({chance:.3f} by chance alone) · Jensen-Shannon {feature['js']:.3f}"
-    key = '<p class="key"><i class="k-reference"></i>training<i class="k-serving"></i>served</p>'
+    trained = "training" if view["slice"] == ALL_SLICE else "training (of all rows)"
+    key = f'<p class="key"><i class="k-reference"></i>{trained}<i class="k-serving"></i>served</p>'
     chart = histogram(feature["cells"], f"{feature['name']}: served against training")
     head = f"<h2>{text(feature['name'])}, {text(view['slice'])}</h2>{_form(view)}"
     return f"{head}<p class='soft'>{text(told)}</p>{key}{chart}"
@@ -345,5 +350,7 @@ def _numbers(view: dict[str, Any]) -> str:
         [mark["time"], mark["severity"] or mark["kind"], mark["title"], mark["text"]]
         for mark in reversed(view["marks"])
     ]
-    listed = f"<details><summary>Alerts and champions</summary>{_table(['time', '', '', ''], alerts, 'left')}</details>"
+    listed = (
+        f"<details><summary>Alerts and champions</summary>{_table(['time', '', '', ''], alerts, 'left log')}</details>"
+    )
     return f"<details><summary>The figures</summary>{_table(head, rows)}</details>{listed if alerts else ''}"
