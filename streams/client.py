@@ -17,6 +17,7 @@ import atexit
 import base64
 import ctypes
 import hashlib
+import http.client
 import io
 import json
 import logging
@@ -194,12 +195,15 @@ class FlywheelClient:
         self._refused: set[str] = set()
         self._headers: dict[str, bytes] = {}
         self._start()
+        self._new_producer()  # wrong settings are told here, not in the request path
         _clients.add(self)
-        self._resolve()
+        if not self._try_resolve():
+            self._retry_later()
 
     def _start(self) -> None:
         """State of this process: called at the start, and in the child of a fork."""
         self._lock = threading.Lock()
+        self._count_lock = threading.Lock()
         self._producer: Producer | None = None
         self._held: deque[tuple[str, str, bytes]] = deque()
         self._counts: Counter[str] = Counter()
@@ -233,8 +237,8 @@ class FlywheelClient:
         -------
         Whether it was queued.
         """
-        if not self._features.issuperset(features):
-            self._note("unknown feature", ", ".join(sorted(set(features) - self._features)[:5]))
+        if isinstance(features, Mapping) and not self._features.issuperset(features):
+            self._note("unknown feature", ", ".join(sorted(map(str, set(features) - self._features))[:5]))
         body = {"event_time": event_time, "subject": subject, "features": features}
         return self._log("inputs", prediction_id, body)
 
@@ -293,7 +297,7 @@ class FlywheelClient:
             "kind": kind,
             "label": label,
             "value": value,
-            "facts": [{"name": name, "value": number} for name, number in (facts or {}).items() if number is not None],
+            "facts": _rows(facts),
             "note": note,
         }
         return self._log("feedback", prediction_id, body)
@@ -331,7 +335,10 @@ class FlywheelClient:
             body["truth_due"] = _microseconds(body["truth_due"])
         record = {"prediction_id": prediction_id, "model": self.model, **body}
         if noun == "feedback" and record["feedback_id"] is None:
-            text = json.dumps([record[k] for k in ("prediction_id", "event_time", "kind", "label", "value", "note")])
+            content = [
+                record[name] for name in ("prediction_id", "event_time", "kind", "label", "value", "facts", "note")
+            ]
+            text = json.dumps(content, default=str)
             record["feedback_id"] = hashlib.sha256(text.encode()).hexdigest()[:32]
         out = io.BytesIO()
         try:
@@ -345,7 +352,7 @@ class FlywheelClient:
         return out.getvalue()
 
     def _explain(self, noun: str, record: dict[str, Any], error: Exception) -> str:
-        if noun == "inputs":
+        if noun == "inputs" and isinstance(record["features"], Mapping):
             for field in self._schemas["inputs"]["fields"][-1]["type"]["fields"]:
                 value = _plain(record["features"]).get(field["name"])
                 if not fastavro.validate(value, field["type"], raise_errors=False) and "default" not in field:
@@ -364,7 +371,7 @@ class FlywheelClient:
                 self._producer = None
             too_large = error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE
             return self._drop("too large" if too_large else "refused", f"{noun}, {len(value)} bytes")
-        self._counts[noun] += 1
+        self._count(self._counts, noun)
         producer.poll(0)
         return True
 
@@ -383,19 +390,21 @@ class FlywheelClient:
 
     # ------------------------------------------------------------------ schema ids
 
-    def _resolve(self) -> None:
-        """Get the ids of all schemas; when the registry is away, a thread goes on trying and events wait."""
-        if self._try_resolve():
-            return
+    def _retry_later(self) -> None:
+        """Go on asking a registry that is away, in a thread; until it answers events wait."""
         self._retrying = True
         threading.Thread(target=self._retry, name="flywheel-registry", daemon=True).start()
 
     def _retry(self) -> None:
-        while self._retrying and not self._try_resolve():
+        while self._retrying:
+            with suppress(SchemaRefused):  # logged, and counted with every event of it
+                if self._try_resolve():
+                    self._retrying = False
+                    return
             time.sleep(REGISTRY_RETRY_S)
-        self._retrying = False
 
     def _try_resolve(self) -> bool:
+        """Get the schema ids that are not known yet; whether all are (or are refused)."""
         for noun, schema in self._schemas.items():
             if noun in self._headers or noun in self._refused:
                 continue
@@ -407,7 +416,7 @@ class FlywheelClient:
                 self._refused.add(noun)
                 if self._strict:
                     raise
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
                 self._note("registry error", f"{type(error).__name__}: {error}")
                 return False
             else:
@@ -434,14 +443,17 @@ class FlywheelClient:
 
     # ------------------------------------------------------------------ counting, ending
 
+    def _count(self, counts: Counter[str], name: str) -> int:
+        with self._count_lock:  # adding is not atomic
+            counts[name] += 1
+            return counts[name]
+
     def _drop(self, reason: str, detail: str) -> bool:
-        self._dropped[reason] += 1
-        self._tell(self._dropped[reason], "event dropped (%s): %s", reason, detail)
+        self._tell(self._count(self._dropped, reason), "event dropped (%s): %s", reason, detail)
         return False
 
     def _note(self, reason: str, detail: str) -> None:
-        self._counts[reason] += 1
-        self._tell(self._counts[reason], "%s: %s", reason, detail)
+        self._tell(self._count(self._counts, reason), "%s: %s", reason, detail)
 
     def _tell(self, count: int, text: str, *arguments: str) -> None:
         """Log the first few, then one in ten thousand: a broken service must not flood its own log."""
@@ -460,9 +472,10 @@ class FlywheelClient:
         if producer is not None:
             producer.poll(0)
         waiting = (len(producer) if producer is not None else 0) + len(self._held)
-        counts = dict(self._counts)
+        with self._count_lock:
+            counts, dropped = dict(self._counts), dict(self._dropped)
         queued = {noun: counts.pop(noun, 0) for noun in TOPICS}
-        return {"queued": queued, "waiting": waiting, "dropped": dict(self._dropped), "noted": counts}
+        return {"queued": queued, "waiting": waiting, "dropped": dropped, "noted": counts}
 
     def flush(self, timeout: float = EXIT_FLUSH_S) -> int:
         """Wait until all is acknowledged; returns how many events still wait after ``timeout`` seconds."""
@@ -509,6 +522,13 @@ def _microseconds(moment: datetime | int) -> int:
     if number < EVENT_TIME_MIN_US:
         raise InvalidEvent(f"the time {number} is not microseconds since 1970")
     return number
+
+
+def _rows(facts: Mapping[str, float] | None) -> Any:
+    """Facts as Avro has them; what is no mapping is left for Avro to refuse."""
+    if not isinstance(facts, Mapping):
+        return [] if facts is None else facts
+    return [{"name": name, "value": number} for name, number in facts.items() if number is not None]
 
 
 def _plain(value: Any) -> Any:
@@ -636,7 +656,7 @@ def _after_fork() -> None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(client._producer))  # noqa: SLF001 - its end would wait for ever
         client._start()  # noqa: SLF001
         if len(client._headers) + len(client._refused) < len(client._schemas):  # noqa: SLF001
-            client._resolve()  # noqa: SLF001
+            client._retry_later()  # noqa: SLF001
 
 
 if hasattr(os, "register_at_fork"):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, KafkaException
 
 from schemas.contract import parse_contract
 from schemas.events import envelope, subject, topic
@@ -152,11 +152,12 @@ def test_the_same_feedback_again_has_the_same_id(
 ) -> None:
     for key, label in (("f1", "leaves"), ("f1", "leaves"), ("f1", "stays")):
         client.log_feedback(key, NOW, label=label)
+    client.log_feedback("f1", NOW, label="stays", facts={"months": np.float64(3.0)})  # another content
     client.log_feedback("f2", NOW, feedback_id="mine")
     client.flush(20)
-    wait_until(lambda: len(sent(broker, "feedback", registry, {"f1", "f2"})) >= 4, 20, "four events")
+    wait_until(lambda: len(sent(broker, "feedback", registry, {"f1", "f2"})) >= 5, 20, "five events")
     rows = sent(broker, "feedback", registry, {"f1", "f2"})
-    assert len({row["record"]["feedback_id"] for row in rows}) == 3
+    assert len({row["record"]["feedback_id"] for row in rows}) == 4
     assert {row["record"]["feedback_id"] for row in rows if row["key"] == b"f2"} == {"mine"}
 
 
@@ -172,6 +173,12 @@ def test_the_same_feedback_again_has_the_same_id(
         (lambda c: c.log_input("x", FEATURES, 1.5), "a time of type float"),
         (lambda c: c.log_prediction("x", NOW, score="high"), "score"),
         (lambda c: c.log_feedback("x", NOW, facts={"a": "b"}), "facts"),
+        (lambda c: c.log_feedback("x", NOW, facts=[1]), "facts"),
+        (lambda c: c.log_feedback("x", NOW, label=object()), "facts"),
+        (lambda c: c.log_input("x", None, NOW), "facts"),
+        (lambda c: c.log_input("x", [1, 2], NOW), "facts"),
+        (lambda c: c.log_input("x", {1: 2}, NOW), "the feature 'age' of type NoneType"),
+        (lambda c: c.log_input("\ud800", FEATURES, NOW), "facts"),
     ],
 )
 def test_what_does_not_fit_is_counted_and_raised_only_by_a_strict_client(
@@ -202,6 +209,11 @@ def test_a_client_without_contract_logs_no_inputs(broker: EmbeddedBroker, regist
 def test_a_contract_of_another_model_is_refused(registry: Path) -> None:
     with pytest.raises(ValueError, match="of the model 'churn'"):
         FlywheelClient("127.0.0.1:9", "other", contract=CONTRACT, registry=registry)
+
+
+def test_settings_that_librdkafka_does_not_know_are_told_at_once(registry: Path) -> None:
+    with pytest.raises(KafkaException, match="No such configuration property"):
+        FlywheelClient("127.0.0.1:9", "churn", registry=registry, kafka={"no.such": 1})
 
 
 def test_without_a_broker_it_never_blocks_and_counts_what_does_not_fit(
