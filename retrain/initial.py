@@ -108,7 +108,8 @@ def _first(
 ) -> Version:
     place, sha256 = keep_table(rows, paths)
     span_us = as_of_us - int(rows["event_time"].min())  # type: ignore[arg-type]
-    days = min(policy.holdout_days, span_us // DAY_US // 3)  # a short table holds out a third of its days
+    # As long as a healthy period, so that a quiet week is no floor; a short table holds out a third of its days.
+    days = min(max(policy.holdout_days, policy.gate.healthy_days), span_us // DAY_US // 3)
     request = DatasetRequest(
         contract=contract,
         ends={},

@@ -49,6 +49,7 @@ from schemas.errors import FlywheelError
 from schemas.times import now_us
 
 ACTOR = "flywheel"
+MANUAL = "manual"
 PROMOTED, PASSED, REFUSED, FAILED = "promoted", "passed", "refused", "failed"
 
 
@@ -238,6 +239,13 @@ class _Run:
             cases=write_cases(cases, self.paths.run(self.run_id)),
             boundaries=self.known.boundaries,
         )
+        if self._is_all_known(rows, recipes):
+            days = manifest.document["split"]["holdout_days"]
+            return self.end(
+                REFUSED,
+                f"the champion knows every row but those of the {days} days that are held out: "
+                "train less often, or hold out fewer days",
+            )
         with Tournament(setting) as tournament:
             self.challengers = tournament.compete()
             for challenger in self.challengers:
@@ -295,6 +303,14 @@ class _Run:
                 f"There are {few} training rows, {policy.min_train_rows} are needed.", action="Wait for more feedback."
             )
         return manifest
+
+    def _is_all_known(self, rows: pl.DataFrame, recipes: tuple[Recipe, ...]) -> bool:
+        """Whether a training that nobody asked for would only make the champion again: nothing to be judged."""
+        champion = self.known.champion
+        if champion is None or self.request.trigger == MANUAL or champion.trainer != self.policy.trainer:
+            return False
+        newer = rows.filter(pl.col("@split") == "train", pl.col("event_time") > champion.trained_until_us)
+        return newer.is_empty() and all(recipe.kind == "mixed" for recipe in recipes)
 
     def _report(self, challenger: Challenger) -> None:
         if challenger.report is None:

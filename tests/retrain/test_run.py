@@ -193,6 +193,13 @@ def test_too_few_days_are_inconclusive_and_never_promote(world: World) -> None:
     assert "2 days are held out, 3 are needed" in result.reason
 
 
+def test_a_schedule_that_only_makes_the_champion_again_is_refused_without_training(world: World) -> None:
+    early = START_US + (BASE_DAYS + 3) * DAY_US
+    result = run(world, trigger="cron", as_of_us=early)
+    assert (result.state, result.candidates) == ("refused", ())
+    assert "knows every row but those of the 4 days that are held out" in result.reason
+
+
 def test_a_second_run_is_refused_while_one_is_under_way(world: World) -> None:
     with write(world.engine) as connection:
         claim(connection, "small", "another", now_us())

@@ -83,12 +83,14 @@ def test_a_page_that_a_run_has_seen_asks_again_only_with_new_labels_after_the_co
 
 
 def test_an_accepted_change_waits_until_it_can_be_judged_and_is_judged_once() -> None:
-    policy = RetrainPolicy(gate=GatePolicy(min_days=4))
+    policy = RetrainPolicy(gate=GatePolicy(min_days=4), on_alert=False)
     ripe = ripe_us(policy, MONDAY)
     assert ripe == MONDAY + 8 * DAY_US
     waiting = decide(policy, seen(proposals=(CHANGE,), now_us=ripe - HOUR_US, last_run_us=MONDAY))
     assert "can be judged from 2013-05-14T09:00:00Z" in waiting.reason
     assert decide(policy, seen(proposals=(CHANGE,), now_us=ripe, last_run_us=MONDAY)).trigger == "proposal"
+    quiet = policy.model_copy(update={"on_proposal": False})
+    assert not decide(quiet, seen(proposals=(CHANGE,), now_us=ripe, last_run_us=MONDAY)).is_yes
     again = decide(policy, seen(proposals=(CHANGE,), now_us=ripe + HOUR_US, last_run_us=ripe))
     assert "was judged by the run" in again.reason
 
