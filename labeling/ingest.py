@@ -60,6 +60,7 @@ class Ingest:
         self.contract = contract
         self.protector = Protector(policy, contract)
         self.now_us = now_us
+        self._grown: dict[str, int] = {}
 
     def run(self, items: Sequence[NewItem]) -> IngestCounts:
         """Insert what is new, count what is not."""
@@ -76,6 +77,7 @@ class Ingest:
         ids, merged = self._insert(list(fresh.values()))
         known.update(ids)
         repeated = self._repeat(again, known)
+        self._store_sizes(self._grown)  # after the items, as a decision does: else the two could deadlock
         added = len(fresh) - merged
         return IngestCounts(added, merged, repeated, len(again) - repeated)
 
@@ -112,8 +114,8 @@ class Ingest:
             occurrences.append({"item": number, "occurrence": new.occurrence})
         self.connection.execute(sa.insert(item), rows)
         self.connection.execute(sa.insert(item_occurrence), occurrences)
-        self._store_sizes(sizes)
         self._add_duplicates(duplicates)
+        self._grown = sizes
         names = {(new.prediction_id, new.rule): row["id"] for new, row in zip(fresh, rows, strict=True)}
         return names, sum(duplicates.values())
 
@@ -164,6 +166,8 @@ class Ingest:
         return {row.cluster: row.size for row in rows}, {row.cluster: row.unpredictable for row in rows}
 
     def _store_sizes(self, sizes: dict[str, int]) -> None:
+        if not sizes:
+            return
         statement = upsert(self.connection, item_cluster)
         self.connection.execute(
             statement.on_conflict_do_update(

@@ -84,8 +84,8 @@ class NewItem:
             raise UsageError(f"'{self.rule[:80]}' is not a rule name.", action="Use letters, digits, . - and _.")
         if not 0.0 < self.selection_probability <= 1.0:
             raise UsageError(f"The selection probability of {self.prediction_id} is {self.selection_probability}.")
-        if not 0 < len(self.prediction_id) <= PREDICTION_ID_CHARS_MAX:
-            raise UsageError(f"The prediction id has {len(self.prediction_id)} characters (1 to 512 are possible).")
+        if not 0 < len(self.prediction_id) <= PREDICTION_ID_CHARS_MAX or "\x00" in self.prediction_id:
+            raise UsageError("A prediction id has 1 to 512 characters, and no NUL among them.")
 
 
 def public_id(prediction_id: str, rule: str) -> str:

@@ -118,7 +118,9 @@ def _take(where: Sequence[sa.ColumnElement[bool]]) -> sa.Update:
 
 
 @cache
-def _claim_statement(state: str, filtered: tuple[str, ...], is_oldest_first: bool, is_postgresql: bool) -> Any:
+def _claim_statement(
+    state: str, filtered: tuple[str, ...], is_oldest_first: bool, is_postgresql: bool, is_waiting: bool
+) -> Any:
     """The one statement that claims; kept, for building it takes longer than running it."""
     inner = item.alias("candidate")
     where = [inner.c.model == sa.bindparam("of_model"), inner.c.state == state, inner.c.lease_until_us.is_(None)]
@@ -131,7 +133,7 @@ def _claim_statement(state: str, filtered: tuple[str, ...], is_oldest_first: boo
     order = [inner.c.id] if is_oldest_first else [inner.c.rank, inner.c.id]
     candidate = sa.select(inner.c.id).where(*where).order_by(*order).limit(1)
     if is_postgresql:
-        candidate = candidate.with_for_update(skip_locked=True)
+        candidate = candidate.with_for_update(skip_locked=not is_waiting)
     chosen = [item.c.id == candidate.scalar_subquery(), item.c.state == state, item.c.lease_until_us.is_(None)]
     return _take(chosen).returning(*item.c)
 
@@ -155,14 +157,21 @@ def claim_next(
     filters: Filters,
     *,
     is_oldest_first: bool,
+    is_waiting: bool = False,
 ) -> Claim | None:
-    """Lease the most urgent (or the oldest) free item that this reviewer has not decided on."""
-    free_expired(connection, model, now_us)
+    """Lease the most urgent (or the oldest) free item that this reviewer has not decided on.
+
+    On PostgreSQL items that another transaction has locked are passed over, so None may only mean that an ingest holds
+    them all for a moment: ask again in a new transaction with ``is_waiting``, which waits for them. (It must be a new
+    one: waiting with locks of one's own could deadlock.)
+    """
+    if not is_waiting:
+        free_expired(connection, model, now_us)
     wanted = {name: getattr(filters, name) for name in ("rule", "cluster", "kind")}
     only = {f"only_{name}": value for name, value in wanted.items() if value is not None}
     filtered = tuple(name for name, value in wanted.items() if value is not None)
     is_postgresql = connection.dialect.name == "postgresql"
-    statement = _claim_statement(filters.state, filtered, is_oldest_first, is_postgresql)
+    statement = _claim_statement(filters.state, filtered, is_oldest_first, is_postgresql, is_waiting)
     given = {"of_model": model, "holder": holder, "until_us": now_us + lease_s * SECOND_US, **only}
     row = connection.execute(statement, given).one_or_none()
     return claim_of(row) if row is not None else None

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from labeling import events
 from labeling.events import LabelEvent
 from labeling.ingest import rank
-from labeling.sql import IN_CHUNK, chunks
+from labeling.sql import IN_CHUNK, chunks, serialize
 from labeling.tables import annotation, item, item_cluster, label_event, proposal, proposal_support
 
 PROPOSAL_STATES = {
@@ -236,6 +236,7 @@ def reproject_item(connection: sa.Connection, model: str, number: int) -> ItemSt
 
 def rebuild(connection: sa.Connection, model: str) -> Projection:
     """Throw the model's projections away and write them again from its events."""
+    serialize(connection, "ingest")
     events.lock_chain(connection, model)
     projection = fold(events.scan(connection, model))
     for table in (proposal_support, annotation, proposal):

@@ -135,6 +135,12 @@ class LabelStore:
     def next(self, reviewer_name: str, filters: Filters | None = None) -> Claim | None:
         """Lease the next item to a reviewer; None if nothing is left for this one."""
         holder = self.pseudonym(reviewer_name)
+        claim = self._claim_next(holder, filters or Filters(), is_waiting=False)
+        if claim is None and self.engine.dialect.name == "postgresql":
+            claim = self._claim_next(holder, filters or Filters(), is_waiting=True)
+        return claim
+
+    def _claim_next(self, holder: str, filters: Filters, *, is_waiting: bool) -> Claim | None:
         with write(self.engine) as connection:
             if self._claims % CLAIMS_PER_LEASE_CHECK == 0:
                 self._lease_s = leases.lease_seconds(connection, self.model, self.policy)
@@ -146,8 +152,9 @@ class LabelStore:
                 holder,
                 self.clock(),
                 self._lease_s,
-                filters or Filters(),
+                filters,
                 is_oldest_first=events.head_seq(connection, self.model) % every == every - 1,
+                is_waiting=is_waiting,
             )
 
     def claim(self, reviewer_name: str, item_id: str) -> Claim:

@@ -147,7 +147,16 @@ def test_a_surer_error_is_more_urgent_and_a_known_unpredictable_kind_less(store:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"rule": "a/b"}, {"rule": "a|b"}, {"rule": ""}, {"selection_probability": 0.0}, {"selection_probability": 1.5}],
+    [
+        {"rule": "a/b"},
+        {"rule": "a|b"},
+        {"prediction_id": ""},
+        {"prediction_id": "a\x00b"},
+        {"prediction_id": "p" * 513},
+        {"rule": ""},
+        {"selection_probability": 0.0},
+        {"selection_probability": 1.5},
+    ],
 )
 def test_an_item_that_cannot_be_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(UsageError):

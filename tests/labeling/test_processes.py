@@ -64,6 +64,30 @@ def test_decisions_of_many_processes_make_one_whole_chain(url: str) -> None:
     store.engine.dispose()
 
 
+def test_ingest_claims_and_decisions_at_once_do_not_block_each_other(url: str) -> None:
+    """The items repeat with new occurrences, so that ingest updates the items that are being decided on."""
+    store = filled(url, 300)
+    program = (
+        "import sys; from labeling.store import LabelStore; from labeling.testing import new_item;"
+        "from schemas.database import open_database;"
+        "store = LabelStore(open_database(sys.argv[1]), 'small');"
+        "print(sum(store.ingest([new_item(i, occurrence=f'{k}') for i in range(300)]).repeated for k in range(20)))"
+    )
+    adding = subprocess.Popen(
+        [sys.executable, "-c", program, url], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    reviewers = [start(url, f"reviewer-{i}", "submit") for i in range(2)]
+    assert sorted(name for names in served(reviewers) for name in names) == sorted(
+        f"p{i}/confident" for i in range(300)
+    )
+    assert served([adding]) == [["6000"]]
+    assert store.verify_chain() == 300
+    before = store.items(limit=1000)
+    store.rebuild()
+    assert store.items(limit=1000) == before
+    store.engine.dispose()
+
+
 def test_two_ingests_of_the_same_items_at_once_make_each_once(url: str) -> None:
     open_database(url).dispose()
     program = (
