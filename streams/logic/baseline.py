@@ -28,6 +28,32 @@ HOUR_ROWS = 20.0
 """Rows that those three hours weigh against the hour itself."""
 
 IsHealthy = Callable[[Hour], bool]
+Interval = tuple[Hour, Hour]
+"""Hours [first, end)."""
+
+
+@dataclass(frozen=True)
+class SameWorld:
+    """Whether an hour may teach about a day: healthy, and on the day's side of every change of meaning.
+
+    Attributes
+    ----------
+    unhealthy
+        What never teaches.
+    epochs
+        Hours from which an input means something else.
+    world
+        How many of them the day has behind it.
+    """
+
+    unhealthy: tuple[Interval, ...]
+    epochs: tuple[Hour, ...]
+    world: int
+
+    def __call__(self, hour: Hour) -> bool:
+        if any(start <= hour < end for start, end in self.unhealthy):
+            return False
+        return sum(epoch <= hour for epoch in self.epochs) == self.world
 
 
 @dataclass(frozen=True)

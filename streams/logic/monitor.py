@@ -17,7 +17,7 @@ import numpy as np
 from schemas.parts import ALL_SLICE, Part
 from schemas.profile import Profile
 from schemas.times import HOUR_US
-from streams.logic.baseline import BLOCK_HOURS, Baseline, Spread
+from streams.logic.baseline import BLOCK_HOURS, Baseline, Interval, IsHealthy, SameWorld, Spread
 from streams.logic.bias import BiasSpread, judge, usual_bias, window_sums
 from streams.logic.counts import Floats, Hour, HourlyCounts, Ints, Layout, LocalHours
 from streams.logic.drift import Candidate, candidates, evidence, strongest
@@ -28,7 +28,6 @@ from streams.logic.policy import MonitorPolicy
 from streams.logic.sightings import bias_sighting, breach_sighting, drift_sighting
 from streams.logic.staleness import Staleness, psi_by_feature, staleness
 
-Interval = tuple[Hour, Hour]
 WEEK_DAYS = 7
 """While history is learnt the spread that its records are judged by is worked out once a week: it moves slowly."""
 
@@ -387,22 +386,8 @@ class Monitor:
             return False
         return not any(first < epoch <= hour for epoch in self.epochs)
 
-    def _same_world(self, day: int, *channels: str) -> _SameWorld:
+    def _same_world(self, day: int, *channels: str) -> IsHealthy:
         """The hours that may teach about a day: what was found wrong by these channels, or confirmed, never does."""
         last = self.local.hours_of(day)[-1]
         unhealthy = (*self.excluded, *self.incidents.unhealthy(self.next_hour, *channels))
-        return _SameWorld(unhealthy, tuple(self.epochs), sum(e <= last for e in self.epochs))
-
-
-@dataclass(frozen=True)
-class _SameWorld:
-    """Whether an hour may teach about a day: healthy, and on its side of every change of meaning."""
-
-    excluded: tuple[Interval, ...]
-    epochs: tuple[Hour, ...]
-    world: int
-
-    def __call__(self, hour: Hour) -> bool:
-        if any(start <= hour < end for start, end in self.excluded):
-            return False
-        return sum(epoch <= hour for epoch in self.epochs) == self.world
+        return SameWorld(unhealthy, tuple(self.epochs), sum(e <= last for e in self.epochs))
