@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
-from schemas.parts import ALL_SLICE, BRIER, MICRO, N_CORRECTED, N_TRUTH, N_UNDECIDED, SUM_P, SUM_Y, N, Part
+from schemas.parts import ALL_SLICE, BRIER, MICRO, N_CORRECTED, N_TRUTH, N_UNDECIDED, OUTSIDE, SUM_P, SUM_Y, N, Part
 from schemas.times import DAY_US, from_us
 from streams.config import Config
 from streams.logic.intervals import Interval, mean_interval
@@ -100,7 +100,7 @@ def quality_days(
     found: dict[date, list[Part]] = {}
     first = from_us(newest).astimezone(ways.zone).date() - timedelta(days=last - 1)
     since_us = newest - (last + 1) * DAY_US  # a local day may have 25 hours
-    for part in reader.parts(connection, model, slice_name=slice_name, from_us=since_us):
+    for part in reader.parts(connection, model, slice_name=slice_name, from_us=since_us, below=OUTSIDE):
         day = from_us(part.window_us).astimezone(ways.zone).date()
         if day >= first and part.role == CHAMPION:
             found.setdefault(day, []).append(part)

@@ -26,7 +26,7 @@ from schemas.times import format_us, now_us
 from streams.config import Config
 from streams.days import quality_days
 from streams.ends import LogEnds
-from streams.tables import alert, dead_letter, monitor_state
+from streams.tables import alert, dead_letter, progress
 from streams.windows import LogTotals, WindowReader
 
 QUALITY_DAYS = 7
@@ -88,6 +88,7 @@ class StatusReader:
                 "lag": sum(each["lag"] for each in events.values()) if ends.is_known else None,
                 "dead_letters": _dead_letters(connection, events),
                 "watermark": _time(watermark(logs, ends)),
+                "judged_until": _time(_judged_us(connection)),
                 "outbox": _count(connection, outbox),
                 "plane_alerts": _alerts(connection, ""),
                 "models": models,
@@ -107,7 +108,6 @@ class StatusReader:
 
     def _model(self, connection: sa.Connection, name: str, moment_us: int) -> dict[str, Any]:
         totals = self.windows.totals(connection, name)
-        evaluated = sa.select(monitor_state.c.evaluated_us).where(monitor_state.c.model == name)
         queue = queries.stats(connection, name, moment_us).as_dict()
         return {
             "monitored": sum(counts.get(N, 0) for counts in totals.values()),
@@ -117,7 +117,6 @@ class StatusReader:
                 for (version, role), counts in sorted(totals.items())
             ],
             "champion": _champion(connection, name),
-            "judged_until": _time(connection.execute(evaluated).scalar()),
             "alerts": _alerts(connection, name),
             "queue": {key: queue[key] for key in ("items", "open", "leased", "flagged", "done", "duplicate", "rules")},
             "labels": {key: queue[key] for key in ("labels", "labels_today", "verdicts", "answers", "reviewers")},
@@ -244,6 +243,13 @@ def _time(us: int | None) -> str | None:
 
 def _count(connection: sa.Connection, table: sa.Table) -> int:
     return int(connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
+
+
+def _judged_us(connection: sa.Connection) -> int | None:
+    """Event time up to which alerts and triggers were judged, of the log that was read last."""
+    query = sa.select(progress.c.judged_us).order_by(progress.c.updated_us.desc()).limit(1)
+    found: int | None = connection.execute(query).scalar()
+    return found
 
 
 def _alerts(connection: sa.Connection, name: str) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 
@@ -27,12 +27,13 @@ SummaryKey = tuple[str, str, int, int, int]
 WindowKey = tuple[str, str, int]
 
 
-@dataclass(frozen=True)
-class Scalars:
-    """The scalars of one window, as far as they are not zero."""
+@dataclass
+class Remembered:
+    """Scalars of all windows of one model, as they were when so many segments had been folded."""
 
-    checksum: int
-    counts: dict[int, int]
+    folds: tuple[tuple[str, str, int, int], ...] | None = None
+    windows: dict[WindowKey, tuple[int, dict[int, int]]] = field(default_factory=dict)
+    total: dict[tuple[str, str], dict[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class WindowReader:
 
     codec: Codec
     _summaries: OrderedDict[SummaryKey, Summary] = field(default_factory=OrderedDict)
-    _scalars: dict[str, dict[WindowKey, Scalars]] = field(default_factory=dict)
+    _remembered: dict[str, Remembered] = field(default_factory=dict)
 
     def parts(
         self,
@@ -79,8 +80,15 @@ class WindowReader:
         axis: Axis = "event",
         from_us: int | None = None,
         until_us: int | None = None,
+        below: int | None = None,
     ) -> list[Part]:
-        """Parts of a slice whose windows start in ``[from, until)``; a window may come in several parts."""
+        """Parts of a slice whose windows start in ``[from, until)``; a window may come in several parts.
+
+        Parameters
+        ----------
+        below
+            Leave out counters with this code or a higher one; default: none.
+        """
         query = sa.select(window).where(window.c.model == model, window.c.slice == slice_name, window.c.axis == axis)
         if from_us is not None:
             query = query.where(window.c.window_us >= from_us)
@@ -95,26 +103,34 @@ class WindowReader:
             for part in self._open(connection, model, slice_name, axis)
             if (from_us is None or part.window_us >= from_us) and (until_us is None or part.window_us < until_us)
         ]
-        return found
+        return found if below is None else [_cut(part, below) for part in found]
 
     def totals(self, connection: sa.Connection, model: str) -> dict[tuple[str, str], dict[int, int]]:
         """Scalars by version and role over all time, of all rows, by prediction time."""
-        known, seen = self._scalars.setdefault(model, {}), set()
-        query = sa.select(window.c.version, window.c.role, window.c.window_us, window.c.counts).where(
-            window.c.model == model, window.c.slice == ALL_SLICE, window.c.axis == "event"
-        )
-        total: dict[tuple[str, str], dict[int, int]] = {}
-        for version, role, start, packed in connection.execute(query):
-            key, checksum = (version, role, start), zlib.crc32(packed)
-            seen.add(key)
-            if key not in known or known[key].checksum != checksum:
-                known[key] = Scalars(checksum, scalars(*unpack(packed)))
-            _add(total.setdefault((version, role), {}), known[key].counts)
-        for gone in known.keys() - seen:
-            del known[gone]
+        remembered = self._remembered.setdefault(model, Remembered())
+        columns = [source_partition.c[name] for name in ("cluster", "topic", "partition", "folded")]
+        folds = tuple(tuple(row) for row in connection.execute(sa.select(*columns).order_by(*columns)))
+        if remembered.folds != folds:  # windows change when a segment is folded into them, and only then
+            self._read_scalars(connection, model, remembered)
+            remembered.folds = folds
+        total = {key: dict(counts) for key, counts in remembered.total.items()}
         for part in self._open(connection, model):
             _add(total.setdefault((part.version, part.role), {}), scalars(part.codes, part.counts))
         return total
+
+    def _read_scalars(self, connection: sa.Connection, model: str, remembered: Remembered) -> None:
+        """Read all windows; only those that changed are taken apart."""
+        before, remembered.windows, remembered.total = remembered.windows, {}, {}
+        query = sa.select(window.c.version, window.c.role, window.c.window_us, window.c.counts).where(
+            window.c.model == model, window.c.slice == ALL_SLICE, window.c.axis == "event"
+        )
+        for version, role, start, packed in connection.execute(query):
+            key, checksum = (version, role, start), zlib.crc32(packed)
+            known = before.get(key)
+            if known is None or known[0] != checksum:
+                known = checksum, scalars(*unpack(packed))
+            remembered.windows[key] = known
+            _add(remembered.total.setdefault((version, role), {}), known[1])
 
     def newest_us(self, connection: sa.Connection, model: str) -> int | None:
         """Start of the newest window of predictions."""
@@ -193,6 +209,11 @@ def summed(parts: Iterable[Part]) -> dict[int, int]:
     """Counters of parts together, by code."""
     codes, counts = merge((part.codes, part.counts) for part in parts)
     return dict(zip(codes.tolist(), counts.tolist(), strict=True))
+
+
+def _cut(part: Part, below: int) -> Part:
+    kept = part.codes < below
+    return replace(part, codes=part.codes[kept], counts=part.counts[kept])
 
 
 def _add(total: dict[int, int], more: dict[int, int]) -> None:

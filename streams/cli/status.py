@@ -109,7 +109,8 @@ def _events(told: dict[str, Any]) -> list[str]:
     if letters["total"]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in letters["by_reason"].items())
         found += _row("dead", f"{_number(letters['total'])} letters{': ' if reasons else ''}{reasons}")
-    found += _row("watermark", told["watermark"] or "no event yet")
+    judged = f", judged until {told['judged_until']}" if told["judged_until"] else ""
+    found += _row("watermark", f"{told['watermark'] or 'no event yet'}{judged}")
     if told["outbox"]:
         found += _row("outbox", f"{_number(told['outbox'])} events wait to be sent")
     return found

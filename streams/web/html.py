@@ -137,7 +137,8 @@ def _tiles(status: dict[str, Any]) -> str:
         "open alerts": _number(len(alerts)),
     }
     where = f"{broker['address']} ({broker['cluster']})" if broker["is_reachable"] else f"away: {broker['error']}"
-    head = f"<p class='soft'>{_when(status['time'])} · event time {_when(status['watermark'])} · all times are UTC</p>"
+    reached = f"event time {_when(status['watermark'])}, judged until {_when(status['judged_until'])}"
+    head = f"<p class='soft'>{_when(status['time'])} · {reached} · all times are UTC</p>"
     head += f"<p class='soft'>broker {text(where)}</p>"
     found = "".join(
         f"<div><span class='soft'>{text(name)}</span><b>{text(value)}</b></div>" for name, value in tiles.items()
@@ -177,7 +178,6 @@ def _model(view: dict[str, Any]) -> str:
     facts = {
         "champion": served,
         "monitored": f"{_number(model['monitored'])} predictions, {_number(model['truths'])} truths",
-        "judged until": _when(model["judged_until"]),
         "queue": ", ".join(f"{queue[state]} {state}" for state in ("open", "leased", "flagged", "done", "duplicate")),
         "labels": f"{labels['labels']}, {labels['labels_today']} today{': ' if words else ''}{words}",
         "proposals": _proposals(model["proposals"]),

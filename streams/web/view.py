@@ -28,10 +28,10 @@ from streams.status import StatusReader
 from streams.tables import alert
 
 DAYS_DEFAULT = 30
-DAYS_MAX = 366
+DAYS_MAX = 92
 RANGE_DEFAULT_US = DAY_US
 RANGE_MAX_US = 92 * DAY_US
-"""A quarter of 5-minute windows is 26 thousand rows: about a second to add up."""
+"""A quarter of 5-minute windows is 26 thousand rows: some seconds to add up."""
 CELLS_SHOWN = 40
 """Columns of a histogram; the rarest categories beyond are shown as one."""
 

@@ -30,7 +30,7 @@ from streams.cli.status import WIDTH, lines
 from streams.ends import EndsFinder, EndsReader, LogEnds
 from streams.kafka import producer_settings
 from streams.status import StatusReader, coverage, current_cluster, events_of, watermark
-from streams.tables import alert, dead_letter
+from streams.tables import alert, dead_letter, progress
 from streams.testing import PostgresServer
 from streams.testing.served import World, bare_world, serve
 from streams.trace import Tracer
@@ -108,6 +108,25 @@ def test_a_summary_that_grows_is_counted_once_by_a_reader_that_looks_again(bare:
     assert reader.gather(AWAY)["monitored"] == 18
 
 
+def test_windows_are_read_again_only_when_a_segment_was_folded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = 0
+    whole = WindowReader._read_scalars
+
+    def counted(self: WindowReader, *given: Any) -> None:
+        nonlocal reads
+        reads += 1
+        whole(self, *given)
+
+    monkeypatch.setattr(WindowReader, "_read_scalars", counted)
+    reader = StatusReader(world.config, world.engine, world.codec)
+    assert [reader.gather(AWAY)["monitored"] for _ in range(3)] == [world.rows.height] * 3
+    assert reads == 1
+    more = Part("small", "v1", "champion", "all", "event", START_US, np.array([N], np.int32), np.array([7]))
+    world.merger.merge(world.summary("predictions", 0, 150, 157, [more], is_complete=True, segment=1), 9)
+    assert reader.gather(AWAY)["monitored"] == world.rows.height + 7
+    assert reads == 2
+
+
 def test_records_are_told_apart_by_what_became_of_them(bare: World) -> None:
     counters = {"records": 40, "duplicates": 3, "dead": 2, "gap": 10, "late": 1}
     bare.merger.merge(bare.summary("inputs", 0, 0, 50, counters=counters), 1)
@@ -147,6 +166,15 @@ def test_an_idle_partition_does_not_hold_the_watermark_back() -> None:
     assert watermark(logs, both_at_end) == 900
     assert watermark(logs, first_behind) == 500
     assert watermark([], AWAY) is None
+
+
+def test_how_far_was_judged_is_the_newest_logs_word(bare: World) -> None:
+    assert gathered(bare)["judged_until"] is None
+    with write(bare.engine) as connection:
+        rows = [{"cluster": "old", "judged_us": START_US + DAY_US, "updated_us": 1},
+                {"cluster": "new", "judged_us": START_US, "updated_us": 2}]  # fmt: skip
+        connection.execute(progress.insert(), rows)
+    assert gathered(bare)["judged_until"] == "2024-01-01T00:00:00Z"
 
 
 def test_coverage_of_nothing_is_not_known() -> None:
