@@ -7,6 +7,12 @@ timestamps, has no compaction, and cannot create topics on request (they are cre
 partitions).
 None of these limits can be set through its C API or its configuration.
 
+Measured on 2 cores: 200-byte records in at 280,000 to 610,000 a second and out at 450,000 to 630,000; the first record
+of a group after 0.13 s (KIP-848) or 0.22 s (classic). A classic group that comes back waits for its session timeout
+less 1 s (aiokafka with 6 s: 3.5 s after an orderly end, 6 s after a kill), a KIP-848 one comes back at once. It looks
+for an offset from the log's beginning, so reading back is quadratic in the number of batches: 80,000 batches of one
+record take 20 s, 20,000 take 0.6 s; a producer that lingers 20 ms makes few.
+
 Reached through ctypes, because the wheel does not expose the mock's functions in Python. Imports no other client.
 """
 
@@ -14,7 +20,10 @@ from __future__ import annotations
 
 import ctypes
 import secrets
-from collections.abc import Iterable
+import socket
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +41,7 @@ HEARTBEAT_INTERVAL_MS = 500
 """Of KIP-848 groups: a change of assignment reaches a member with its next heartbeat. The default is 3 s."""
 SESSION_TIMEOUT_MS = 10_000
 """Of KIP-848 groups: a killed worker's partitions are free after this long. The default is 30 s."""
+KNOCK_S = 0.005
 PRODUCER_TYPE = 0
 ERROR_CHARS = 512
 
@@ -118,8 +128,9 @@ class EmbeddedBroker:
         self._library.rd_kafka_mock_group_initial_rebalance_delay_ms(self._mock, REBALANCE_DELAY_MS)
         self._library.rd_kafka_mock_set_group_consumer_heartbeat_interval_ms(self._mock, HEARTBEAT_INTERVAL_MS)
         self._library.rd_kafka_mock_set_group_consumer_session_timeout_ms(self._mock, SESSION_TIMEOUT_MS)
-        for name in topics if topics is not None else map(topic, NOUNS):
-            self.create_topic(name, partitions)
+        with self._awake():
+            for name in topics if topics is not None else map(topic, NOUNS):
+                self.create_topic(name, partitions)
 
     def _new_client(self) -> int:
         """The client handle that the mock hangs on; it connects to nobody."""
@@ -131,6 +142,27 @@ class EmbeddedBroker:
             self._library.rd_kafka_conf_destroy(settings)
             raise EmbeddedBrokerError(f"The embedded broker could not be started: {message.value.decode()}.")
         return int(client)
+
+    @contextmanager
+    def _awake(self) -> Iterator[None]:
+        """Keep the mock's thread from sleeping for a second between two commands: it may miss their wake-up call, but
+        never a connection.
+        """
+        is_done = threading.Event()
+        host, _, port = self.bootstrap.rpartition(":")
+
+        def knock() -> None:
+            while not is_done.wait(KNOCK_S):
+                with suppress(OSError):
+                    socket.create_connection((host, int(port)), timeout=1).close()
+
+        thread = threading.Thread(target=knock, name="embedded-broker", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_done.set()
+            thread.join()
 
     def create_topic(self, name: str, partitions: int) -> None:
         """Create a topic.

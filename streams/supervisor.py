@@ -359,12 +359,16 @@ class Supervisor:
             If it does not within the time.
         """
         deadline = time.monotonic() + timeout_s
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.config.web_host, self.config.web_host)  # noqa: S104
         while time.monotonic() < deadline:
-            if self.worker_pid is not None and _answers(f"{host}:{self.web_port}"):
+            if self.is_ready():
                 return
             self.wait(0.1)
         raise WorkerFailedError(f"The worker did not start within {timeout_s:.0f} s.{self._last_words()}")
+
+    def is_ready(self) -> bool:
+        """Whether the worker's status page listens now."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.config.web_host, self.config.web_host)  # noqa: S104
+        return self.worker_pid is not None and _answers(f"{host}:{self.web_port}")
 
     def stop(self) -> None:
         """Stop the worker in order, then the broker; may be called again."""

@@ -222,7 +222,8 @@ def champion(config: Config, name: str, engine: Any) -> Champion:
         version = registry.resolve(name)
         if version is None:
             raise UsageError(
-                f"The model '{name}' has no champion.", action=f"Train one with 'flywheel retrain run --model {name}'."
+                f"The model '{name}' has no champion.",
+                action=f"Train one: 'flywheel retrain run --model {name} --initial FILE'.",
             )
         if version.artifact_sha256 not in loaded:
             loaded.clear()

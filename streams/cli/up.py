@@ -38,9 +38,11 @@ def up(session: Session, brokers: str | None, web_port: int | None) -> None:
             click.echo(f"{kind}: {supervisor.brokers}", err=True)
             click.echo(f"status page: http://{config.web_host}:{supervisor.web_port}/", err=True)
             click.echo("Ctrl-C stops everything.", err=True)
-            while not asked.wait(0.2):
-                if supervisor.wait(0):
-                    break
+            is_told = False
+            while not asked.wait(0.2) and not supervisor.wait(0):
+                if not is_told and supervisor.is_ready():
+                    click.echo("The worker runs.", err=True)
+                    is_told = True
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
