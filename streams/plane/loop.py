@@ -390,7 +390,9 @@ class DataPlane:
             earlier_logs(numbered, s.archive_dir, s.earlier)
         for name, low, gone in found.gone:
             self._on_gap(name, number, low - gone, gone)
-        self._committed |= {(track.topic, number): track.commit[0] for track in tracks}
+        for track, is_committed in zip(tracks, found.is_committed, strict=True):
+            # a start is committed too, with the first tick: what the broker drops from there on is missed next time
+            self._committed[track.topic, number] = track.commit[0] if is_committed else -1
         return numbered
 
     def _on_revoke(self, consumer: Consumer, taken: list[TopicPartition]) -> None:

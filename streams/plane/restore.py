@@ -48,6 +48,7 @@ class Resume:
 
     committed: list[int] = field(default_factory=list)
     marks: list[tuple[int, int]] = field(default_factory=list)
+    is_committed: list[bool] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     starts: list[tuple[int, int]] = field(default_factory=list)
     stores: dict[str, ModelStore] | None = None
@@ -81,6 +82,7 @@ def resume(
             found.gone.append((topic(noun), low, gone))
             committed = low
         found.committed.append(committed)
+        found.is_committed.append(committed == at.offset)
         found.marks.append(_marks(at))
     held = checkpoint.load(settings.join_dir / f"{number:04d}", stamped, plans)
     if held is not None:
@@ -110,6 +112,8 @@ def resume(
 def _rebuild_from(
     consumer: Consumer, number: int, settings: PlaneSettings, committed: list[int], lows: list[int]
 ) -> list[int]:
+    if settings.is_embedded:  # it cannot tell offsets by time, and holds little
+        return lows
     since_ms = int(time.time() * 1000) - settings.join_horizon_s * 1000
     asked = [TopicPartition(topic(noun), number, max(0, since_ms)) for noun in SOURCES]
     answers = consumer.offsets_for_times(asked, timeout=TIMEOUT_S)

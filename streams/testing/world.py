@@ -62,7 +62,10 @@ DIGIT: dict[str, Any] = {
 }  # fmt: skip
 FOREIGN: dict[str, Any] = {
     "type": "record", "name": "Foreign",
-    "fields": [{"name": "prediction_id", "type": "string"}, {"name": "tags", "type": {"type": "map", "values": "string"}}],
+    "fields": [
+        {"name": "prediction_id", "type": "string"},
+        {"name": "tags", "type": {"type": "map", "values": "string"}},
+    ],
 }  # fmt: skip
 """Somebody else's, with a type that polars cannot read."""
 CONTRACTS = {document["model"]: document for document in (LATE, PRICE, DIGIT)}

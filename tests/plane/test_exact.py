@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas.events import noun, topic
 from schemas.registry import Codec, FileRegistry
 from streams.plane.testing import FakeKafka, Killed, Plane
-from streams.testing.oracle import Oracle, Result, Settings, failures_of
-from streams.testing.summaries import PlainMerger, differences
+from streams.testing.oracle import Oracle, Result, Settings
+from streams.testing.outputs import Outputs
 from streams.testing.world import SKEW_US, WINDOW_US, World
 
 SLOW = settings(max_examples=12, suppress_health_check=list(HealthCheck))
-
-
-@dataclass
-class Ran:
-    """What came out of the plane."""
-
-    merger: PlainMerger
-    failures: set[tuple[tuple[str, Any], ...]]
-    dead: dict[tuple[str, int, int], str]
-    alerts: list[dict[str, Any]]
 
 
 class Run:
@@ -55,22 +43,11 @@ class Run:
             return False
         return True
 
-    def result(self) -> Ran:
-        codec, ran = Codec(self.world.registry), Ran(PlainMerger(), set(), {}, [])
-        failures = []
+    def result(self) -> Outputs:
+        outputs = Outputs(Codec(self.world.registry))
         for name, _, value in self.kafka.sent:
-            record = codec.decode(value)
-            if name == topic("summaries"):
-                ran.merger.add(record)
-            elif name == topic("failures"):
-                failures.append(record)
-            elif name == topic("dead-letters"):
-                place = (noun(record["topic"]), record["partition"], record["offset"])
-                assert ran.dead.setdefault(place, record["reason"]) == record["reason"]
-            elif name == topic("alerts"):
-                ran.alerts.append(record)
-        ran.failures = failures_of(failures)
-        return ran
+            outputs.add(name, value)
+        return outputs
 
     def expected(self) -> dict[int, Result]:
         oracle = Oracle(
@@ -80,16 +57,7 @@ class Run:
 
     def check(self) -> None:
         """Everything found is everything expected."""
-        ran, expected = self.result(), self.expected()
-        assert ran.merger.holes == []
-        assert ran.alerts == []
-        for p, result in expected.items():
-            segments = {key: segment.plain() for key, segment in result.segments.items()}
-            assert differences(ran.merger.segments(p), segments) == []
-        failures = set().union(*(result.failures for result in expected.values()))
-        assert ran.failures - failures == set()
-        assert failures - ran.failures == set()
-        assert ran.dead == {(n, p, o): why for p, r in expected.items() for (n, o), why in r.dead.items()}
+        self.result().compare(self.expected())
 
 
 @pytest.fixture

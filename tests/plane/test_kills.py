@@ -12,22 +12,20 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 
 from schemas import archive
-from schemas.events import SOURCES, noun, topic
+from schemas.events import SOURCES, topic
 from schemas.registry import Codec, FileRegistry
 from streams.kafka import producer_settings
 from streams.testing import KafkaServer, wait_until
-from streams.testing.oracle import Oracle, Record, Result, Settings, failures_of
-from streams.testing.summaries import PlainMerger, differences
+from streams.testing.oracle import Oracle, Record, Result, Settings
+from streams.testing.outputs import Logs, OutputReader, Outputs, read_logs
 from streams.testing.world import SKEW_US, WINDOW_US, World
 
 PARTITIONS = 4
@@ -76,46 +74,6 @@ class Worker:
         self.process.wait(DEADLINE_S)
 
 
-@dataclass
-class Outputs:
-    """What planes wrote so far."""
-
-    bootstrap: str
-    codec: Codec
-    merger: PlainMerger = field(default_factory=PlainMerger)
-    failures: list[dict[str, Any]] = field(default_factory=list)
-    dead: dict[tuple[str, int, int], str] = field(default_factory=dict)
-    alerts: list[dict[str, Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        names = [topic(name) for name in ("summaries", "failures", "dead-letters", "alerts")]
-        self._consumer = _reader(self.bootstrap)
-        self._consumer.assign([TopicPartition(name, p, 0) for name in names for p in range(PARTITIONS)])
-
-    def read(self) -> bool:
-        """Read on; whether there was anything."""
-        messages = self._consumer.consume(1_000, 0.5)
-        for message in messages:
-            record = self.codec.decode(message.value())
-            if message.topic() == topic("summaries"):
-                self.merger.add(record)
-            elif message.topic() == topic("failures"):
-                self.failures.append(record)
-            elif message.topic() == topic("alerts"):
-                self.alerts.append(record)
-            else:
-                place = (noun(record["topic"]), record["partition"], record["offset"])
-                assert self.dead.setdefault(place, record["reason"]) == record["reason"]
-        return bool(messages)
-
-
-def _reader(bootstrap: str) -> Consumer:
-    return Consumer(
-        {"bootstrap.servers": bootstrap, "group.id": "reader", "enable.auto.commit": False, "log_level": 2,
-         "fetch.queue.backoff.ms": 5}
-    )  # fmt: skip
-
-
 def _send(world: World, bootstrap: str, seconds: float) -> None:
     producer = Producer(producer_settings(bootstrap))
     started = time.monotonic()
@@ -126,20 +84,6 @@ def _send(world: World, bootstrap: str, seconds: float) -> None:
         producer.produce(topic(event.noun), event.value, event.key)
         producer.poll(0)
     assert producer.flush(60) == 0
-
-
-def _logs(bootstrap: str) -> dict[tuple[str, int], list[Record]]:
-    """Every record of the three topics."""
-    consumer = _reader(bootstrap)
-    keys = [(topic(name), p) for name in SOURCES for p in range(PARTITIONS)]
-    ends = {key: consumer.get_watermark_offsets(TopicPartition(*key), timeout=30)[1] for key in keys}
-    logs: dict[tuple[str, int], list[Record]] = {key: [] for key in keys}
-    consumer.assign([TopicPartition(*key, 0) for key in keys])
-    while any(len(logs[key]) < ends[key] for key in keys):
-        for m in consumer.consume(10_000, 0.5):
-            logs[m.topic(), m.partition()].append(Record(m.offset(), m.timestamp()[1], m.key(), m.value()))
-    consumer.close()
-    return logs
 
 
 def _expected(registry: Path, number: int, topics: list[list[Record]]) -> Result:
@@ -192,54 +136,37 @@ def test_ten_kills_change_no_count_and_lose_no_failure_and_no_dead_letter(
         elif other is not None and n == KILLS - 2:
             other.end(signal.SIGKILL)
     sender.join()
-    outputs = Outputs(bootstrap, Codec(world.registry))
-    logs = _logs(bootstrap)
+    reader = OutputReader(bootstrap, PARTITIONS, Outputs(Codec(world.registry)))
+    logs = read_logs(bootstrap, PARTITIONS)
     expected = _run_oracle(registry, logs)
     lengths = {key: len(records) for key, records in logs.items()}
 
     def is_summarised() -> bool:
         assert worker.process.poll() is None, worker.log()
-        while outputs.read():
-            pass
-        return outputs.merger.ends == lengths
+        return reader.is_at(lengths)
 
     wait_until(is_summarised, DEADLINE_S, "the last summary")
     worker.end(signal.SIGTERM)
     assert worker.process.returncode == 0, worker.log()
-    while outputs.read():
+    while reader.read():
         pass
-    _compare(outputs, expected, lengths)
-    _check_archive(tmp_path / "archive", logs, outputs.dead)
+    reader.close()
+    reader.outputs.compare(expected)
+    assert sum(lengths.values()) > 3 * PREDICTIONS
+    assert len(reader.outputs.failures) > 1_000
+    assert len(set(reader.outputs.dead.values())) > 8
+    _check_archive(tmp_path / "archive", logs, reader.outputs.dead)
 
 
-def _run_oracle(registry: Path, logs: dict[tuple[str, int], list[Record]]) -> list[Result]:
+def _run_oracle(registry: Path, logs: Logs) -> dict[int, Result]:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         asked = [
             pool.submit(_expected, registry, p, [logs[topic(name), p] for name in SOURCES]) for p in range(PARTITIONS)
         ]
-        return [each.result() for each in asked]
+        return {p: each.result() for p, each in enumerate(asked)}
 
 
-def _compare(outputs: Outputs, expected: list[Result], lengths: dict[tuple[str, int], int]) -> None:
-    assert outputs.merger.holes == []
-    assert outputs.alerts == []
-    for p, result in enumerate(expected):
-        segments = {key: segment.plain() for key, segment in result.segments.items()}
-        assert differences(outputs.merger.segments(p), segments) == []
-    failures = set().union(*(result.failures for result in expected))
-    found = failures_of(outputs.failures)
-    assert len(failures) > 1_000
-    assert found - failures == set()
-    assert failures - found == set()
-    dead = {(name, p, offset): why for p, r in enumerate(expected) for (name, offset), why in r.dead.items()}
-    assert len(set(dead.values())) > 8
-    assert outputs.dead == dead
-    assert sum(lengths.values()) > 3 * PREDICTIONS
-
-
-def _check_archive(
-    root: Path, logs: dict[tuple[str, int], list[Record]], dead: dict[tuple[str, int, int], str]
-) -> None:
+def _check_archive(root: Path, logs: Logs, dead: dict[tuple[str, int, int], str]) -> None:
     """Every good record is in the archive, once, under its offset and broker timestamp."""
     for name in SOURCES:
         rows = archive.scan(root, name).select("partition", "offset", "broker_ts", "prediction_id").collect()

@@ -1,0 +1,110 @@
+"""What planes wrote to a broker, and whether it is what the oracle computes from the same broker's topics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import Consumer, TopicPartition
+
+from schemas.events import SOURCES, noun, topic
+from schemas.registry import Codec
+from streams.testing.oracle import Record, Result, failures_of
+from streams.testing.summaries import PlainMerger, differences
+
+Logs = dict[tuple[str, int], list[Record]]
+WRITTEN = ("summaries", "failures", "dead-letters", "alerts")
+
+
+@dataclass
+class Outputs:
+    """Everything that planes wrote so far."""
+
+    codec: Codec
+    merger: PlainMerger = field(default_factory=PlainMerger)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    dead: dict[tuple[str, int, int], str] = field(default_factory=dict)
+    alerts: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, name: str, value: bytes) -> None:
+        """Take in one message of a topic."""
+        if noun(name) not in WRITTEN:
+            return
+        record = self.codec.decode(value)
+        if name == topic("summaries"):
+            self.merger.add(record)
+        elif name == topic("failures"):
+            self.failures.append(record)
+        elif name == topic("alerts"):
+            self.alerts.append(record)
+        else:
+            place = (noun(record["topic"]), record["partition"], record["offset"])
+            assert self.dead.setdefault(place, record["reason"]) == record["reason"]
+
+    def compare(self, expected: Mapping[int, Result]) -> None:
+        """Assert that everything found is everything expected."""
+        assert self.merger.holes == []
+        assert self.alerts == []
+        for p, result in expected.items():
+            segments = {key: segment.plain() for key, segment in result.segments.items()}
+            assert differences(self.merger.segments(p), segments) == []
+        failures: set[tuple[tuple[str, Any], ...]] = set().union(*(result.failures for result in expected.values()))
+        found = failures_of(self.failures)
+        assert found - failures == set()
+        assert failures - found == set()
+        assert self.dead == {(n, p, o): why for p, r in expected.items() for (n, o), why in r.dead.items()}
+
+
+class OutputReader:
+    """Reads on in the topics that planes write."""
+
+    def __init__(self, bootstrap: str, partitions: int, outputs: Outputs) -> None:
+        self.outputs = outputs
+        self._consumer = reader(bootstrap)
+        self._consumer.assign([TopicPartition(topic(name), p, 0) for name in WRITTEN for p in range(partitions)])
+
+    def read(self) -> bool:
+        """Read what has come; whether there was anything."""
+        messages = self._consumer.consume(1_000, 0.2)
+        for message in messages:
+            self.outputs.add(message.topic(), message.value())
+        return bool(messages)
+
+    def is_at(self, ends: Mapping[tuple[str, int], int]) -> bool:
+        """Whether summaries up to these ends of the source partitions have come."""
+        while self.read():
+            pass
+        return all(self.outputs.merger.ends.get(place, 0) == end for place, end in ends.items())
+
+    def close(self) -> None:
+        """Leave."""
+        self._consumer.close()
+
+
+def reader(bootstrap: str) -> Consumer:
+    """A consumer that belongs to no group."""
+    return Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "reader",
+            "enable.auto.commit": False,
+            "fetch.queue.backoff.ms": 5,
+            "fetch.wait.max.ms": 10,
+            "log_level": 2,
+        }
+    )
+
+
+def read_logs(bootstrap: str, partitions: int, names: Iterable[str] = SOURCES) -> Logs:
+    """Every record of topics, from start to end."""
+    consumer = reader(bootstrap)
+    keys = [(topic(name), p) for name in names for p in range(partitions)]
+    bounds = {key: consumer.get_watermark_offsets(TopicPartition(*key), timeout=30) for key in keys}
+    logs: Logs = {key: [] for key in keys}
+    consumer.assign([TopicPartition(*key, bounds[key][0]) for key in keys])
+    while any(len(logs[key]) < high - low for key, (low, high) in bounds.items()):
+        for m in consumer.consume(10_000, 0.2):
+            logs[m.topic(), m.partition()].append(Record(m.offset(), m.timestamp()[1], m.key(), m.value()))
+    consumer.close()
+    return logs
