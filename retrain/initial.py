@@ -19,9 +19,11 @@ from retrain.manifest import Manifest
 from retrain.metrics import auc, calibration_error
 from retrain.paths import Paths
 from retrain.policy import RetrainPolicy
+from retrain.provenance import code_version
 from retrain.recipes import mixed
+from retrain.record import add_dataset
 from retrain.registry import APPROVED, Version, add_version, current, move_alias, next_number
-from retrain.run import ACTOR, FAILED, PROMOTED, add_dataset
+from retrain.request import ACTOR, FAILED, PROMOTED
 from retrain.tables import retrain_run
 from retrain.tournament import Setting, Tournament
 from schemas.contract import Contract
@@ -80,7 +82,7 @@ def register_initial(
                 state="running",
                 as_of_us=as_of_us,
                 started_us=clock(),
-                detail={"labels": 0, "actor": actor},
+                detail={"labels": 0, "actor": actor, "code": code_version()},
             )
         )
     with leases.kept(engine, lease, clock):
@@ -208,6 +210,6 @@ def _close(connection: sa.Connection, lease: leases.Lease, state: str, reason: s
     connection.execute(
         sa.update(retrain_run)
         .where(retrain_run.c.run_id == lease.run_id)
-        .values(state=state, finished_us=clock(), detail={"labels": 0, "outcome": reason})
+        .values(state=state, finished_us=clock(), detail={"labels": 0, "outcome": reason, "code": code_version()})
     )
     leases.release(connection, lease)

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas.times import from_us, parse_time
+from schemas.times import DAY_US, from_us, parse_time
 
 VERSION_COLUMN = "contract_version"
+SAME_CHANGE_US = DAY_US
+"""Reviewers see one change at several inputs, each a little later; two changes within a day cannot be told apart."""
 
 RecipeKind = Literal["mixed", "since", "version_column", "exclude"]
 
@@ -155,20 +157,30 @@ def candidates(
     incident that is still open and that nobody has explained brings "without these rows" only.
     """
     found: list[Recipe] = list(standing)
-    is_explained = False
-    for proposal in proposals:
+    changes: list[int] = []
+    for proposal in sorted(proposals, key=lambda p: p.from_us or 0):
         at = proposal.from_us
         if at is None or at >= as_of_us:
             continue
         if proposal.kind == "new_contract_version":
-            is_explained = True
-            found += [exclude([(at, as_of_us)]), since(at), version_column(at)]
+            if not _is_near(at, changes):
+                changes.append(at)
+                found += [exclude([(at, as_of_us)]), since(at), version_column(at)]
         elif proposal.kind in {"exclude_range", "contract_rule"}:
             found.append(exclude([(at, as_of_us if proposal.to_us is None else proposal.to_us + 1)]))
     starts = [incident.start_us for incident in incidents if incident.end_us is None and incident.start_us < as_of_us]
-    if starts and not is_explained:
+    if starts and not changes:
         found.append(exclude([(min(starts), as_of_us)]))
     return tuple({recipe.name: recipe for recipe in found}.values())
+
+
+def unsolved(proposals: Sequence[Proposal], boundaries: Sequence[int]) -> tuple[Proposal, ...]:
+    """The proposals whose change the champion does not know of yet."""
+    return tuple(p for p in proposals if p.from_us is None or not _is_near(p.from_us, boundaries))
+
+
+def _is_near(at_us: int, others: Sequence[int]) -> bool:
+    return any(abs(at_us - other) < SAME_CHANGE_US for other in others)
 
 
 def change_us(recipes: Sequence[Recipe]) -> int | None:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from retrain.joined import Ends
 from retrain.paths import Paths
 from retrain.policy import GatePolicy, RetrainPolicy
-from retrain.run import RunRequest
+from retrain.request import RunRequest
 from schemas.archive import ArchiveFile
 from schemas.contract import Contract, parse_contract
 from schemas.times import DAY_US, HOUR_US, MINUTE_US, parse_time

@@ -19,7 +19,7 @@ from retrain.labels import load_facts
 from retrain.lease import is_held
 from retrain.manifest import canonical
 from retrain.policy import RetrainPolicy
-from retrain.recipes import Proposal
+from retrain.recipes import Proposal, unsolved
 from retrain.registry import CHAMPION, current, find_version
 from retrain.tables import alias_event, retrain_decision, retrain_run
 from schemas.database import read, write
@@ -202,7 +202,7 @@ def gather(
         cron_anchor_us=anchors[0],
         is_running=is_held(engine, model),
         alerts=tuple(alerts),
-        proposals=tuple(p for p in facts.proposals if p.from_us not in known),
+        proposals=unsolved(facts.proposals, known),
     )
 
 

@@ -19,8 +19,10 @@ from retrain.recipes import (
     parse_recipe,
     serving_constants,
     since,
+    unsolved,
     version_column,
 )
+from schemas.times import DAY_US
 
 ROWS = pl.DataFrame({"event_time": [0, 10, 20, 30]})
 MOMENTS = st.integers(0, 4_000_000_000_000_000)
@@ -73,6 +75,15 @@ def test_an_accepted_change_brings_all_its_rivals() -> None:
         "version_column",
     ]
     assert change_us(candidates([mixed()], proposals, [], 100)) == 50
+
+
+def test_one_change_that_was_seen_at_several_inputs_is_one_change() -> None:
+    seen = [Proposal("p2", "new_contract_version", 50 + DAY_US - 1), Proposal("p1", "new_contract_version", 50)]
+    other = Proposal("p3", "new_contract_version", 50 + DAY_US)
+    now = 9 * DAY_US
+    assert len(candidates([mixed()], seen, [], now)) == 4
+    assert len(candidates([mixed()], [*seen, other], [], now)) == 7
+    assert unsolved([*seen, other], [50]) == (other,)
 
 
 def test_an_unexplained_incident_brings_without_these_rows() -> None:

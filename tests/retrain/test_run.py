@@ -126,6 +126,11 @@ def test_a_good_challenger_is_promoted_with_everything_on_record(world: World) -
     assert json.loads(finished["detail"])["version"] == "v2"
     decision = list_decisions(world.engine, "small")[0]
     assert (decision["is_yes"], decision["run_id"]) == (True, result.run_id)
+    with read(world.engine) as connection:
+        detail = connection.execute(
+            sa.select(retrain_run.c.detail).where(retrain_run.c.run_id == result.run_id)
+        ).scalar_one()
+    assert detail["code"].keys() == {"version", "commit", "is_dirty", "lock_sha256"}
 
 
 def test_the_same_log_gives_the_same_dataset_verdict_and_model(world: World, tmp_path: Path) -> None:
@@ -212,9 +217,8 @@ def test_a_second_run_is_refused_while_one_is_under_way(world: World) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from retrain import run
+from retrain import record, run
 from retrain.paths import Paths
-from retrain.policy import RetrainPolicy
 from retrain.joined import archive_ends
 from retrain.testing import AS_OF_US, POLICY, small_contract
 from schemas.database import open_database
@@ -223,7 +227,7 @@ def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 root = Path(sys.argv[1])
-setattr(run, sys.argv[2], die)
+setattr({'winner': run, 'move_alias': record}[sys.argv[2]], sys.argv[2], die)
 engine = open_database(f"sqlite:///{root / 'db.sqlite'}")
 request = run.RunRequest("manual", "a test", AS_OF_US, archive_ends(root / "archive"))
 run.run_retrain(engine, Paths(root), small_contract(), POLICY, request)
