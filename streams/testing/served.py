@@ -115,17 +115,21 @@ def parts_of_rows(world: World, rows: pl.DataFrame, scores: np.ndarray[Any, Any]
 def bare_world(root: Path, *, days: int = DAYS, per_day: int = PER_DAY, database: str | None = None) -> World:
     """A configured model that has seen nothing yet; ``database`` is a URL, default SQLite in the state directory."""
     contract = small_contract()
-    rows = small_rows(days, per_day)
     (root / "small.avsc").write_text(json.dumps(contract.document))
     past = small_rows(20, per_day, first_day=-20)
     profile = build_profile(past, contract.fields, model="small", labels=contract.target.labels)
     (root / "profile.json").write_text(profile.to_json())
     (root / "flywheel.toml").write_text(TOML)
+    return open_world(root, days=days, per_day=per_day, database=database)
+
+
+def open_world(root: Path, *, days: int = DAYS, per_day: int = PER_DAY, database: str | None = None) -> World:
+    """A world whose files are there: of :func:`bare_world`, or a copy of one."""
     config = load_config(root / "flywheel.toml", database=database)
     engine = open_database(config.database_url)
     registry = FileRegistry(config.registry_path)
     schema_id = registry.register(subject("summaries"), envelope("summaries"))
-    codec = Codec(registry)
+    codec, rows = Codec(registry), small_rows(days, per_day)
     return World(root, config, engine, codec, Merger(engine, codec, schema_id), rows, served_scores(rows))
 
 
