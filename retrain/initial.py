@@ -14,6 +14,7 @@ from retrain import triggers
 from retrain.artifacts import ArtifactStore
 from retrain.dataset import DatasetRequest, build_dataset, keep_table, standard_rows
 from retrain.errors import DatasetRefusedError, TrainerFailedError
+from retrain.folds import write_scores
 from retrain.launch import FitResult
 from retrain.manifest import Manifest
 from retrain.metrics import auc, calibration_error
@@ -129,6 +130,8 @@ def _first(
     setting = Setting(paths, contract, policy, manifest, (mixed(),), None)
     with Tournament(setting) as tournament:
         fit, reference, metrics = _fit_both(tournament, manifest)
+        if policy.gate.block == "day":
+            write_scores(tournament, rows, paths, fit.told["artifact_sha256"])
     ArtifactStore(paths).adopt(fit.folder / "artifact", fit.told["artifact_sha256"])
     with write(engine) as connection:
         leases.check(connection, lease)

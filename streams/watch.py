@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import structlog
 
 from labeling.sql import upsert
 from retrain.columns import with_columns
+from retrain.folds import scores_path
 from retrain.joined import archive_ends, feature_columns, read_archive
 from retrain.registry import Version
 from schemas.database import read, write
@@ -185,7 +187,9 @@ class Watch:
         monitor = self._restored(model, version.version)
         history = self._history(model, version, start_us)
         if monitor is None:
-            monitor = Monitor(policy, self._info(model, version.version), plan.profile, start_us)
+            is_honest = self._folds(version).exists()
+            info = self._info(model, version.version)
+            monitor = Monitor(policy, info, plan.profile, start_us, is_history_honest=is_honest)
         monitor.add(history)
         self.models[model] = Watched(
             monitor, ArchiveRows(self.runtime.config.archive_dir, plan.contract), base, version
@@ -254,11 +258,22 @@ class Watch:
         if not rows.height:
             return []
         predicted = self.runtime.predictor(version).predict(with_columns(rows, version.boundaries))
-        rows = rows.with_columns(score=pl.Series(predicted.scores, dtype=pl.Float64))
+        rows = self._honest(rows.with_columns(score=pl.Series(predicted.scores, dtype=pl.Float64)), version)
         if predicted.labels is not None:
             rows = rows.with_columns(label=pl.Series(predicted.labels, dtype=pl.String))
         slices = [(s.field, s.value) for s in contract.slices()]
         return history_parts(rows, plan.profile, version=version.version, slices=slices, kind=plan.kind)
+
+    def _folds(self, version: Version) -> Path:
+        return scores_path(self.runtime.paths, version.artifact_sha256)
+
+    def _honest(self, rows: pl.DataFrame, version: Version) -> pl.DataFrame:
+        """Out-of-fold scores instead of the ones that a version gives to rows it has learnt from."""
+        if not self._folds(version).exists():
+            return rows
+        unseen = pl.read_parquet(self._folds(version)).rename({"score": "unseen"})
+        joined = rows.join(unseen, on="prediction_id", how="left", maintain_order="left")
+        return joined.with_columns(score=pl.coalesce("unseen", "score")).drop("unseen")
 
     # -- put-back -----------------------------------------------------------------------------------------------------
 

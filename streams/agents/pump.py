@@ -30,7 +30,7 @@ log = structlog.get_logger("flywheel.agents")
 class NotYetError(FlywheelError):
     """Something that a handler needs is on its way."""
 
-    action = ""
+    action = "It is tried again; check that all workers share one archive if it stays away."
     disposition = Disposition.RETRY
 
 

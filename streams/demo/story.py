@@ -233,9 +233,13 @@ class Story:
                 store.submit(
                     claim.token, verdict=given.verdict, answer=given.label, feature=given.feature, note=given.reason
                 )
+        answered = {(p.kind, p.cause) for p in store.proposals("accepted")}
         for proposal in store.proposals("open"):
+            if (proposal.kind, proposal.cause) in answered:
+                store.refuse(proposal.proposal_id, OWNER, "answered already: the new meaning is the contract now")
+                continue
             store.accept(proposal.proposal_id, OWNER)
-            self.say(f"   simulated reviewer: proposal accepted: {proposal.kind} ({proposal.cause})")
+            self.say(f"   simulated owner: proposal accepted: {proposal.kind} ({proposal.cause})")
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
