@@ -33,6 +33,9 @@ from streams.plane.source import Chunk, Frontier, Log, runs
 TOPICS = tuple(topic(noun) for noun in SOURCES)
 CONSUME_TIMEOUT_S = 0.05
 """An incomplete batch waits this long: the latency of a quiet stream, and nothing to a busy one."""
+WORK_INTERVAL_S = 0.1
+"""A partition number with less than a micro-batch in hand is worked on this often at most: a step has a fixed cost of
+some milliseconds, which a quiet stream would pay for every few records."""
 LOOK_INTERVAL_S = 0.02
 """At most this often the broker is asked whether a topic that holds others back has really ended."""
 CHECKPOINT_INTERVAL_S = 10.0
@@ -104,6 +107,7 @@ class DataPlane:
         self._partitions = 0
         self._said_idle: set[int] = set()
         self._looked: dict[int, float] = {}
+        self._worked: dict[int, float] = {}
         self._last_tick = self._last_archive = self._last_checkpoint = self._last_heartbeat = 0.0
         self._committed: dict[tuple[str, int], int] = {}
         self._failure: BaseException | None = None
@@ -149,11 +153,15 @@ class DataPlane:
                     self._on_gap(name, partition, int(offsets[0]) - gone, gone)
         is_caught_up = len(messages) < self._s.batch_records
         for number, numbered in list(self._numbers.items()):
-            if numbered.frontier.in_hand and (is_caught_up or numbered.frontier.in_hand >= self._s.batch_records):
+            in_hand = numbered.frontier.in_hand
+            if in_hand >= self._s.batch_records or (in_hand and is_caught_up and self._is_due(number)):
                 self._work(number, numbered)
         self._throttle()
         if time.monotonic() - self._last_tick >= self._s.summary_interval_ms / 1000:
             self._tick()
+
+    def _is_due(self, number: int) -> bool:
+        return time.monotonic() - self._worked.get(number, 0.0) >= WORK_INTERVAL_S
 
     def _spent(self, stage: str, since: float) -> None:
         self.stage_s[stage] += time.perf_counter() - since
@@ -162,6 +170,7 @@ class DataPlane:
         self._look(number, numbered)
         while (taken := numbered.frontier.take(self._s.batch_records)) is not None:
             started = time.perf_counter()
+            self._worked[number] = time.monotonic()
             batches: list[dict[str, Batch]] = [{} for _ in SOURCES]
             clock: Clock | None = None
             is_news = False

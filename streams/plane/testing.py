@@ -205,7 +205,7 @@ class FakeConsumer:
             if kafka.chance.random() < 0.4:
                 continue
             log, at = kafka.logs[key], self._at[key]
-            at_most = min(n - len(found), kafka.chance.choice((1, 10, 100, n)))
+            at_most = min(n - len(found), kafka.chance.choice((1, 30, 100, n)))
             some = [m for m in log[at : at + at_most] if m.visible_ms <= kafka.now_ms]
             found += some
             self._at[key] += len(some)

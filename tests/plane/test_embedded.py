@@ -88,7 +88,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def test_all_kinds_of_events_give_what_a_plain_computation_gives(bench: Bench) -> None:
-    bench.send(bench.world.events(2_000))
+    bench.send(bench.world.events(1_000))
     running = bench.run()
     bench.outputs.compare(bench.expected())
     assert running.metrics["assigned"] == [0, 1]
@@ -97,8 +97,8 @@ def test_all_kinds_of_events_give_what_a_plain_computation_gives(bench: Bench) -
 
 @pytest.mark.parametrize("store", ["kept", "gone", "damaged", "of another contract"])
 def test_a_restart_goes_on_with_or_without_its_join_store(bench: Bench, store: str) -> None:
-    events = list(bench.world.events(2_000))
-    bench.send(iter(events[:3_000]))
+    events = list(bench.world.events(1_000))
+    bench.send(iter(events[:1_500]))
     bench.run()
     join = bench.plane.settings.join_dir
     for folder in list(join.iterdir()):
@@ -110,7 +110,7 @@ def test_a_restart_goes_on_with_or_without_its_join_store(bench: Bench, store: s
             next(path for path in (folder / "runs").iterdir() if ".rows." in path.name).write_bytes(b"nonsense")
         elif store == "of another contract":
             checkpoint.write_text(text.replace(bench.world.contracts["late"].fingerprint, "0" * 16))
-    bench.send(iter(events[3_000:]))
+    bench.send(iter(events[1_500:]))
     bench.run()
     bench.outputs.compare(bench.expected())
     aside = [path.name for path in join.iterdir() if ".aside-" in path.name]

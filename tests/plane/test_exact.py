@@ -18,7 +18,7 @@ from streams.testing.oracle import Oracle, Result, Settings
 from streams.testing.outputs import Outputs
 from streams.testing.world import SKEW_US, WINDOW_US, World
 
-SLOW = settings(max_examples=12, suppress_health_check=list(HealthCheck))
+SLOW = settings(max_examples=20, suppress_health_check=list(HealthCheck))
 
 
 class Run:
@@ -86,7 +86,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: World) -> Any:
 
 
 def test_one_uninterrupted_run_finds_everything(runs: Any) -> None:
-    run = runs(1, 2_000)
+    run = runs(1, 800)
     assert run.start()
     run.check()
 
@@ -94,10 +94,10 @@ def test_one_uninterrupted_run_finds_everything(runs: Any) -> None:
 CUTS = st.fixed_dictionaries(
     {
         "seed": st.integers(0, 2**31),
-        "batch_records": st.sampled_from((5, 60, 400, 5_000)),
+        "batch_records": st.sampled_from((20, 60, 400, 5_000)),
         "segment_records": st.sampled_from((16, 100, 256, 4_096)),
         "is_log_append": st.booleans(),
-        "predictions": st.sampled_from((30, 150)),
+        "predictions": st.sampled_from((30, 120)),
     }
 )
 
