@@ -69,6 +69,13 @@ def load_records(connection: sa.Connection, model: str) -> list[dict[str, Any]]:
     return list(connection.execute(query).scalars())
 
 
+def load_proposals(connection: sa.Connection, model: str) -> tuple[Proposal, ...]:
+    """The accepted proposals alone: asked for every hour of event time, however many labels there are."""
+    kind = label_fact.c.record["kind"].as_string()
+    query = sa.select(label_fact.c.record).where(label_fact.c.model == model, kind.like("proposal%"))
+    return fold(connection.execute(query.order_by(label_fact.c.seq)).scalars()).proposals
+
+
 def fold(records: Iterable[Mapping[str, Any]]) -> LabelFacts:
     """The state that the events lead to.
 

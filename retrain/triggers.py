@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from croniter import croniter
 
-from retrain.labels import load_facts
+from retrain.labels import load_proposals
 from retrain.lease import is_held
 from retrain.manifest import canonical
 from retrain.policy import RetrainPolicy
@@ -190,7 +190,7 @@ def gather(
             alias_event.c.model == model, alias_event.c.alias == CHAMPION
         )
         anchors = [row.as_of_us for row in done if row.trigger == "cron"][:1] or [connection.execute(first).scalar()]
-        facts = load_facts(connection, model)
+        proposals = load_proposals(connection, model)
         champion = current(connection, model)
         known = find_version(connection, model, champion).boundaries if champion else ()
     return Evidence(
@@ -202,7 +202,7 @@ def gather(
         cron_anchor_us=anchors[0],
         is_running=is_held(engine, model),
         alerts=tuple(alerts),
-        proposals=unsolved(facts.proposals, known),
+        proposals=unsolved(proposals, known),
     )
 
 

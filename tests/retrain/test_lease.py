@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 
 import pytest
 import sqlalchemy as sa
@@ -102,8 +104,6 @@ def test_who_lost_the_lease_cannot_write(world: World) -> None:
 
 
 def test_a_heartbeat_prolongs_the_lease(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
     monkeypatch.setattr(leases, "HEARTBEAT_S", 0.01)
     with write(world.engine) as connection:
         lease, _ = leases.claim(connection, "small", "a", 0)
@@ -116,3 +116,22 @@ def test_a_heartbeat_prolongs_the_lease(world: World, monkeypatch: pytest.Monkey
     with leases.kept(world.engine, lease, clock):
         assert beaten.wait(30)
     assert row(world).until_us == 500 + leases.LEASE_US
+
+
+def test_of_many_claims_at_once_one_wins(world: World) -> None:
+    won: list[int] = []
+    start = threading.Barrier(8)
+
+    def claim(number: int) -> None:
+        start.wait()
+        with suppress(RunInProgressError), write(world.engine) as connection:
+            leases.claim(connection, "small", f"r{number}", now_us())
+            won.append(number)
+
+    threads = [threading.Thread(target=claim, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert row(world).run_id == f"r{won[0]}"
