@@ -7,7 +7,8 @@ rows and a model that nobody registered are states to be told, not errors. Times
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from retrain.registry import CHAMPION
 from retrain.tables import alias_event, model_version, retrain_decision, retrain_run, run_candidate
 from schemas.database import open_database, read
 from schemas.database.outbox import outbox
-from schemas.errors import FlywheelError
+from schemas.errors import DatabaseUnreachableError, FlywheelError
 from schemas.events import SOURCES, topic
 from schemas.parts import N_TRUTH, N
 from schemas.registry import Codec
@@ -74,7 +75,7 @@ class StatusReader:
             If ``model`` is neither configured nor known.
         """
         moment = now_us() if time_us is None else time_us
-        with self.lock, read(self.engine) as connection:
+        with self.lock, looking_at(self.engine) as connection:
             names = self._models(connection, model)
             logs = self.windows.logs(connection)
             models = {name: self._model(connection, name, moment) for name in names}
@@ -136,6 +137,25 @@ class StatusReader:
         except FlywheelError as error:  # a contract that is gone or broken
             return {"quality": [], "quality_error": str(error)}
         return {"quality": [day.as_dict() for day in days]}
+
+
+@contextmanager
+def looking_at(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that only reads; what the database refuses is told as one of our errors.
+
+    Raises
+    ------
+    DatabaseUnreachableError
+        If the server went away, the file cannot be read, or its tables are not ours.
+    """
+    try:
+        with read(engine) as connection:
+            yield connection
+    except sa.exc.DBAPIError as error:
+        reason = str(error.orig).strip().partition("\n")[0]
+        raise DatabaseUnreachableError(
+            f"The database {engine.url.render_as_string()} does not answer: {reason}."
+        ) from error
 
 
 def open_status(config: Config) -> StatusReader:

@@ -18,7 +18,6 @@ from labeling.tables import annotation, item, label_event, proposal, proposal_su
 from retrain.paths import Paths
 from retrain.tables import regression_case
 from schemas.contract import Contract
-from schemas.database import read
 from schemas.errors import FlywheelError
 from schemas.events import topic
 from schemas.registry import Codec
@@ -27,7 +26,7 @@ from streams import lineage
 from streams.config import Config
 from streams.ends import LogEnds
 from streams.records import Record, Records, features_of, find_records
-from streams.status import watermark
+from streams.status import looking_at, watermark
 from streams.tables import alert
 from streams.windows import WindowReader
 
@@ -77,7 +76,7 @@ class Tracer:
 
     def _trace(self, prediction_id: str, model: str | None, asks: bool) -> dict[str, Any]:
         records = find_records(self.config.archive_dir, prediction_id, self.codec, self.ends)
-        with read(self.engine) as connection:
+        with looking_at(self.engine) as connection:
             known = {row["model"] for rows in records.found.values() for row in rows}
             for table in (item, regression_case):
                 query = sa.select(table.c.model).where(table.c.prediction_id == prediction_id)

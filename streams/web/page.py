@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import sqlalchemy as sa
 import structlog
 from aiohttp import web
 
@@ -73,8 +72,8 @@ class StatusPage:
         nonce = secrets.token_urlsafe(16)
         try:
             body, status = html.page(await self._look(request), nonce), 200
-        except (FlywheelError, sa.exc.SQLAlchemyError) as error:
-            body, status = html.failure(_told(error), nonce), 503
+        except FlywheelError as error:
+            body, status = html.failure(str(error), nonce), 503
         headers = {"Content-Security-Policy": policy(nonce)}
         return web.Response(text=body, status=status, content_type="text/html", headers=headers)
 
@@ -82,8 +81,8 @@ class StatusPage:
         """The same as JSON."""
         try:
             view = await self._look(request)
-        except (FlywheelError, sa.exc.SQLAlchemyError) as error:
-            told = {"error": {"type": type(error).__name__, "message": _told(error)}}
+        except FlywheelError as error:
+            told = {"error": {"type": type(error).__name__, "message": str(error)}}
             return web.json_response(told, status=503)
         return web.Response(text=json.dumps(view, default=str), content_type="application/json")
 
@@ -183,9 +182,3 @@ def _host_of(given: str) -> str:
     if given.startswith("["):
         return given[1:].partition("]")[0].lower()
     return given.partition(":")[0].lower()
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, FlywheelError):
-        return str(error)
-    return f"The database does not answer ({type(error).__name__}); the worker goes on when it does."

@@ -15,7 +15,6 @@ import sqlalchemy as sa
 
 from retrain.registry import CHAMPION
 from retrain.tables import alias_event
-from schemas.database import read
 from schemas.errors import FlywheelError
 from schemas.parts import ALL_SLICE, CELLS, CELLS_SIDE, N_INPUT, Part
 from schemas.profile import FeatureProfile
@@ -24,7 +23,7 @@ from streams.config import ModelConfig
 from streams.days import quality_days
 from streams.ends import LogEnds
 from streams.logic.scores import compare
-from streams.status import StatusReader
+from streams.status import StatusReader, looking_at
 from streams.tables import alert
 
 DAYS_DEFAULT = 30
@@ -116,7 +115,7 @@ class View:
         else:
             notes.append(f"There is no slice '{choice.slice}'.")
         windows = self.reader.windows
-        with self.reader.lock, read(self.reader.engine) as connection:
+        with self.reader.lock, looking_at(self.reader.engine) as connection:
             days = quality_days(
                 windows, connection, self.reader.config, model, last=choice.days, slice_name=shown["slice"]
             )

@@ -20,7 +20,7 @@ from retrain.tables import retrain_run, run_candidate
 from retrain.testing import CLUSTER, START_US
 from retrain.triggers import Decision, audit
 from schemas.database import write
-from schemas.errors import BrokerUnreachableError, ConfigError
+from schemas.errors import BrokerUnreachableError, ConfigError, DatabaseUnreachableError
 from schemas.events import SOURCES, topic
 from schemas.parts import N, Part
 from schemas.times import DAY_US, HOUR_US
@@ -343,6 +343,13 @@ def test_status_of_nothing_creates_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert done.exit_code == 0
     assert "No model is configured" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_with_other_tables_is_told_without_a_traceback(world: World) -> None:
+    with write(world.engine) as connection:
+        progress.drop(connection)
+    with pytest.raises(DatabaseUnreachableError, match="no such table: progress"):
+        gathered(world)
 
 
 def test_watching_ends_cleanly_with_ctrl_c(world: World) -> None:
