@@ -155,6 +155,8 @@ class DataPlane:
         for number, numbered in list(self._numbers.items()):
             in_hand = numbered.frontier.in_hand
             if in_hand >= self._s.batch_records or (in_hand and is_caught_up and self._is_due(number)):
+                if is_caught_up:
+                    self._look(number, numbered)
                 self._work(number, numbered)
         self._throttle()
         if time.monotonic() - self._last_tick >= self._s.summary_interval_ms / 1000:
@@ -167,7 +169,6 @@ class DataPlane:
         self.stage_s[stage] += time.perf_counter() - since
 
     def _work(self, number: int, numbered: Numbered) -> None:
-        self._look(number, numbered)
         while (taken := numbered.frontier.take(self._s.batch_records)) is not None:
             started = time.perf_counter()
             self._worked[number] = time.monotonic()
@@ -227,9 +228,12 @@ class DataPlane:
             self._see_end(number, each)
 
     def _see_end(self, number: int, each: Log) -> bool:
+        place = TopicPartition(TOPICS[each.place], number)
         asked_ms = time.time_ns() // 1_000_000
         try:
-            _, high = self._consumer.get_watermark_offsets(TopicPartition(TOPICS[each.place], number), timeout=1.0)
+            _, high = self._consumer.get_watermark_offsets(place, cached=True)  # as the last fetch said: costs nothing
+            if high <= each.fetched:
+                _, high = self._consumer.get_watermark_offsets(place, timeout=1.0)
         except KafkaException:
             return False
         if high > each.fetched:

@@ -136,8 +136,25 @@ class ModelPlan:
     @cached_property
     def slice_fields(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Fields with declared slices, and their values."""
-        found = tuple((f.name, f.slices[:SLICE_VALUES_MAX]) for f in self.contract.fields if f.slices)
+        found = tuple(
+            (f.name, tuple(dict.fromkeys(f.slices))[:SLICE_VALUES_MAX]) for f in self.contract.fields if f.slices
+        )
         return found
+
+    @cached_property
+    def slice_types(self) -> tuple[pl.Enum, ...]:
+        """For every slice field, the type whose codes are the declared values."""
+        return tuple(pl.Enum(values) for _, values in self.slice_fields)
+
+    @cached_property
+    def domains(self) -> dict[str, pl.Enum]:
+        """For every field with a domain, the type that only its values fit."""
+        return {f.name: pl.Enum(list(dict.fromkeys(f.domain))) for f in self.contract.fields if f.domain is not None}
+
+    @cached_property
+    def label_type(self) -> pl.Enum:
+        """The type whose codes are the places of the labels."""
+        return pl.Enum(list(self.labels))
 
     @cached_property
     def slice_names(self) -> tuple[tuple[str, ...], ...]:
@@ -206,25 +223,22 @@ class ModelPlan:
                 continue
             column = frame[f.name]
             rows["cells"][:, i] = self.profile.feature(f.name).codes(column)
-            if f.min is not None:
-                outside[:, i] |= (column < f.min).fill_null(value=False).to_numpy()
-            if f.max is not None:
-                outside[:, i] |= (column > f.max).fill_null(value=False).to_numpy()
+            if f.min is not None or f.max is not None:
+                outside[:, i] = _out_of_range(column, f.min, f.max)
             if f.domain is not None:
-                outside[:, i] |= (~column.is_in(list(f.domain))).fill_null(value=False).to_numpy()
+                outside[:, i] |= _out_of_domain(column, self.domains[f.name])
         rows["outside"] = np.packbits(outside, axis=1)
-        for i, (name, values) in enumerate(self.slice_fields):
+        for i, (name, _) in enumerate(self.slice_fields):
             if name in frame.columns:
-                code = frame[name].cast(pl.Enum(list(values)), strict=False).to_physical().cast(pl.Int16)
-                rows["slices"][:, i] = (code + 1).fill_null(0).to_numpy()
+                rows["slices"][:, i] = _physical(frame[name].cast(self.slice_types[i], strict=False), -1) + 1
         return rows
 
     def predictions(self, frame: pl.DataFrame, versions: Versions) -> Rows:
         """Rows of prediction events."""
         rows = np.zeros(frame.height, self.prediction_type)
         _common(rows, frame)
-        rows["due_us"] = frame["truth_due"].fill_null(0).to_numpy()
-        rows["score"] = frame["score"].fill_null(np.nan).to_numpy()
+        rows["due_us"] = _filled(frame["truth_due"], 0)
+        rows["score"] = _filled(frame["score"], np.nan)
         rows["version"] = versions.numbers(frame)
         rows["label"] = self._label_codes(frame["label"])
         if self.score_feature is not None:
@@ -245,16 +259,15 @@ class ModelPlan:
             rows["label"][is_user] = np.where(
                 (frame["label"] == "right").fill_null(value=False).to_numpy()[is_user], 0, 1
             )
-        rows["value"] = frame["value"].fill_null(np.nan).to_numpy()
+        rows["value"] = _filled(frame["value"], np.nan)
         for i, name in enumerate(self.contract.facts):
-            rows["facts"][:, i] = frame[f"fact_{name}"].fill_null(np.nan).to_numpy()
+            rows["facts"][:, i] = _filled(frame[f"fact_{name}"], np.nan)
         return rows
 
     def _label_codes(self, column: pl.Series) -> npt.NDArray[np.uint8]:
         if not self.labels or column.null_count() == len(column):
             return np.full(len(column), NO_LABEL, np.uint8)
-        known = column.cast(pl.Enum(list(self.labels)), strict=False).to_physical().cast(pl.Int16)
-        codes = known.fill_null(CONFUSION_OTHER).to_numpy().astype(np.uint8)
+        codes = _physical(column.cast(self.label_type, strict=False), CONFUSION_OTHER).astype(np.uint8)
         if column.null_count():
             codes[column.is_null().to_numpy()] = NO_LABEL
         return codes
@@ -313,6 +326,36 @@ def _quoted(rule: str) -> str:
     """
     pieces = re.split(r"('[^']*'|\"[^\"]*\")", rule)
     return "".join(p if i % 2 else re.sub(r"\buser\b", '"user"', p, flags=re.I) for i, p in enumerate(pieces))
+
+
+def _filled(column: pl.Series, value: float) -> npt.NDArray[Any]:
+    """The column with a value for null; a column that has none (the usual one) is not copied."""
+    return (column.fill_null(value) if column.null_count() else column).to_numpy()
+
+
+def _physical(column: pl.Series, absent: int) -> npt.NDArray[np.int64]:
+    """The codes of an Enum column."""
+    return _filled(column.to_physical().cast(pl.Int64), absent)
+
+
+def _out_of_range(column: pl.Series, low: float | None, high: float | None) -> npt.NDArray[np.bool_]:
+    """Values outside; not-a-number is above every maximum, null is neither."""
+    x = _filled(column, 0).astype(np.float64, copy=False)
+    outside = np.zeros(len(x), bool)
+    if low is not None:
+        outside |= x < low
+    if high is not None:
+        outside |= ~(x <= high)
+    if column.null_count():
+        outside &= column.is_not_null().to_numpy()
+    return outside
+
+
+def _out_of_domain(column: pl.Series, domain: pl.Enum) -> npt.NDArray[np.bool_]:
+    fits = column.cast(domain, strict=False)
+    if fits.null_count() == column.null_count():
+        return np.zeros(len(column), bool)
+    return (fits.is_null() & column.is_not_null()).to_numpy()
 
 
 def _common(rows: Rows, frame: pl.DataFrame) -> None:

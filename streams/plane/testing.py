@@ -215,7 +215,9 @@ class FakeConsumer:
             kafka.stop.set()
         return found
 
-    def get_watermark_offsets(self, at: TopicPartition, timeout: float) -> tuple[int, int]:
+    def get_watermark_offsets(self, at: TopicPartition, timeout: float = 0.0, cached: bool = False) -> tuple[int, int]:
+        if cached:
+            return -1001, self._at[at.topic, at.partition]
         self._kafka.called()
         log = self._kafka.logs[at.topic, at.partition]
         end = sum(1 for m in log if m.visible_ms <= self._kafka.now_ms)
