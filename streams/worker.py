@@ -19,6 +19,7 @@ from streams.agents.handlers import Alerts, DeadLetters, Failures, Labels, Model
 from streams.agents.pump import pump
 from streams.agents.relay import Relay
 from streams.agents.scheduler import Scheduler
+from streams.agents.transport import ShortFetchApp
 from streams.config import Config
 from streams.merging import Merger
 from streams.plane.loop import DataPlane
@@ -64,7 +65,7 @@ class PlaneService(Service):  # type: ignore[misc]
 def make_app(runtime: Runtime, plane: DataPlane) -> tuple[faust.App, PlaneService]:
     """The Faust app with its agents, timers and services."""
     config = runtime.config
-    app = faust.App(
+    app = (ShortFetchApp if runtime.is_embedded else faust.App)(
         f"{config.group}-control",
         broker=";".join(f"kafka://{address}" for address in runtime.bootstrap.split(",")),
         store="memory://",
