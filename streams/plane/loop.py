@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.errors import RecordsGoneError
 from schemas.events import SOURCES, topic
@@ -95,6 +95,8 @@ class DataPlane:
         keeps_bytes = all(f.sensitivity == "none" for plan in plans.values() for f in plan.contract.fields)
         self._emitter = Emitter(producer_settings, Codec(registry), ids, settings.cluster, keeps_bytes=keeps_bytes)
         self._consumer = Consumer({**consumer_settings, "error_cb": self._on_error})
+        # Asks for the ends of topics on a connection of its own, on which no long fetch is in the way.
+        self._looker = Consumer({**consumer_settings, "error_cb": self._on_error})
         self._is_incremental = consumer_settings.get("group.protocol") == "consumer"
         self._decoders = [Decoder(registry) for _ in SOURCES]
         self._checkers = [Checker(place, plans, settings.future_skew_ms * 1000) for place in range(len(SOURCES))]
@@ -106,7 +108,7 @@ class DataPlane:
         self._paused: set[tuple[str, int]] = set()
         self._partitions = 0
         self._said_idle: set[int] = set()
-        self._looked: dict[int, float] = {}
+        self._looked = 0.0
         self._worked: dict[int, float] = {}
         self._last_tick = self._last_archive = self._last_checkpoint = self._last_heartbeat = 0.0
         self._committed: dict[tuple[str, int], int] = {}
@@ -134,6 +136,7 @@ class DataPlane:
             self._save()
         finally:
             self._consumer.close()
+            self._looker.close()
 
     def _turn(self) -> None:
         started = time.perf_counter()
@@ -152,11 +155,11 @@ class DataPlane:
                 if gone:
                     self._on_gap(name, partition, int(offsets[0]) - gone, gone)
         is_caught_up = len(messages) < self._s.batch_records
+        if is_caught_up:
+            self._look()
         for number, numbered in list(self._numbers.items()):
             in_hand = numbered.frontier.in_hand
             if in_hand >= self._s.batch_records or (in_hand and is_caught_up and self._is_due(number)):
-                if is_caught_up:
-                    self._look(number, numbered)
                 self._work(number, numbered)
         self._throttle()
         if time.monotonic() - self._last_tick >= self._s.summary_interval_ms / 1000:
@@ -218,28 +221,35 @@ class DataPlane:
             self._emitter.send("outcomes", record["prediction_id"], record)
         self._emitter.poll()
 
-    def _look(self, number: int, numbered: Numbered) -> None:
+    def _look(self) -> None:
         """Ask the broker about the ends of topics that hold others back."""
         now = time.monotonic()
-        if now - self._looked.get(number, 0.0) < LOOK_INTERVAL_S:
+        if now - self._looked < LOOK_INTERVAL_S:
             return
-        for each in numbered.frontier.blockers():
-            self._looked[number] = now
-            self._see_end(number, each)
+        asked = [(number, each) for number, numbered in self._numbers.items() for each in numbered.frontier.blockers()]
+        if asked:
+            self._looked = now
+            self._see_ends(asked)
 
-    def _see_end(self, number: int, each: Log) -> bool:
-        place = TopicPartition(TOPICS[each.place], number)
+    def _see_ends(self, asked: list[tuple[int, Log]]) -> int:
+        """Note which of these logs are read to their end; returns the time at which the broker was asked, in ms."""
         asked_ms = time.time_ns() // 1_000_000
-        try:
-            _, high = self._consumer.get_watermark_offsets(place, cached=True)  # as the last fetch said: costs nothing
-            if high <= each.fetched:
-                _, high = self._consumer.get_watermark_offsets(place, timeout=1.0)
-        except KafkaException:
-            return False
-        if high > each.fetched:
-            return False
-        each.seen_end_ms = asked_ms
-        return True
+        places = {(TOPICS[each.place], number): each for number, each in asked if self._seems_at_end(number, each)}
+        if places:
+            try:
+                ends = self._looker.offsets_for_times([TopicPartition(*at, OFFSET_END) for at in places], timeout=1.0)
+            except KafkaException:
+                return asked_ms
+            for end in ends:
+                each = places[end.topic, end.partition]
+                if end.error is None and 0 <= end.offset <= each.fetched:
+                    each.seen_end_ms = asked_ms
+        return asked_ms
+
+    def _seems_at_end(self, number: int, each: Log) -> bool:
+        """Whether the last fetch saw nothing more: asks nobody."""
+        place = TopicPartition(TOPICS[each.place], number)
+        return bool(self._consumer.get_watermark_offsets(place, cached=True)[1] <= each.fetched)
 
     def _throttle(self) -> None:
         for number, numbered in self._numbers.items():
@@ -259,21 +269,20 @@ class DataPlane:
         self._last_tick = now
         archive = is_last or now - self._last_archive >= self._s.archive_interval_ms / 1000
         taken_us = now_us()
-        quiet = {number: self._is_idle(number, numbered) for number, numbered in self._numbers.items()}
+        quiet = self._idle()
         changed = {
             number: self._changed(number, numbered, archive=archive) for number, numbered in self._numbers.items()
         }
-        turned_idle = any(quiet[number] and number not in self._said_idle for number in quiet)
-        beat = any(changed.values()) or turned_idle or now - self._last_heartbeat >= HEARTBEAT_INTERVAL_S
+        beat = any(changed.values()) or quiet - self._said_idle or now - self._last_heartbeat >= HEARTBEAT_INTERVAL_S
         if beat:
             self._last_heartbeat = now
-        self._said_idle = {number for number, is_quiet in quiet.items() if is_quiet}
+        self._said_idle = quiet
         for number, numbered in self._numbers.items():
-            if changed[number] or (beat and quiet[number]):
+            if changed[number] or (beat and number in quiet):
                 envelope = {
                     "cluster": self._s.cluster, "partition": number, "partitions": self._partitions, "time": taken_us,
                     "watermark": self._watermark(numbered.tracks[TOPIC_PREDICTIONS].newest_event_us),
-                    "is_idle": quiet[number],
+                    "is_idle": number in quiet,
                 }  # fmt: skip
                 self._emitter.summaries(envelope, changed[number])
         if archive:
@@ -292,9 +301,11 @@ class DataPlane:
         }
         self._spent("emit", started)
 
-    def _is_idle(self, number: int, numbered: Numbered) -> bool:
-        logs = numbered.frontier.logs
-        return not numbered.frontier.in_hand and all([self._see_end(number, each) for each in logs])
+    def _idle(self) -> set[int]:
+        """Partition numbers of which everything that is on their topics now was worked on."""
+        empty = {number: n for number, n in self._numbers.items() if not n.frontier.in_hand}
+        asked_ms = self._see_ends([(number, each) for number, n in empty.items() for each in n.frontier.logs])
+        return {number for number, n in empty.items() if all(e.seen_end_ms >= asked_ms for e in n.frontier.logs)}
 
     def _watermark(self, newest_us: int) -> int | None:
         return None if newest_us == NO_EVENT else newest_us - self._s.disorder_ms * 1000
@@ -303,10 +314,11 @@ class DataPlane:
         found = []
         for place, track in enumerate(numbered.tracks):
             segments = track.changed()
-            for segment in segments:
+            for segment in track.segments.values() if archive else segments:
                 is_complete = track.is_complete(segment)
                 if archive or is_complete:
                     self._archive.write(SOURCES[place], number, segment.number, segment.end, is_complete=is_complete)
+            for segment in segments:
                 parts = segment.parts(numbered.versions, self._profiles)
                 found.append(segment_record(track, segment, parts, self._watermark(segment.newest_event_us)))
             track.emitted(segments)

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import OFFSET_END, TopicPartition
 
 from schemas.events import SOURCES, topic
 from schemas.registry import FileRegistry, Registry
@@ -232,9 +232,14 @@ class FakeConsumer:
             self._kafka.commits[each.topic, each.partition] = each
 
     def offsets_for_times(self, asked: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        self._kafka.called()
         answers = []
         for a in asked:
             log = self._kafka.logs[a.topic, a.partition]
+            if a.offset == OFFSET_END:
+                end = sum(1 for m in log if m.visible_ms <= self._kafka.now_ms)
+                answers.append(TopicPartition(a.topic, a.partition, end))
+                continue
             first = next((m.offset() for m in log if m.timestamp_[1] >= a.offset), -1)
             answers.append(TopicPartition(a.topic, a.partition, first))
         return answers
