@@ -24,7 +24,8 @@ from streams.plane.archive import ArchiveWriter
 from streams.plane.check import Checker
 from streams.plane.decode import Decoded, Decoder
 from streams.plane.emit import Emitter, segment_record
-from streams.plane.numbered import Batch, Clock, Found, Numbered
+from streams.plane.numbered import Batch, Clock, Numbered
+from streams.plane.pick import Found
 from streams.plane.plan import TOPIC_INPUTS, TOPIC_PREDICTIONS, ModelPlan
 from streams.plane.restore import Resume, earlier_logs, resume
 from streams.plane.segments import NO_EVENT, Track

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +14,12 @@ from schemas.times import HOUR_US
 from streams.plane.count import count_pairs, count_truths
 from streams.plane.decode import Decoded
 from streams.plane.join import Joined, ModelStore, join, timer_rows
+from streams.plane.pick import Found, Ids, Origin, pick
 from streams.plane.plan import (
-    NO_LABEL,
     ORDER_OF_TOPIC,
     ORDER_TOPICS,
-    RULE_AUDIT,
-    RULE_NO_TRUTH,
     TOPIC_INPUTS,
     TOPIC_PREDICTIONS,
-    USER_WORDS,
     ModelPlan,
     Versions,
     hashes,
@@ -40,7 +36,6 @@ TIMER_SCHEMA = {
     "offset": pl.Int64,
     "crossed_offset": pl.Int64,  # of the prediction that let it run out; -1: still running
 }
-AUDIT_MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass
@@ -128,14 +123,6 @@ class Clock:
     newest_us: Ints
 
 
-@dataclass
-class Found:
-    """What a step has to say beyond counters."""
-
-    failures: list[dict[str, Any]] = field(default_factory=list)
-    outcomes: list[dict[str, Any]] = field(default_factory=list)
-
-
 class Numbered:
     """State and work of one partition number.
 
@@ -165,7 +152,7 @@ class Numbered:
         self.versions = Versions()
         self.stores: dict[str, ModelStore] = {model: ModelStore(plan) for model, plan in plans.items()}
         self.timers: dict[str, Timers] = {model: Timers() for model in plans}
-        self._cluster, self._policy, self._emit_outcomes = cluster, policy, emit_outcomes
+        self._origin, self._emit_outcomes = Origin(cluster, number, policy), emit_outcomes
 
     def advance(self, topic: int, chunk: Chunk, good: list[tuple[Decoded, str]]) -> Clock:
         """Move a topic's segments past a chunk; returns how event time went on."""
@@ -214,8 +201,11 @@ class Numbered:
         joined = join(self.stores[model], rows[0], rows[1], rows[2], timers, over["offset"].to_numpy())
         self._set_timers(model, started, over, joined)
         self._count(plan, joined)
-        ids = _Ids([b.frame["prediction_id"] if b else None for b in given], rows, (over, timers))
-        self._pick(plan, joined, ids, found)
+        texts = [batch.frame["prediction_id"] if batch else None for batch in given]
+        ids = Ids([*texts, over["prediction_id"]], [*rows, timers])
+        some = pick(plan, joined, ids, self.versions, self._origin, emit_outcomes=self._emit_outcomes)
+        found.failures += some.failures
+        found.outcomes += some.outcomes
 
     def _time_outs(
         self, plan: ModelPlan, batch: Batch | None, clock: Clock | None
@@ -260,91 +250,6 @@ class Numbered:
         for topic, offsets in enumerate(duplicates):
             self.tracks[topic].count("duplicates", offsets)
 
-    def _pick(self, plan: ModelPlan, joined: Joined, ids: _Ids, found: Found) -> None:
-        pairs, truths = joined.pairs, joined.truths
-        if len(pairs) and plan.audit_share > 0:
-            picked = np.flatnonzero(audited(self.number, pairs.predictions["offset"], plan.audit_share))
-            for i in picked:
-                row = (pairs.inputs[i], pairs.predictions[i], None)
-                found.failures.append(self._failure(plan, RULE_AUDIT, plan.audit_share, ids, row, None, None))
-        added = np.flatnonzero(truths.sign > 0)
-        if len(added):
-            self._pick_truths(plan, joined, added, ids, found)
-
-    def _pick_truths(self, plan: ModelPlan, joined: Joined, added: Ints, ids: _Ids, found: Found) -> None:
-        truths = joined.truths
-        answers, facts = truths.predictions[added], truths.truth[added]
-        known, said = truths.has_truth[added] & (facts["undecided"] == 0), truths.has_user[added]
-        truth = plan.words(np.where(known, facts["label"], NO_LABEL).astype(np.uint8))
-        word = np.where(said, truths.user[added]["label"], NO_LABEL)
-        user = pl.Series([USER_WORDS[w] if w != NO_LABEL else None for w in word], dtype=pl.String)
-        columns: dict[str, Any] = {
-            "score": answers["score"],
-            "value": np.where(known, facts["value"], np.nan),
-            "label": plan.words(answers["label"]),
-            "truth": truth,
-            "user": user,
-        }
-        columns |= {name: np.where(known, facts["facts"][:, i], np.nan) for i, name in enumerate(plan.contract.facts)}
-        frame = pl.DataFrame(columns).with_columns(pl.selectors.float().fill_nan(None))
-        picked = plan.failures(frame)
-        is_over = truths.rows[added]["undecided"] == 1
-        if is_over.any():
-            picked[RULE_NO_TRUTH] = is_over
-            for rule in plan.rules:  # nothing is known of the truth, so no rule about it can have been broken
-                picked[rule] = picked[rule] & ~is_over
-        for rule, flags in picked.items():
-            for i in np.flatnonzero(flags):
-                at = int(added[i])
-                row = (truths.inputs[at], truths.predictions[at], truths.rows[at])
-                found.failures.append(self._failure(plan, rule, 1.0, ids, row, truth[int(i)], user[int(i)]))
-        if self._emit_outcomes:
-            for i in np.flatnonzero(truths.rows[added]["kind"] == 0):
-                found.outcomes.append(self._outcome(plan, ids, joined, int(added[i]), truth[int(i)]))
-
-    def _failure(
-        self, plan: ModelPlan, rule: str, probability: float, ids: _Ids, row: tuple[Any, Any, Any | None],
-        truth: str | None, user: str | None,
-    ) -> dict[str, Any]:  # fmt: skip
-        asked, answer, said = row
-        identifier = ids.of(answer["h1"], answer["h2"])
-        version, role = self.versions.names[int(answer["version"])]
-        label = plan.words(np.array([answer["label"]], np.uint8))[0]
-        is_real = said is not None and not said["undecided"]
-        return {
-            "failure_id": f"{identifier}/{rule}",
-            "prediction_id": identifier,
-            "model": plan.model,
-            "version": version,
-            "role": role,
-            "rule": rule,
-            "policy": self._policy,
-            "selection_probability": probability,
-            "event_time": int(answer["event_us"]),
-            "score": None if np.isnan(answer["score"]) else float(answer["score"]),
-            "label": label,
-            "truth": truth,
-            "user": user,
-            "cluster": self._cluster,
-            "partition": self.number,
-            "input_offset": int(asked["offset"]),
-            "prediction_offset": int(answer["offset"]),
-            "feedback_offset": int(said["offset"]) if is_real else -1,  # type: ignore[index]
-        }
-
-    def _outcome(self, plan: ModelPlan, ids: _Ids, joined: Joined, at: int, truth: str | None) -> dict[str, Any]:
-        truths = joined.truths
-        row = (truths.inputs[at], truths.predictions[at], truths.rows[at])
-        record = self._failure(plan, "", 1.0, ids, row, truth, None)
-        value = float(truths.rows[at]["value"])
-        kept = ("prediction_id", "model", "version", "role", "event_time", "score", "label", "truth", "partition")
-        offsets = ("input_offset", "prediction_offset", "feedback_offset")
-        return {
-            "outcome_id": f"{record['prediction_id']}/{record['feedback_offset']}",
-            "value": None if np.isnan(value) else value,
-            **{name: record[name] for name in (*kept, *offsets)},
-        }
-
 
 def _timer_rows(plan: ModelPlan, over: pl.DataFrame, clock: Clock | None) -> Rows:
     """Feedback rows of time-outs, each placed after the prediction that let it run out."""
@@ -353,37 +258,3 @@ def _timer_rows(plan: ModelPlan, over: pl.DataFrame, clock: Clock | None) -> Row
     at = np.searchsorted(clock.offsets, over["crossed_offset"].to_numpy())
     order = clock.order_ts[at] * ORDER_TOPICS + ORDER_OF_TOPIC[TOPIC_PREDICTIONS]
     return timer_rows(plan, *hashes(over["prediction_id"]), order, clock.offsets[at])
-
-
-class _Ids:
-    """Texts of the ids of a batch, found by hash when a failure needs one."""
-
-    def __init__(self, columns: list[pl.Series | None], rows: list[Rows], over: tuple[pl.DataFrame, Rows]) -> None:
-        self._columns = [*columns, over[0]["prediction_id"]]
-        self._rows = [*rows, over[1]]
-        self._found: dict[tuple[int, int], str] | None = None
-        self._asked = 0
-
-    def of(self, h1: Any, h2: Any) -> str:
-        if self._found is None:
-            self._found = {}
-            for column, rows in zip(self._columns, self._rows, strict=True):
-                if column is not None:
-                    self._found.update(
-                        zip(zip(rows["h1"].tolist(), rows["h2"].tolist(), strict=True), column, strict=True)
-                    )
-        return self._found[int(h1), int(h2)]
-
-
-def audited(number: int, offsets: Ints, share: float) -> npt.NDArray[np.bool_]:
-    """Which predictions the random audit picks: a fixed function of partition and offset (splitmix64).
-
-    >>> int(audited(3, np.arange(100_000), 0.01).sum())
-    1012
-    """
-    with np.errstate(over="ignore"):
-        z = offsets.astype(np.uint64) * AUDIT_MIX + (np.uint64(number + 1) << np.uint64(40)) * AUDIT_MIX
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z ^= z >> np.uint64(31)
-    return np.asarray((z >> np.uint64(11)).astype(np.float64) * 2.0**-53 < share)

@@ -18,7 +18,7 @@ import polars as pl
 
 from schemas.contract import Contract
 from schemas.errors import ConfigError
-from schemas.parts import ALL_SLICE, CONFUSION_OTHER
+from schemas.parts import ALL_SLICE
 from schemas.profile import CELL_NULL, LABEL_FEATURE, SCORE_FEATURE, FeatureProfile, Profile
 from schemas.times import SECOND_US
 from streams.plane.store import Hashes, Rows, row_type
@@ -33,9 +33,12 @@ when that prediction is worked on."""
 TOPIC_OF_ORDER = (TOPIC_INPUTS, TOPIC_PREDICTIONS, TOPIC_PREDICTIONS, TOPIC_FEEDBACK)
 
 NO_LABEL = 255
+OTHER_LABEL = 254
+"""A label that the contract does not name."""
 KIND_TRUTH, KIND_USER = 0, 1
 USER_RIGHT, USER_WRONG = 0, 1
-USER_WORDS = ("right", "wrong")
+USER_SERIES = pl.Series(["right", "wrong", *[None] * (NO_LABEL - 1)], dtype=pl.String)
+"""Their words, by code; null at NO_LABEL."""
 RULE_NO_TRUTH = "no_truth"
 RULE_AUDIT = "audit"
 HASH_SEEDS = (0x5EED_0001, 0x5EED_0002)
@@ -154,7 +157,7 @@ class ModelPlan:
     @cached_property
     def label_type(self) -> pl.Enum:
         """The type whose codes are the places of the labels."""
-        return pl.Enum(list(self.labels))
+        return pl.Enum(list(self.labels)[:OTHER_LABEL])
 
     @cached_property
     def slice_names(self) -> tuple[tuple[str, ...], ...]:
@@ -267,16 +270,23 @@ class ModelPlan:
     def _label_codes(self, column: pl.Series) -> npt.NDArray[np.uint8]:
         if not self.labels or column.null_count() == len(column):
             return np.full(len(column), NO_LABEL, np.uint8)
-        codes = _physical(column.cast(self.label_type, strict=False), CONFUSION_OTHER).astype(np.uint8)
+        codes = _physical(column.cast(self.label_type, strict=False), OTHER_LABEL).astype(np.uint8)
         if column.null_count():
             codes[column.is_null().to_numpy()] = NO_LABEL
         return codes
 
+    @cached_property
+    def _word_of(self) -> pl.Series:
+        labels = list(self.contract.target.labels)[:OTHER_LABEL]
+        return pl.Series([*labels, *["?"] * (NO_LABEL - len(labels)), None], dtype=pl.String)
+
     def words(self, codes: npt.NDArray[np.uint8]) -> pl.Series:
         """The labels of codes; ``?`` for a label that the contract does not name."""
-        table = [*self.contract.target.labels]
-        text: list[str | None] = [table[c] if c < len(table) else (None if c == NO_LABEL else "?") for c in codes]
-        return pl.Series(text, dtype=pl.String)
+        return self._word_of.gather(codes)
+
+    def user_words(self, codes: npt.NDArray[np.uint8]) -> pl.Series:
+        """What users said."""
+        return USER_SERIES.gather(codes)
 
     def truth_of(self, label: npt.NDArray[np.uint8], answer: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """y of a row: positive (binary), or answered right (multiclass)."""
@@ -300,7 +310,7 @@ class ModelPlan:
         picked: dict[str, npt.NDArray[np.bool_]] = {}
         for rule, text in self.rules.items():
             try:
-                answer = rows.select(pl.sql_expr(_quoted(text)).alias("picked"))["picked"]
+                answer = rows.with_columns(pl.sql_expr(_quoted(text)).alias("@picked"))["@picked"]
             except pl.exceptions.PolarsError as error:
                 reason = str(error).splitlines()[0]
                 columns = ", ".join(rows.columns)

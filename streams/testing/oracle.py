@@ -458,7 +458,7 @@ def _is_outside(field_: Row, x: Any) -> bool:
 
 def _place_of(model: Model, label: str | None) -> int:
     labels = list(model.target["labels"])
-    return 255 if label is None else labels.index(label) if label in labels else 63
+    return 255 if label is None else labels.index(label) if label in labels else 254
 
 
 def _word(model: Model, label: str | None) -> str | None:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.plane.numbered import audited
+from streams.plane.pick import audited
 from streams.plane.segments import NO_EVENT, Track
 
 SIZE = 10

@@ -1,0 +1,198 @@
+"""What a step has to say beyond counters: the predictions that a rule, the audit or a time-out picks, and outcomes.
+
+Columns all the way: rules see every outcome of a step at once, and texts are looked up for the picked rows only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from streams.plane.join import Indexes, Joined, Pairs
+from streams.plane.plan import KIND_TRUTH, NO_LABEL, RULE_AUDIT, RULE_NO_TRUTH, ModelPlan, Versions
+from streams.plane.store import Hashes, Rows
+
+AUDIT_MIX = np.uint64(0x9E3779B97F4A7C15)
+OUTCOME_FIELDS = (
+    "prediction_id", "model", "version", "role", "event_time", "score", "label", "truth", "partition", "input_offset",
+    "prediction_offset", "feedback_offset",
+)  # fmt: skip
+
+
+@dataclass
+class Found:
+    """Events to be sent."""
+
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    outcomes: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What all events of a partition number have in common."""
+
+    cluster: str
+    number: int
+    policy: str
+
+
+class Ids:
+    """Texts of the ids of a batch, found by hash.
+
+    Parameters
+    ----------
+    columns, rows
+        Prediction ids and the rows made of them; None where there were no events.
+    """
+
+    def __init__(self, columns: list[pl.Series | None], rows: list[Rows]) -> None:
+        self._given = [(column, own) for column, own in zip(columns, rows, strict=True) if column is not None]
+
+    def texts(self, h1: Hashes, h2: Hashes) -> list[str]:
+        """The text of every hash; all of them are in the batch."""
+        asked, first, number = np.unique(h1, return_index=True, return_inverse=True)
+        found: list[str] = [""] * len(asked)
+        for column, rows in self._given:
+            at = np.minimum(asked.searchsorted(rows["h1"]), len(asked) - 1)
+            hit = np.flatnonzero((asked[at] == rows["h1"]) & (h2[first[at]] == rows["h2"]))
+            for place, text in zip(at[hit].tolist(), column.gather(hit).to_list(), strict=True):
+                found[place] = text
+        return [found[i] for i in number.tolist()]
+
+
+def audited(number: int, offsets: Indexes, share: float) -> npt.NDArray[np.bool_]:
+    """Which predictions the random audit picks: a fixed function of partition and offset (splitmix64).
+
+    >>> int(audited(3, np.arange(100_000), 0.01).sum())
+    1010
+    """
+    with np.errstate(over="ignore"):
+        z = offsets.astype(np.uint64) * AUDIT_MIX + (np.uint64(number + 1) << np.uint64(40)) * AUDIT_MIX
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return np.asarray((z >> np.uint64(11)).astype(np.float64) * 2.0**-53 < share)
+
+
+def pick(
+    plan: ModelPlan, joined: Joined, ids: Ids, versions: Versions, origin: Origin, *, emit_outcomes: bool
+) -> Found:
+    """Failures, and outcomes if they are wanted, of a joined step."""
+    found = Found()
+    if len(joined.pairs) and plan.audit_share > 0:
+        found.failures += _audit(plan, joined.pairs, ids, versions, origin)
+    added = np.flatnonzero(joined.truths.sign > 0)
+    if len(added) and (plan.rules or plan.timeout_us is not None or emit_outcomes):
+        _pick_truths(plan, joined, added, ids, versions, origin, found, emit_outcomes=emit_outcomes)
+    return found
+
+
+def _audit(plan: ModelPlan, pairs: Pairs, ids: Ids, versions: Versions, origin: Origin) -> list[dict[str, Any]]:
+    at = np.flatnonzero(audited(origin.number, pairs.predictions["offset"], plan.audit_share))
+    nothing = pl.Series([None] * len(at), dtype=pl.String)
+    rows = _Picked(pairs.inputs[at], pairs.predictions[at], np.full(len(at), -1), nothing, nothing)
+    return _records(plan, RULE_AUDIT, plan.audit_share, rows, ids, versions, origin)
+
+
+def _pick_truths(
+    plan: ModelPlan, joined: Joined, added: Indexes, ids: Ids, versions: Versions, origin: Origin, found: Found,
+    *, emit_outcomes: bool,
+) -> None:  # fmt: skip
+    truths = joined.truths
+    answers, facts, own = truths.predictions[added], truths.truth[added], truths.rows[added]
+    known, said = truths.has_truth[added] & (facts["undecided"] == 0), truths.has_user[added]
+    truth = plan.words(np.where(known, facts["label"], NO_LABEL).astype(np.uint8))
+    user = plan.user_words(np.where(said, truths.user[added]["label"], NO_LABEL).astype(np.uint8))
+    columns: dict[str, Any] = {
+        "score": answers["score"],
+        "value": np.where(known, facts["value"], np.nan),
+        "label": plan.words(answers["label"]),
+        "truth": truth,
+        "user": user,
+    }
+    columns |= {name: np.where(known, facts["facts"][:, i], np.nan) for i, name in enumerate(plan.contract.facts)}
+    picked = plan.failures(pl.DataFrame(columns).with_columns(pl.selectors.float().fill_nan(None)))
+    is_over = own["undecided"] == 1
+    if is_over.any():
+        picked = {rule: flags & ~is_over for rule, flags in picked.items()}  # of a time-out only one thing is known
+        picked[RULE_NO_TRUTH] = is_over
+    offset = np.where(is_over, -1, own["offset"])
+
+    def rows(at: Indexes) -> _Picked:
+        return _Picked(truths.inputs[added[at]], answers[at], offset[at], truth.gather(at), user.gather(at))
+
+    for rule, flags in picked.items():
+        at = np.flatnonzero(flags)
+        if len(at):
+            found.failures += _records(plan, rule, 1.0, rows(at), ids, versions, origin)
+    if emit_outcomes:
+        at = np.flatnonzero(own["kind"] == KIND_TRUTH)
+        records = _records(plan, "", 1.0, rows(at), ids, versions, origin)
+        found.outcomes += [
+            {
+                "outcome_id": f"{record['prediction_id']}/{record['feedback_offset']}",
+                "value": None if np.isnan(value) else value,
+                **{name: record[name] for name in OUTCOME_FIELDS},
+            }
+            for record, value in zip(records, own["value"][at].tolist(), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class _Picked:
+    """Rows of which events are made; ``offset`` is the feedback's, -1 if there is none."""
+
+    asked: Rows
+    answers: Rows
+    offset: Indexes
+    truth: pl.Series
+    user: pl.Series
+
+
+def _records(
+    plan: ModelPlan, rule: str, probability: float, rows: _Picked, ids: Ids, versions: Versions, origin: Origin
+) -> list[dict[str, Any]]:
+    answers = rows.answers
+    if not len(answers):
+        return []
+    columns = zip(
+        ids.texts(answers["h1"], answers["h2"]),
+        [versions.names[number] for number in answers["version"].tolist()],
+        answers["event_us"].tolist(),
+        [None if score != score else score for score in answers["score"].tolist()],
+        plan.words(answers["label"]).to_list(),
+        rows.truth.to_list(),
+        rows.user.to_list(),
+        rows.asked["offset"].tolist(),
+        answers["offset"].tolist(),
+        rows.offset.tolist(),
+        strict=True,
+    )
+    return [
+        {
+            "failure_id": f"{identifier}/{rule}",
+            "prediction_id": identifier,
+            "model": plan.model,
+            "version": version,
+            "role": role,
+            "rule": rule,
+            "policy": origin.policy,
+            "selection_probability": probability,
+            "event_time": event_us,
+            "score": score,
+            "label": label,
+            "truth": truth,
+            "user": user,
+            "cluster": origin.cluster,
+            "partition": origin.number,
+            "input_offset": input_offset,
+            "prediction_offset": prediction_offset,
+            "feedback_offset": feedback_offset,
+        }
+        for identifier, (version, role), event_us, score, label, truth, user, input_offset, prediction_offset,
+        feedback_offset in columns
+    ]  # fmt: skip
