@@ -41,6 +41,8 @@ LOOK_INTERVAL_S = 0.02
 """At most this often the broker is asked whether a topic that holds others back has really ended."""
 CHECKPOINT_INTERVAL_S = 10.0
 HEARTBEAT_INTERVAL_S = 5.0
+BEHIND_FACTOR = 10
+"""While there is a backlog, open segments are archived this much less often: they will soon be complete."""
 IN_HAND_BATCHES_MAX = 4
 """A topic is paused when this many micro-batches of one partition are in hand, and goes on at one."""
 _VALUE, _KEY, _ERROR = methodcaller("value"), methodcaller("key"), methodcaller("error")
@@ -110,6 +112,7 @@ class DataPlane:
         self._partitions = 0
         self._said_idle: set[int] = set()
         self._looked = 0.0
+        self._is_caught_up = False
         self._worked: dict[int, float] = {}
         self._last_tick = self._last_archive = self._last_checkpoint = self._last_heartbeat = 0.0
         self._committed: dict[tuple[str, int], int] = {}
@@ -155,7 +158,7 @@ class DataPlane:
                 gone = numbered.frontier.logs[TOPICS.index(name)].take(good[first:last], offsets)
                 if gone:
                     self._on_gap(name, partition, int(offsets[0]) - gone, gone)
-        is_caught_up = len(messages) < self._s.batch_records
+        is_caught_up = self._is_caught_up = len(messages) < self._s.batch_records
         if is_caught_up:
             self._look()
         for number, numbered in list(self._numbers.items()):
@@ -268,7 +271,8 @@ class DataPlane:
         """Archive, emit, flush, commit."""
         started, now = time.perf_counter(), time.monotonic()
         self._last_tick = now
-        archive = is_last or now - self._last_archive >= self._s.archive_interval_ms / 1000
+        since_s, interval_s = now - self._last_archive, self._s.archive_interval_ms / 1000
+        archive = is_last or since_s >= (interval_s if self._is_caught_up else BEHIND_FACTOR * interval_s)
         taken_us = now_us()
         quiet = self._idle()
         changed = {
