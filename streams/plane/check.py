@@ -6,7 +6,7 @@ configured, with a feature of another type, or at an impossible time. Nothing af
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import polars as pl
 
 from schemas.events import FEEDBACK_KINDS, SOURCES
 from streams.plane.decode import Bad, Decoded
-from streams.plane.plan import TOPIC_FEEDBACK, TOPIC_INPUTS, TOPIC_PREDICTIONS, ModelPlan
+from streams.plane.plan import TOPIC_FEEDBACK, TOPIC_INPUTS, TOPIC_PREDICTIONS, ModelPlan, filled
 from streams.plane.source import Chunk
 
 REASON_FOREIGN = "foreign_schema"
@@ -83,11 +83,12 @@ class Checker:
         return good, bad
 
     def _by_model(self, part: Decoded, good: list[tuple[Decoded, str]], bad: list[Bad]) -> None:
-        for model in part.frame["model"].unique(maintain_order=True):
-            same = part.frame["model"] == model
-            whole = bool(same.all())
-            own = part.frame if whole else part.frame.filter(same)
-            places = part.places if whole else part.places[same.to_numpy()]
+        models = part.frame["model"].unique(maintain_order=True).to_list()
+        for model in models:
+            own, places = part.frame, part.places
+            if len(models) > 1:
+                same = part.frame["model"] == model
+                own, places = part.frame.filter(same), part.places[same.to_numpy()]
             lifted = _lift(own, self._topic, self._plans[model])
             if lifted is None:
                 detail = (
@@ -121,20 +122,27 @@ class Checker:
 
     def _reasons(self, frame: pl.DataFrame, timestamps: np.ndarray[Any, np.dtype[np.int64]]) -> Any:
         """For every row 0, or the number of what is wrong with it (see ``_words``)."""
-        event = frame["event_time"].fill_null(-1).to_numpy()
+        event = filled(frame["event_time"], -1)
         reason = np.zeros(len(event), np.int64)
         if self._topic == TOPIC_PREDICTIONS:
-            due = frame["truth_due"].fill_null(0).to_numpy()
+            due = filled(frame["truth_due"], 0)
             reason[(due < 0) | (due > TIME_US_MAX)] = 5
         reason[event < 0] = 4
         reason[event > timestamps * 1000 + self._skew_us] = 3
         if self._topic == TOPIC_FEEDBACK:
-            reason[~frame["kind"].is_in(FEEDBACK_KINDS).fill_null(value=False).to_numpy()] = 2
-        reason[~frame["model"].is_in(self._models).fill_null(value=False).to_numpy()] = 1
+            reason[_are_others(frame["kind"], FEEDBACK_KINDS)] = 2
+        reason[_are_others(frame["model"], self._models)] = 1
         for name in REQUIRED[self._topic]:
             if frame[name].null_count():
                 reason[frame[name].is_null().to_numpy() & (reason == 0)] = 6
         return reason
+
+
+def _are_others(column: pl.Series, known: Collection[str]) -> Any:
+    """Rows that have none of the known values; usually no row."""
+    if set(column.unique()) <= set(known):
+        return slice(0, 0)
+    return ~column.is_in(list(known)).fill_null(value=False).to_numpy()
 
 
 def _words(reason: int, row: dict[str, Any]) -> tuple[str, str]:

@@ -240,8 +240,8 @@ class ModelPlan:
         """Rows of prediction events."""
         rows = np.zeros(frame.height, self.prediction_type)
         _common(rows, frame)
-        rows["due_us"] = _filled(frame["truth_due"], 0)
-        rows["score"] = _filled(frame["score"], np.nan)
+        rows["due_us"] = filled(frame["truth_due"], 0)
+        rows["score"] = filled(frame["score"], np.nan)
         rows["version"] = versions.numbers(frame)
         rows["label"] = self._label_codes(frame["label"])
         if self.score_feature is not None:
@@ -262,9 +262,9 @@ class ModelPlan:
             rows["label"][is_user] = np.where(
                 (frame["label"] == "right").fill_null(value=False).to_numpy()[is_user], 0, 1
             )
-        rows["value"] = _filled(frame["value"], np.nan)
+        rows["value"] = filled(frame["value"], np.nan)
         for i, name in enumerate(self.contract.facts):
-            rows["facts"][:, i] = _filled(frame[f"fact_{name}"], np.nan)
+            rows["facts"][:, i] = filled(frame[f"fact_{name}"], np.nan)
         return rows
 
     def _label_codes(self, column: pl.Series) -> npt.NDArray[np.uint8]:
@@ -338,19 +338,19 @@ def _quoted(rule: str) -> str:
     return "".join(p if i % 2 else re.sub(r"\buser\b", '"user"', p, flags=re.I) for i, p in enumerate(pieces))
 
 
-def _filled(column: pl.Series, value: float) -> npt.NDArray[Any]:
+def filled(column: pl.Series, value: float) -> npt.NDArray[Any]:
     """The column with a value for null; a column that has none (the usual one) is not copied."""
     return (column.fill_null(value) if column.null_count() else column).to_numpy()
 
 
 def _physical(column: pl.Series, absent: int) -> npt.NDArray[np.int64]:
     """The codes of an Enum column."""
-    return _filled(column.to_physical().cast(pl.Int64), absent)
+    return filled(column.to_physical().cast(pl.Int64), absent)
 
 
 def _out_of_range(column: pl.Series, low: float | None, high: float | None) -> npt.NDArray[np.bool_]:
     """Values outside; not-a-number is above every maximum, null is neither."""
-    x = _filled(column, 0).astype(np.float64, copy=False)
+    x = filled(column, 0).astype(np.float64, copy=False)
     outside = np.zeros(len(x), bool)
     if low is not None:
         outside |= x < low
