@@ -44,7 +44,8 @@ from streams.tables import monitor_state
 
 SNAPSHOT_INTERVAL_S = 15.0
 """A restart judges at most the hours since again; a snapshot costs some 0.3 s."""
-UNREGISTERED = "none"
+SUCCESSOR_HISTORY_DAYS = 60
+"""A successor's usual bias and spread are learnt from these: baseline, gap, and a month to spread over."""
 
 log = structlog.get_logger("flywheel.monitor")
 
@@ -75,6 +76,8 @@ class Watch:
     merger: Merger
     models: dict[str, Watched] = field(default_factory=dict)
     _due: dict[str, Counter[int]] = field(default_factory=dict)
+    _unwritten: list[AlertRecord] = field(default_factory=list)
+    """Raised and not yet stored: an error in between must not lose them."""
     _saved: float = 0.0
     _lock: threading.RLock = field(default_factory=threading.RLock)
     """Summaries and champions come from different agents, each in a thread of its own."""
@@ -121,10 +124,13 @@ class Watch:
         with self._lock:
             for model, watched in self.models.items():
                 alerts = watched.monitor.advance(watermark_us, self._impact(model, watched))
-                for alert in alerts:
-                    log.warning("alert", model=model, severity=alert.severity, state=alert.state, text=alert.message)
-                    self._write(watched, alert)
+                self._unwritten += alerts
                 found += alerts
+            while self._unwritten:
+                alert = self._unwritten[0]
+                self._write(self.models[alert.model], alert)
+                log.warning("alert", model=alert.model, severity=alert.severity, state=alert.state, text=alert.message)
+                self._unwritten.pop(0)
             if time.monotonic() - self._saved >= SNAPSHOT_INTERVAL_S:
                 self.save()
         return found
@@ -157,7 +163,7 @@ class Watch:
             return
         boundary = max((b for b in version.boundaries if b <= time_us), default=None)
         profile = self.runtime.plans[model].profile
-        history = self._history(model, version, time_us)
+        history = self._history(model, version, time_us, since_us=time_us - SUCCESSOR_HISTORY_DAYS * DAY_US)
         watched.monitor = watched.monitor.rebaseline(
             time_us, version=version.version, profile=profile, history=history, since_us=boundary
         )
@@ -237,7 +243,7 @@ class Watch:
             return pl.DataFrame()
         return pl.read_parquet(self.runtime.paths.root / version.base_table)
 
-    def _history(self, model: str, version: Version, until_us: int) -> list[Part]:
+    def _history(self, model: str, version: Version, until_us: int, since_us: int = 0) -> list[Part]:
         """Training rows and archived rows before a promotion, as the version sees them."""
         plan = self.runtime.plans[model]
         contract, root = plan.contract, self.runtime.config.archive_dir
@@ -254,7 +260,7 @@ class Watch:
         if not frames:
             return []
         rows = pl.concat(frames, how="vertical_relaxed").unique("prediction_id", keep="last", maintain_order=True)
-        rows = rows.filter(pl.col("event_time") < until_us).sort("event_time")
+        rows = rows.filter(pl.col("event_time").is_between(since_us, until_us, closed="left")).sort("event_time")
         if not rows.height:
             return []
         predicted = self.runtime.predictor(version).predict(with_columns(rows, version.boundaries))

@@ -26,7 +26,7 @@ from streams.plane.loop import DataPlane
 from streams.runtime import Runtime
 from streams.watch import Watch
 
-RELAY_INTERVAL_S = 0.1
+RELAY_INTERVAL_S = 0.05
 FETCH_BYTES_MAX = 64 * 1024 * 1024
 PLANE_STOP_S = 15.0
 EXIT_FAILED = 1

@@ -37,6 +37,7 @@ class Summaries:
     def __init__(self, runtime: Runtime, merger: Merger, watch: Watch, scheduler: Scheduler) -> None:
         self._runtime, self._merger, self._watch, self._scheduler = runtime, merger, watch, scheduler
         self.progress = Progress()
+        self._judged_us: int | None = None
 
     def __call__(self, given: Sequence[Given]) -> None:
         for each in given:
@@ -44,10 +45,10 @@ class Summaries:
             self._watch.add(merged.changes)
             for hole in merged.holes:
                 self._tell(hole)
-            before = self.progress.watermark_us
             watermark = self.progress.hear(each.record)
-            if watermark is not None and watermark != before:
-                self._judge(before, watermark)
+            if watermark is not None and watermark != self._judged_us:  # also what an error left unjudged
+                self._judge(self._judged_us, watermark)
+                self._judged_us = watermark
 
     def _judge(self, before: int | None, watermark_us: int) -> None:
         """Hour by hour, so that what is decided at an hour knows the alerts of that hour and none later."""

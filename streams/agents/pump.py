@@ -101,8 +101,7 @@ async def _patiently(handle: Handler, given: Sequence[Given]) -> None:
         except (sa.exc.OperationalError, sa.exc.InterfaceError, FlywheelError) as error:
             if isinstance(error, FlywheelError) and error.disposition is not Disposition.RETRY:
                 raise
-            if tries >= len(RETRY_S):
-                log.warning("waiting", topic=given[0].topic, reason=str(error)[:DETAIL_CHARS_MAX])
+            log.info("tried_again", topic=given[0].topic, tries=tries, reason=str(error)[:DETAIL_CHARS_MAX])
             await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
             tries += 1
 

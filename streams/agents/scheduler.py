@@ -20,7 +20,7 @@ from retrain.errors import RunInProgressError
 from retrain.joined import archive_ends
 from retrain.recipes import Incident
 from retrain.run import RunRequest, run_retrain
-from retrain.triggers import OpenAlert, audit, decide, gather
+from retrain.triggers import OpenAlert, audit, decide, gather, ripe_us
 from schemas.database import read
 from schemas.errors import FlywheelError
 from schemas.times import HOUR_US, from_us, to_us
@@ -48,6 +48,7 @@ class Scheduler:
         self._wanted: queue.Queue[tuple[str, RunRequest] | None] = queue.Queue()
         self._lock = threading.Lock()
         self._pending: set[str] = set()
+        self._ripe_us: dict[str, int] = {}
         threading.Thread(target=self._work, name="retrain", daemon=True).start()
 
     def look(self, moment_us: int, *, is_news: bool = False) -> None:
@@ -70,6 +71,9 @@ class Scheduler:
                     self._look(model, self._looked_us)
 
     def _is_due(self, model: str, after_us: int, moment_us: int) -> bool:
+        """Whether a schedule's time, or that of an accepted change of meaning, lies in between."""
+        if after_us < self._ripe_us.get(model, 0) <= moment_us:
+            return True
         cron = self._runtime.config.model(model).retrain.cron
         if cron is None:
             return False
@@ -85,7 +89,11 @@ class Scheduler:
             runtime.engine, model, plan.contract.timezone, moment_us,
             labels=self._truths(model, moment_us), alerts=self._open_alerts(model),
         )  # fmt: skip
-        decision = decide(runtime.config.model(model).retrain, evidence)
+        policy = runtime.config.model(model).retrain
+        changes = [p.from_us for p in evidence.proposals if p.kind == "new_contract_version" and p.from_us is not None]
+        if changes:
+            self._ripe_us[model] = ripe_us(policy, max(changes))
+        decision = decide(policy, evidence)
         decision_id = audit(runtime.engine, model, decision, moment_us)
         if decision.is_yes:
             log.info("retrain_decided", model=model, trigger=decision.trigger, reason=decision.reason)
