@@ -134,7 +134,7 @@ def _play(driver: Driver, cut: digits.Split, say: Say, review: Review | None) ->
     store, before = driver.store, driver.service.version
     answers: dict[str, str] = {}
     for batch in digits.demo_events(cut):
-        given = driver.send(batch)
+        given = driver.send([batch])
         if given.height:
             answers |= dict(zip(given["prediction_id"], given["label"], strict=True))
     flags = digits.user_flags(cut, answers)

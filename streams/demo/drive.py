@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,22 +74,32 @@ class Driver:
         """Let go of the broker."""
         self._consumer.close()
 
-    def send(self, batch: Batch) -> pl.DataFrame:
-        """Let the service answer a batch's inputs, then send its truths; the answers."""
-        answers = pl.DataFrame()
-        if batch.inputs.height:
-            answers, _ = self.service.predict(batch.inputs)
-            self.sent["inputs"] += batch.inputs.height
-            self.sent["predictions"] += batch.inputs.height
-        client = self.service.client
-        names = [n for n in batch.truths.columns if n not in ("feedback_id", "prediction_id", "event_time", "label")]
-        for row in batch.truths.iter_rows(named=True):
+    def send(self, batches: Sequence[Batch]) -> pl.DataFrame:
+        """Let the service answer some hours' inputs at once, and send everything in event order; the answers.
+
+        A model answers a hundred rows in the time of one; but no truth is sent late, because an hour of event time is
+        judged when predictions of a later one have come.
+        """
+        inputs = pl.concat([batch.inputs for batch in batches])
+        answers = self.service.answer(inputs) if inputs.height else pl.DataFrame()
+        first = 0
+        for batch in batches:
+            if batch.inputs.height:
+                self.service.log(batch.inputs, answers[first : first + batch.inputs.height])
+                first += batch.inputs.height
+            self._send_truths(batch.truths)
+        self.sent["inputs"] += inputs.height
+        self.sent["predictions"] += inputs.height
+        return answers
+
+    def _send_truths(self, truths: pl.DataFrame) -> None:
+        names = [n for n in truths.columns if n not in ("feedback_id", "prediction_id", "event_time", "label")]
+        for row in truths.iter_rows(named=True):
             facts = {name: row[name] for name in names if row[name] is not None}
-            client.log_feedback(
+            self.service.client.log_feedback(
                 row["prediction_id"], row["event_time"], label=row["label"], facts=facts, feedback_id=row["feedback_id"]
             )
-            self.sent["feedback"] += 1
-        return answers
+        self.sent["feedback"] += truths.height
 
     def settle(self) -> None:
         """Wait until everything that was sent is merged, its hours are judged, and no training is under way."""

@@ -74,27 +74,26 @@ class PredictionService:
             if not self._changed.wait_for(lambda: self.version == version, START_TIMEOUT_S):
                 raise TimeoutError(f"the service did not load version {version} of {self._model}")
 
-    def predict(self, inputs: pl.DataFrame) -> tuple[pl.DataFrame, str]:
-        """Answer and log a batch: ``prediction_id``, ``event_time``, ``truth_due`` and the features in columns.
-
-        Returns
-        -------
-        The answers (``prediction_id``, ``score``, ``label``), and the version that gave them.
-        """
+    def answer(self, inputs: pl.DataFrame) -> pl.DataFrame:
+        """Answer a table of inputs: ``prediction_id``, ``score``, ``label``, and the ``version`` that answered."""
         assert self._champion is not None, "no champion is loaded"
         version, predictor = self._champion
         answers = predictor.predict(inputs)
-        labels: list[str | None] = [*answers.labels] if answers.labels is not None else [None] * inputs.height
+        label = pl.lit(None, pl.String) if answers.labels is None else pl.Series(answers.labels, dtype=pl.String)
+        scores = pl.Series(answers.scores, dtype=pl.Float64)
+        return inputs.select("prediction_id", score=scores, label=label, version=pl.lit(version))
+
+    def log(self, inputs: pl.DataFrame, answers: pl.DataFrame) -> None:
+        """Log what was asked and what was answered, row by row."""
         names = [name for name in inputs.columns if name not in ("prediction_id", "event_time", "truth_due")]
         heads = inputs.select("prediction_id", "event_time", "truth_due").iter_rows()
-        rows = inputs.select(names).iter_rows(named=True)
-        for (identifier, event_time, due), features, score, label in zip(
-            heads, rows, answers.scores.tolist(), labels, strict=True
-        ):
+        rows = zip(heads, inputs.select(names).iter_rows(named=True), answers.iter_rows(named=True), strict=True)
+        for (identifier, event_time, due), features, answer in rows:
             self.client.log_input(identifier, features, event_time)
-            self.client.log_prediction(identifier, event_time, score=score, label=label, version=version, truth_due=due)
-        ids = inputs["prediction_id"]
-        return pl.DataFrame({"prediction_id": ids, "score": answers.scores, "label": labels}), version
+            self.client.log_prediction(
+                identifier, event_time, score=answer["score"], label=answer["label"], version=answer["version"],
+                truth_due=due,
+            )  # fmt: skip
 
     def _follow(self) -> None:
         while not self._stopping.is_set():

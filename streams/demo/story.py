@@ -41,7 +41,7 @@ from streams.tables import alert, dead_letter, source_partition
 
 REVIEWS_A_DAY = 12
 """What the simulated reviewer answers each morning of each kind: the median day has 10 failures."""
-BATCHES_AT_ONCE = 4
+BATCHES_AT_ONCE = 12
 """Hours that are answered in one go, once the day has begun."""
 REVIEWER, OWNER = "auto", "auto-owner"
 BEFORE = (date(2013, 4, 1), date(2013, 5, 5))
@@ -161,10 +161,8 @@ class Story:
             self._tell_day(yesterday)
 
     def _send(self, batches: list[Batch]) -> None:
-        """Some hours at once: a model answers a hundred rows in the time of one."""
         if batches:
-            inputs, truths = (pl.concat([getattr(b, name) for b in batches]) for name in ("inputs", "truths"))
-            self.driver.send(Batch(batches[0].start, batches[-1].end, inputs, truths))
+            self.driver.send(batches)
             batches.clear()
 
     def _morning(self, yesterday: date | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 import time
@@ -43,6 +44,9 @@ CHECKPOINT_INTERVAL_S = 10.0
 HEARTBEAT_INTERVAL_S = 5.0
 BEHIND_FACTOR = 10
 """While there is a backlog, open segments are archived this much less often: they will soon be complete."""
+GC_THRESHOLDS = (100_000, 50, 100)
+"""Of the garbage collector, for the whole process: a message in hand is an object that it looks at again and again and
+that is never part of a cycle. The default (700, 10, 10) took 3 of 20 CPU seconds a million predictions."""
 IN_HAND_BATCHES_MAX = 4
 """A topic is paused when this many micro-batches of one partition are in hand, and goes on at one."""
 _VALUE, _KEY, _ERROR = methodcaller("value"), methodcaller("key"), methodcaller("error")
@@ -130,6 +134,7 @@ class DataPlane:
         BrokerUnreachableError
             If the broker stays away longer than the producer's patience.
         """
+        gc.set_threshold(*GC_THRESHOLDS)
         self._consumer.subscribe(
             list(TOPICS), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )
