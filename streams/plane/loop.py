@@ -357,6 +357,7 @@ class DataPlane:
         for number, numbered in self._numbers.items():
             for timers in numbered.timers.values():
                 timers.forget(self._committed[TOPICS[TOPIC_PREDICTIONS], number])
+            numbered.expire(self._s.join_horizon_s * 1000)
             tracks = numbered.tracks
             place = checkpoint.Checkpoint(
                 tuple(t.position for t in tracks),

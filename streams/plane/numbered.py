@@ -181,6 +181,16 @@ class Numbered:
                 self._work_model(plan, given, clock, found)
         return found
 
+    def expire(self, horizon_ms: int) -> None:
+        """Let go of runs that are older than the horizon: records further apart than that need not meet.
+
+        What earlier logs held (their orders are below that of the first millisecond) stays: nobody can read it again.
+        """
+        before = (max(track.order_ts for track in self.tracks) - horizon_ms) * ORDER_TOPICS
+        for store in self.stores.values():
+            for runs in store.sets().values():
+                runs.expire(before, ORDER_TOPICS)
+
     def _work_model(self, plan: ModelPlan, given: list[Batch | None], clock: Clock | None, found: Found) -> None:
         model = plan.model
         empty = (plan.input_type, plan.prediction_type, plan.feedback_type)

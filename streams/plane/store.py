@@ -24,6 +24,8 @@ Hashes = npt.NDArray[np.uint64]
 
 RUNS_MAX = 8
 """Runs of one size class before they are merged: fewer costs merges, more costs searches (8 measured best)."""
+MAPPED_ROWS_MIN = 50_000
+"""A saved run of this many rows (about 5 MB) leaves memory to the system's page cache."""
 SEARCH_FIELD = "h1"
 CONFIRM_FIELD = "h2"
 
@@ -63,11 +65,13 @@ class Run:
         return len(self.search)
 
     def save(self, folder: Path) -> None:
-        """Write the run's two files, if they are not there yet."""
+        """Write the run's two files, if they are not there yet; a large run is read from them from then on."""
         if not self.is_saved:
             np.save(folder / f"{self.name}.search.npy", self.search)
             np.save(folder / f"{self.name}.rows.npy", self.rows)
             self.is_saved = True
+            if len(self) >= MAPPED_ROWS_MIN:
+                self.search, self.rows = _mapped(folder, self.name)
 
     @classmethod
     def load(cls, folder: Path, name: str, newest_order: int, dtype: np.dtype[Any]) -> Run:
@@ -78,11 +82,17 @@ class Run:
         ValueError
             If the files do not hold such rows.
         """
-        search = np.load(folder / f"{name}.search.npy", mmap_mode="r")
-        rows = np.load(folder / f"{name}.rows.npy", mmap_mode="r")
+        search, rows = _mapped(folder, name)
         if rows.dtype != dtype or search.dtype != np.uint64 or len(search) != len(rows):
             raise ValueError(f"run {name} does not hold such rows")
         return cls(search, rows, newest_order, name, True)
+
+
+def _mapped(folder: Path, name: str) -> tuple[Hashes, Rows]:
+    """A run's two arrays, in memory maps; as plain arrays, because numpy's own class of maps is slow to index."""
+    search = np.load(folder / f"{name}.search.npy", mmap_mode="r")
+    rows = np.load(folder / f"{name}.rows.npy", mmap_mode="r")
+    return search.view(np.ndarray), rows.view(np.ndarray)
 
 
 class RunSet:
@@ -144,10 +154,10 @@ class RunSet:
             return np.empty(0, np.int64), np.empty(0, self.dtype)
         return np.concatenate(which), np.concatenate(found)
 
-    def expire(self, before_order: int) -> list[Run]:
-        """Drop and return the runs whose newest row is before ``before_order``."""
-        gone = [run for run in self.runs if run.newest_order < before_order]
-        self.runs = [run for run in self.runs if run.newest_order >= before_order]
+    def expire(self, before_order: int, from_order: int = 0) -> list[Run]:
+        """Drop and return the runs whose newest row is before ``before_order``, but not before ``from_order``."""
+        gone = [run for run in self.runs if from_order <= run.newest_order < before_order]
+        self.runs = [run for run in self.runs if not from_order <= run.newest_order < before_order]
         return gone
 
     def save(self, folder: Path) -> list[dict[str, Any]]:

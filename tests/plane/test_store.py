@@ -87,6 +87,12 @@ def test_a_run_goes_whole_and_only_when_its_newest_row_is_too_old(
         assert {place for place in places if place >= before} <= left.get(identifier, set())
 
 
+def test_what_is_before_the_given_order_stays() -> None:
+    runs, _ = filled([[(1, 1)], [(2, 2)], [(3, 3)]])
+    assert [run.newest_order for run in runs.expire(2, 1)] == [1]
+    assert [run.newest_order for run in runs.runs] == [0, 2]
+
+
 def test_files_of_other_rows_are_refused(tmp_path: Path) -> None:
     runs, _ = filled([[(1, 1), (2, 2)]])
     described = runs.save(tmp_path)
