@@ -42,7 +42,7 @@ LOOK_INTERVAL_S = 0.02
 """At most this often the broker is asked whether a topic that holds others back has really ended."""
 CHECKPOINT_INTERVAL_S = 10.0
 HEARTBEAT_INTERVAL_S = 5.0
-BEHIND_FACTOR = 10
+BEHIND_FACTOR = 5
 """While there is a backlog, open segments are archived this much less often: they will soon be complete."""
 GC_THRESHOLDS = (100_000, 50, 100)
 """Of the garbage collector, for the whole process: a message in hand is an object that it looks at again and again and
