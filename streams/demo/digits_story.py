@@ -164,7 +164,7 @@ def _play(driver: Driver, cut: digits.Split, say: Say, review: Review | None) ->
     stats = store.stats()
     return {
         "events": driver.sent,
-        "monitored": driver.quality(0, 2**62).n,
+        "monitored": driver.quality(0, 2**62).rows,
         "queue": {"open": stats.open, "leased": stats.leased, "done": stats.done, "items": stats.items},
         "labels": {"total": stats.labels, "answers": stats.answers},
         "runs": [result.to_json()],

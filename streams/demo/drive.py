@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import polars as pl
 import sqlalchemy as sa
 from confluent_kafka import Consumer, TopicPartition
@@ -16,7 +14,6 @@ from labeling.store import LabelStore
 from labeling.tables import label_event
 from retrain.registry import Registry
 from retrain.tables import label_fact, retrain_decision, retrain_run
-from schemas import parts
 from schemas.database import read
 from schemas.database.outbox import outbox
 from schemas.errors import FlywheelError
@@ -27,6 +24,7 @@ from streams.config import Config
 from streams.demo.events import Batch
 from streams.demo.service import PredictionService
 from streams.kafka import consumer_settings
+from streams.logic.quality import Quality, measure
 from streams.supervisor import Supervisor
 from streams.tables import progress, source_partition
 from streams.windows import WindowReader
@@ -42,20 +40,12 @@ class DemoStuckError(FlywheelError):
     action = "Look at worker.log in the demo's folder."
 
 
-@dataclass(frozen=True)
-class Quality:
-    """Quality of served predictions over a stretch of prediction time, from the windows."""
-
-    n: int
-    n_truth: int
-    auc: float | None
-    log_loss: float | None
-    accuracy: float | None
-    bias: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """As the demo's JSON shows it."""
-        return {name: None if value is None else round(value, 4) for name, value in self.__dict__.items()}
+def figures(quality: Quality) -> dict[str, Any]:
+    """Quality as the demo's JSON shows it."""
+    names = ("auc", "log_loss", "accuracy", "bias")
+    values = {name: getattr(quality, name) for name in names}
+    rounded = {name: None if value is None else round(value, 4) for name, value in values.items()}
+    return {"n": quality.rows, "n_truth": quality.matured, **rounded}
 
 
 class Driver:
@@ -163,26 +153,6 @@ class Driver:
         """Quality over ``[start, end)`` of prediction time, all rows."""
         with read(self.engine) as connection:
             found = self._windows.parts(connection, self.model, from_us=start_us, until_us=end_us)
-        return quality_of(*merge((p.codes, p.counts) for p in found if version in (None, p.version)))
-
-
-def quality_of(codes: parts.CodeArray, counts: parts.Ints) -> Quality:
-    """Quality from merged counters."""
-    at = dict(zip(codes.tolist(), counts.tolist(), strict=True))
-    n, known = at.get(parts.N, 0), at.get(parts.N_TRUTH, 0)
-    if not known:
-        return Quality(n, 0, None, None, None, None)
-    every = np.array([at.get(parts.CALIBRATION_N + b, 0) for b in range(parts.SCORE_BINS)], np.float64)
-    good = np.array([at.get(parts.CALIBRATION_Y + b, 0) for b in range(parts.SCORE_BINS)], np.float64)
-    bad = every - good
-    below = np.concatenate([[0.0], np.cumsum(bad)[:-1]])
-    pairs = good.sum() * bad.sum()
-    auc = float((good * (below + bad / 2)).sum() / pairs) if pairs else None
-    return Quality(
-        n,
-        known,
-        auc,
-        at.get(parts.LOG_LOSS, 0) / parts.MICRO / known,
-        at.get(parts.N_CORRECT, 0) / known,
-        (at.get(parts.SUM_P, 0) - at.get(parts.SUM_Y, 0)) / parts.MICRO / known,
-    )
+        codes, counts = merge((p.codes, p.counts) for p in found if version in (None, p.version))
+        labels = self.config.model(self.model).contract.target.labels
+        return measure(dict(zip(codes.tolist(), counts.tolist(), strict=True)), labels=labels)

@@ -29,12 +29,13 @@ from schemas.profile import build_profile
 from schemas.times import from_us, to_us
 from streams.config import Config
 from streams.demo import flights
-from streams.demo.drive import Driver, Quality
+from streams.demo.drive import Driver, figures
 from streams.demo.events import Batch
 from streams.demo.faults import fault_named
 from streams.demo.reviewer import review_flight
 from streams.demo.service import PredictionService
 from streams.demo.workspace import Workspace
+from streams.logic.quality import Quality
 from streams.plane.plan import RULE_NO_TRUTH
 from streams.supervisor import Supervisor
 from streams.tables import alert, dead_letter, source_partition
@@ -186,12 +187,12 @@ class Story:
 
     def _line(self, day: date, seen: Quality) -> str:
         stats = self.driver.store.stats()
-        mature = seen.n_truth / seen.n
+        mature = seen.coverage or 0.0
         pages = self._open_pages()
         state = f"{len(pages)} open: {', '.join(sorted(pages))[:40]}" if pages else "quiet"
         loss, bias = seen.log_loss or 0.0, seen.bias or 0.0
         return (
-            f"{day:%d %b}  {seen.n:5,} flights  {mature:4.0%} known  log loss {loss:.3f}  bias {bias:+.3f}  "
+            f"{day:%d %b}  {seen.rows:5,} flights  {mature:4.0%} known  log loss {loss:.3f}  bias {bias:+.3f}  "
             f"queue {stats.open:4d}  labels {stats.labels:3d}  {state}"
         )
 
@@ -263,13 +264,13 @@ class Story:
         first = registry.versions(flights.MODEL)
         stretches = {"before": BEFORE, "during": DURING, "after": AFTER}
         quality = {
-            name: driver.quality(local_us(first_day), local_us(last_day + timedelta(days=1))).to_json()
+            name: figures(driver.quality(local_us(first_day), local_us(last_day + timedelta(days=1))))
             for name, (first_day, last_day) in stretches.items()
         }
         everything = driver.quality(0, 2**62)
         return {
             "events": self._events(),
-            "monitored": everything.n,
+            "monitored": everything.rows,
             "dead_letters": self._dead_letters(),
             "alerts": self._alerts(),
             "queue": {"open": stats.open, "leased": stats.leased, "done": stats.done, "items": stats.items},
