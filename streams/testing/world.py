@@ -106,6 +106,7 @@ RULES: dict[str, dict[str, Callable[[Row], bool | None]]] = {
     "price": {"far": _is_far},
     "digit": {"wrong": _is_wrong, "told": _is_told},
 }
+SHARES = {"late": 0.7, "price": 0.2, "digit": 0.1}
 AUDIT_SHARE = {"late": 0.05, "price": 0.0, "digit": 0.02}
 
 
@@ -130,11 +131,14 @@ class World:
         Of the events.
     trouble
         Share of what goes wrong, 0 for none; 1 is the usual mix.
+    models
+        Which of the models there are.
     """
 
     registry: Registry
     seed: int = 0
     trouble: float = 1.0
+    models: tuple[str, ...] = tuple(CONTRACTS)
     ids: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -149,7 +153,7 @@ class World:
     @cached_property
     def contracts(self) -> dict[str, Contract]:
         """By model."""
-        return {model: parse_contract(document) for model, document in CONTRACTS.items()}
+        return {model: parse_contract(CONTRACTS[model]) for model in self.models}
 
     @cached_property
     def profiles(self) -> dict[str, Profile]:
@@ -171,6 +175,7 @@ class World:
         return {
             model: Model(document, json.loads(self.profiles[model].to_json()), RULES[model], AUDIT_SHARE[model])
             for model, document in CONTRACTS.items()
+            if model in self.models
         }
 
     def schemas(self) -> dict[int, dict[str, Any]]:
@@ -201,7 +206,7 @@ class World:
 
     def _life(self, i: int, chance: random.Random, *, big: bool) -> Iterator[tuple[float, Event]]:
         """The events of one prediction, each with its delay in predictions."""
-        model = chance.choices(("late", "price", "digit"), (0.7, 0.2, 0.1))[0]
+        model = chance.choices(self.models, [SHARES[model] for model in self.models])[0]
         identifier = f"{self.seed:x}-{i:08x}"
         event_us = START_US - DAY_US + i * 250_000
         if self._is(chance, 0.05):
@@ -322,6 +327,8 @@ class World:
             answer = {"version": "1", "role": "champion", "score": None, "label": None, "truth_due": None}
             common = {"prediction_id": identifier, "model": "late", "event_time": START_US}
             return self.value("predictions", {**common, **answer})
+        if "digit" not in self.models:
+            return self.value("foreign", {"prediction_id": identifier, "tags": {}})
         features = {"ink": 1.0, "pen": None}
         record = {"prediction_id": identifier, "model": "late", "event_time": START_US, "subject": None}
         return self.value("digit", {**record, "features": features})

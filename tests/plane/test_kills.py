@@ -103,6 +103,16 @@ def chance() -> random.Random:
     return random.Random(seed)
 
 
+@pytest.fixture
+def workers() -> Iterator[list[Worker]]:
+    """Workers to be gone at the end, whatever happens."""
+    started: list[Worker] = []
+    yield started
+    for worker in started:
+        worker.process.kill()
+        worker.process.wait()
+
+
 def _kill_again_and_again(worker: Worker, chance: random.Random) -> Iterator[None]:
     for n in range(KILLS):
         if n % 3:
@@ -118,19 +128,21 @@ def _kill_again_and_again(worker: Worker, chance: random.Random) -> Iterator[Non
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_ten_kills_change_no_count_and_lose_no_failure_and_no_dead_letter(
-    own_kafka: KafkaServer, tmp_path: Path, chance: random.Random
+    own_kafka: KafkaServer, tmp_path: Path, chance: random.Random, workers: list[Worker]
 ) -> None:
     registry, bootstrap = tmp_path / "registry.json", own_kafka.bootstrap
     world = World(FileRegistry(registry), seed=chance.randrange(1_000_000))
     sender = threading.Thread(target=_send, args=(world, bootstrap, SECONDS))
     sender.start()
     worker = Worker(tmp_path, "one", bootstrap, registry)
+    workers.append(worker)
     other: Worker | None = None
     for n, _ in enumerate(_kill_again_and_again(worker, chance)):
         if n == KILLS // 2:  # frozen until the group gives its partitions to another, which then loses half of them
             wait_until(worker.has_worked, DEADLINE_S, "the worker's first record")
             worker.process.send_signal(signal.SIGSTOP)
             other = Worker(tmp_path, "other", bootstrap, registry)
+            workers.append(other)
             wait_until(other.has_worked, DEADLINE_S, "the other worker's first record")
             worker.process.send_signal(signal.SIGCONT)
         elif other is not None and n == KILLS - 2:
