@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +124,41 @@ def test_no_kill_at_any_call_changes_what_is_found(
             shutil.rmtree(run.plane.settings.join_dir, ignore_errors=True)
     assert run.start()
     run.check()
+
+
+def added_up(segments: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], dict[int, int]]:
+    """The sum of segments, without what is zero."""
+    sums: dict[tuple[Any, ...], Counter[int]] = {}
+    for segment in segments:
+        for key, counts in segment["parts"].items():
+            sums.setdefault(key, Counter()).update(counts)
+    kept = {key: {code: n for code, n in counts.items() if n} for key, counts in sums.items()}
+    return {key: counts for key, counts in kept.items() if counts}
+
+
+@pytest.mark.parametrize("seed", [3, 4, 5])
+def test_a_new_log_goes_on_where_the_archive_of_the_last_one_ends(runs: Any, seed: int) -> None:
+    """The embedded broker forgets everything; what is sent again counts once, and late truths find their prediction."""
+    first = runs(seed, 300, partitions=1)
+    events = [event for event in first.world.events(300)]
+    half = len(events) // 2
+    first.kafka.logs = {key: [] for key in first.kafka.logs}
+    first.kafka.fill(events[:half])
+    assert first.start()
+    ends = first.result().merger.ends
+    second = runs(seed, 0, partitions=1)
+    second.kafka.now_ms = first.kafka.now_ms
+    second.kafka.fill([*events[half // 2 : half], *events[half:]])
+    earlier = {("fake", name, p): end for (name, p), end in ends.items()}
+    second.plane = Plane(second.world, first.folder, cluster="next", is_embedded=True, more={"earlier": earlier})
+    assert second.start()
+    found = [segment for run in (first, second) for segment in run.result().merger.segments(0).values()]
+    logs = []
+    for before, after in zip(first.kafka.topics(0), second.kafka.topics(0), strict=True):
+        logs.append([*before, *(replace(record, offset=record.offset + len(before)) for record in after)])
+    oracle = Oracle(first.world.oracle_models(), first.world.schemas(), Settings(256, WINDOW_US, SKEW_US))
+    result = oracle.run(0, logs)
+    assert added_up(found) == added_up(segment.plain() for segment in result.segments.values())
+    rules = {(f["failure_id"], f["truth"], f["user"]) for run in (first, second) for f in run.result().failures}
+    wanted = {(f["failure_id"], f["truth"], f["user"]) for f in map(dict, result.failures) if f["rule"] != "audit"}
+    assert {f for f in rules if not f[0].endswith("/audit")} == wanted
