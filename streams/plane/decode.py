@@ -5,7 +5,7 @@ byte 0 (a boolean would take any byte but 1 for it) and ``float`` the four bytes
 a one-block container that ``polars.read_avro`` reads in one pass, 20 times faster than a record at a time. Nothing is
 taken on trust: the two columns must hold the header of one schema, a sentinel record after the last must come out whole
 (a datum with bytes left over, or one too short, shifts all that follow), and every record's id must be its Kafka key.
-If anything is wrong the batch is halved, down to pieces in which fastavro decides record by record.
+If anything is wrong the batch is cut into pieces, and in those that are not good fastavro decides record by record.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ SENTINEL = "\x00sentinel"
 SYNC = b"flywheel-one-blk"
 SINGLE_MAX = 8
 """Batches up to this size are decoded one by one: the fixed cost of a container is that of some 20 records."""
-HALVE_MIN = 256
-"""Smaller pieces of a batch with a bad record are decoded one by one: each failure of polars costs, and is a line on
-stderr, and there may be several in a piece."""
+PIECE = 256
+"""A batch with a bad record is decoded in pieces of this size, and a bad piece one by one: each failure of polars
+costs, and is a line on stderr."""
 VALUE_BYTES_MAX = 1 << 20
 """A value above 1 MiB (Kafka's own default limit) is no event of ours: it would be all of a batch's memory."""
 DETAIL_CHARS_MAX = 300
@@ -70,10 +70,11 @@ class Decoder:
         self._codec = Codec(registry)
         self._id = id_field
         self._heads: dict[int, tuple[bytes, bytes, pl.Schema] | None] = {}
+        self._is_mixed = False  # the last batch had several schemas, as inputs of several models have
 
     def decode(self, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> tuple[list[Decoded], list[Bad]]:
         """Columns of the good records, by schema, and the bad records."""
-        whole = self._whole(values, keys)
+        whole = None if self._is_mixed else self._whole(values, keys)
         if whole is not None:
             return [whole], []
         bad: list[Bad] = []
@@ -87,11 +88,12 @@ class Decoder:
                 )
             else:
                 by_schema.setdefault(int.from_bytes(value[1:5]), []).append(place)
+        self._is_mixed = len(by_schema) > 1
         decoded: list[Decoded] = []
         for schema_id, places in by_schema.items():
             frames: list[tuple[list[int], pl.DataFrame]] = []
             try:
-                self._halve(schema_id, places, values, keys, frames, bad)
+                self._pieces(schema_id, places, values, keys, frames, bad)
             except UnknownSchemaError as error:
                 bad.extend(Bad(place, REASON_SCHEMA, error.message) for place in places)
                 continue
@@ -120,7 +122,7 @@ class Decoder:
             return None
         return None if frame is None else Decoded(schema_id, np.arange(len(values)), frame)
 
-    def _halve(
+    def _pieces(
         self,
         schema_id: int,
         places: list[int],
@@ -134,10 +136,9 @@ class Decoder:
             if frame is not None:
                 frames.append((places, frame))
                 return
-        if len(places) >= HALVE_MIN:
-            middle = len(places) // 2
-            self._halve(schema_id, places[:middle], values, keys, frames, bad)
-            self._halve(schema_id, places[middle:], values, keys, frames, bad)
+        if len(places) > PIECE:
+            for first in range(0, len(places), PIECE):
+                self._pieces(schema_id, places[first : first + PIECE], values, keys, frames, bad)
             return
         good: list[int] = []
         records: list[dict[str, Any]] = []
