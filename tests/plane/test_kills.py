@@ -29,10 +29,10 @@ from streams.testing.outputs import Logs, OutputReader, Outputs, read_logs
 from streams.testing.world import SKEW_US, WINDOW_US, World
 
 PARTITIONS = 4
-PREDICTIONS = 100_000
+PREDICTIONS = 50_000
 KILLS = 10
 SEGMENT_RECORDS = 4_096
-SECONDS = 30.0
+SECONDS = 25.0
 """How long events flow."""
 DEADLINE_S = 240.0
 ROOT = Path(__file__).resolve().parents[2]

@@ -32,11 +32,11 @@ from streams.testing.outputs import read_logs
 from streams.testing.world import AUDIT_SHARE, CONTRACTS, SKEW_US, SQL_RULES, WINDOW_US, World
 
 PARTITIONS = 4
-PREDICTIONS = 6_000
+PREDICTIONS = 100_000
 KILLS = 10
-SEGMENT_RECORDS = 512
+SEGMENT_RECORDS = 4_096
 LABELS = 40
-DEADLINE_S = 240.0
+DEADLINE_S = 400.0
 MODEL = "late"
 
 
@@ -108,7 +108,7 @@ def workers() -> Iterator[list[Worker]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1_200)
 def test_ten_kills_of_the_worker_change_no_window_item_dead_letter_or_label(
     own_kafka: KafkaServer, tmp_path: Path, workers: list[Worker]
 ) -> None:
@@ -119,7 +119,7 @@ def test_ten_kills_of_the_worker_change_no_window_item_dead_letter_or_label(
     runtime = Runtime.open(config, bootstrap, cluster_id(bootstrap), is_embedded=False)
     stop = threading.Event()
     failed: list[BaseException] = []
-    sender = threading.Thread(target=send, args=(world, bootstrap, 60.0))
+    sender = threading.Thread(target=send, args=(world, bootstrap, 90.0))
     reviewer = threading.Thread(target=review, args=(runtime, stop, failed))
     worker = Worker(tmp_path)
     workers.append(worker)
@@ -132,7 +132,7 @@ def test_ten_kills_of_the_worker_change_no_window_item_dead_letter_or_label(
         worker.start()
     sender.join()
     logs = read_logs(bootstrap, PARTITIONS)
-    oracle = Oracle(world.oracle_models(), world.schemas(), Settings(SEGMENT_RECORDS, WINDOW_US, SKEW_US))
+    oracle = Oracle(world.oracle_models(), world.schemas(), Settings(config.segment_records, WINDOW_US, SKEW_US))
     expected = {p: oracle.run(p, [logs[topic(name), p] for name in SOURCES]) for p in range(PARTITIONS)}
     ends = {key: len(records) for key, records in logs.items()}
     engine = open_database(config.database_url)
