@@ -17,16 +17,16 @@ setup: .venv/complete ## make .venv with the locked dependencies (the others do 
 .venv/complete: requirements.lock pyproject.toml Makefile
 	@python=$$(./.ci/python "$(PYTHON)") && \
 	if $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then :; else \
-	    echo "setup: new environment .venv with $$python"; \
+	    echo "setup: new environment .venv with $$python" >&2; \
 	    rm -rf .venv && "$$python" -m venv .venv; \
 	fi
 	@sum=$$(cksum < requirements.lock); \
 	if [ "$$sum" != "$$(cat .venv/installed 2>/dev/null)" ]; then \
-	    echo "setup: installing the $$(grep -c '==' requirements.lock) locked dependencies (once; about a minute)" && \
+	    echo "setup: installing the $$(grep -c '==' requirements.lock) locked dependencies (once; about a minute)" >&2 && \
 	    $(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements.lock && \
 	    echo "$$sum" > .venv/installed; \
 	fi
-	@echo "setup: installing flywheel itself"
+	@echo "setup: installing flywheel itself" >&2
 	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -124,7 +124,7 @@ def prepare(workspace: Workspace, departures: pl.DataFrame, say: Say, **override
             )  # fmt: skip
             profile_file.write_text(profile.to_json(), encoding="utf-8")
             version = register_initial(engine, Paths(config.state_dir), contract, model.retrain, training, actor="demo")
-            shown = {k: round(v, 4) for k, v in version.reference.items() if isinstance(v, float)}
+            shown = {k: round(v, 4) for k, v in version.metrics.items() if isinstance(v, float)}
             say(f"   version {version.version}: {json.dumps(shown)}")
     finally:
         engine.dispose()
