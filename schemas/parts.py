@@ -171,7 +171,8 @@ def confusion_code(predicted: int, truth: int) -> int:
 def micro(values: npt.NDArray[np.float64]) -> Ints:
     """Integers of 1e-6, rounded half to even; values beyond 9e12 are clipped, not-a-number counts 0."""
     known = np.where(np.isnan(values), 0.0, values)  # nan_to_num costs five times as much
-    return np.rint(np.clip(known, -9e12, 9e12) * MICRO).astype(np.int64)
+    rounded: Ints = np.rint(np.clip(known, -9e12, 9e12) * MICRO).astype(np.int64)
+    return rounded
 
 
 def score_bin(p: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:

@@ -162,7 +162,7 @@ def test_another_key_or_another_identity_refuses_it(artifact: tuple[Path, str]) 
         load_artifact(folder, "0" * 64, key=KEY)
 
 
-def resigned(folder: Path, change: Callable[[Path], None]) -> str:
+def resigned(folder: Path, change: Callable[[Path], object]) -> str:
     """A thief who has the key: the files changed, every hash and the signature made right again."""
     from retrain.artifacts import _signature
     from retrain.paths import file_sha256
@@ -201,13 +201,13 @@ def test_types_outside_the_lists_are_refused_even_when_signed(artifact: tuple[Pa
 
     folder, _ = artifact
     other = FunctionTransformer(os.getcwd)
-    sha256 = resigned(folder, lambda place: (place / "model.bin").write_bytes(skops.io.dumps(other)) and None)
+    sha256 = resigned(folder, lambda place: (place / "model.bin").write_bytes(skops.io.dumps(other)))
     with pytest.raises(ArtifactRefusedError, match="cannot be read"):
         load_artifact(folder, sha256, key=KEY)
     done = job()
     online = tmp_path / "online"
     kept(online, "river_online", trainer("river_online").fit(done), done)
-    sha256 = resigned(online, lambda place: (place / "model.bin").write_bytes(pickle.dumps(Evil())) and None)
+    sha256 = resigned(online, lambda place: (place / "model.bin").write_bytes(pickle.dumps(Evil())))
     with pytest.raises(ArtifactRefusedError, match=r"'posix.system' is not on the list"):
         load_artifact(online, sha256, key=KEY)
 

@@ -154,8 +154,8 @@ def test_the_newest_days_are_held_out_and_no_id_is_on_both_sides(log: Any) -> No
     manifest = build_dataset(paths, request(contract, ends, base=base))
     rows = rows_of(paths, manifest)
     cut = START_US + 7 * DAY_US
-    assert rows.filter(pl.col("@split") == "gate")["event_time"].min() >= cut
-    assert rows.filter(pl.col("@split") == "train")["event_time"].max() < cut
+    assert rows.filter(pl.col("@split") == "gate")["event_time"].to_numpy().min() >= cut
+    assert rows.filter(pl.col("@split") == "train")["event_time"].to_numpy().max() < cut
     assert rows["prediction_id"].n_unique() == rows.height
     assert sum(manifest.counts.values()) == 5 * 40 + 10 * 40
     assert manifest.counts["immature"] == rows_not_due(ends, contract, paths)
@@ -232,8 +232,8 @@ def test_the_day_that_has_just_begun_is_no_day_to_be_judged_by(log: Any) -> None
     paths, contract, ends, _ = log
     noon = AS_OF_US - DAY_US // 2
     rows = rows_of(paths, build_dataset(paths, request(contract, ends, as_of_us=noon)))
-    assert rows.filter(pl.col("@split") == "gate")["event_time"].max() < AS_OF_US - DAY_US
-    assert rows.filter(pl.col("@split") == "tail")["event_time"].min() >= AS_OF_US - DAY_US
+    assert rows.filter(pl.col("@split") == "gate")["event_time"].to_numpy().max() < AS_OF_US - DAY_US
+    assert rows.filter(pl.col("@split") == "tail")["event_time"].to_numpy().min() >= AS_OF_US - DAY_US
 
 
 def rows_not_due(ends: Ends, contract: Contract, paths: Paths) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -105,7 +106,7 @@ def test_unknown_versions_and_aliases_are_refused(world: World) -> None:
 def test_a_line_of_the_ledger_needs_a_registered_version(world: World) -> None:
     from retrain.tables import alias_event
 
-    row = {
+    row: dict[str, Any] = {
         "event_id": "e", "model": "small", "alias": "champion", "version": "v77", "previous": None,
         "action": "promoted", "actor": "a", "reason": "r", "evidence": {}, "time_us": 1,
     }  # fmt: skip

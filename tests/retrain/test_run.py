@@ -335,7 +335,7 @@ def test_a_change_of_the_champion_during_a_run_is_not_overwritten(
     from retrain import run as module
 
     run(world, promote=False)
-    find = module.winner
+    find = module.winner  # type: ignore[attr-defined]
 
     def meanwhile(challengers: Any) -> Any:
         Registry(world.engine).promote("small", "v2", actor="ann", reason="by hand", time_us=AS_OF_US)

@@ -28,7 +28,8 @@ CHANGE = Proposal("p1", "new_contract_version", MONDAY)
 
 
 def seen(**told: Any) -> Evidence:
-    return Evidence(**({"now_us": MONDAY, "timezone": ZONE, "cron_anchor_us": MONDAY - 7 * DAY_US} | told))
+    usual: dict[str, Any] = {"now_us": MONDAY, "timezone": ZONE, "cron_anchor_us": MONDAY - 7 * DAY_US}
+    return Evidence(**(usual | told))
 
 
 @pytest.mark.parametrize(
@@ -163,4 +164,4 @@ def test_a_policy_that_makes_no_sense_is_refused(told: dict[str, Any]) -> None:
 
 def test_a_policy_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
-        WEEKLY.cron = None  # type: ignore[misc]
+        WEEKLY.cron = None
