@@ -17,6 +17,7 @@ from schemas.errors import FlywheelError
 from streams import kafka
 from streams.agents.handlers import Alerts, DeadLetters, Failures, Labels, Models, Requests, Summaries
 from streams.agents.pump import pump
+from streams.agents.recall import recall
 from streams.agents.relay import Relay
 from streams.agents.scheduler import Scheduler
 from streams.agents.transport import ShortFetchApp
@@ -131,6 +132,8 @@ def run_worker(config: Config, bootstrap: str, cluster: str, *, accept_loss: boo
     if not is_embedded:
         kafka.check_topics(bootstrap)
     runtime = Runtime.open(config, bootstrap, cluster, is_embedded=is_embedded)
+    if is_embedded:
+        recall(runtime)
     plane = DataPlane(
         runtime.plane_settings(accepts_loss=accept_loss),
         runtime.plans,
