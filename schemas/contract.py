@@ -28,6 +28,8 @@ RECORD_ATTRIBUTES = frozenset("type name namespace doc fields model version targ
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 FEATURES_MAX = 2_000
+RESERVED = frozenset("prediction_id model event_time subject features offset broker_ts cluster partition".split())
+"""Columns that stand beside the features in the envelope and the archive."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,9 @@ def parse_contract(document: Any, place: str = "contract") -> Contract:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ContractError(f"{place}: the field '{twice[0]}' stands twice.")
+    taken = sorted(RESERVED.intersection(names))
+    if taken:
+        raise ContractError(f"{place}: '{taken[0]}' is the name of an event's own column; call the field otherwise.")
     facts = tuple(document.get("facts", ()))
     for f in fields:
         if f.fact is not None and f.fact not in facts:
