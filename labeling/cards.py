@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from labeling.events import SUBMITTED
 from labeling.evidence import Difference, breaches, differences, is_number, suspect_feature
-from labeling.extent import COMPARED_ITEMS, newest_items
+from labeling.extent import COMPARED_ITEMS, PAYLOAD_TEXT, decoded, newest_items
 from labeling.items import AUDIT_RULE, Value, is_plain_text
 from labeling.leases import Claim
 from labeling.proposals import VERDICTS, open_incident
@@ -200,22 +200,24 @@ def _similar(connection: sa.Connection, claim: Claim, contract: Contract | None)
     if not n:
         return Similar(0, None, 0, 0, None, None)
     first_us = connection.execute(sa.select(sa.func.min(item.c.event_time_us)).where(*others)).scalar_one()
-    newest = sa.select(item.c.payload).where(*others).order_by(item.c.event_time_us.desc()).limit(COMPARED_ITEMS)
-    alike = list(connection.execute(newest).scalars())
-    unlike = [r.payload for r in newest_items(connection, claim.model) if r.cluster != row["cluster"]]
-    where, n_where = _common(claim.payload["features"], alike, unlike)
+    newest = sa.select(PAYLOAD_TEXT).where(*others).order_by(item.c.event_time_us.desc()).limit(COMPARED_ITEMS)
+    alike = [decoded(text) for text in connection.execute(newest).scalars()]
+    unlike = [features for cluster, features in newest_items(connection, claim.model) if cluster != row["cluster"]]
+    where, n_where = _common(claim.payload["features"], [payload["features"] for payload in alike], unlike)
     return Similar(n, where, n_where, len(alike), first_us, _range(row["suspect"], alike, contract))
 
 
-def _common(features: dict[str, Value], alike: list[Any], unlike: list[Any]) -> tuple[str | None, int]:
-    """The ``field=value`` of this item that sets the like items apart most."""
+def _common(
+    features: dict[str, Value], alike: list[dict[str, Value]], unlike: list[dict[str, Value]]
+) -> tuple[str | None, int]:
+    """The ``field=value`` of this item that sets the features of the like items apart most."""
     best: tuple[float, str, int] | None = None
     for name, value in features.items():
         if not is_plain_text(value):
             continue
-        count = sum(payload["features"].get(name) == value for payload in alike)
+        count = sum(other.get(name) == value for other in alike)
         share = count / len(alike)
-        elsewhere = sum(payload["features"].get(name) == value for payload in unlike) / max(len(unlike), 1)
+        elsewhere = sum(other.get(name) == value for other in unlike) / max(len(unlike), 1)
         lift = share / max(elsewhere, 1.0 / COMPARED_ITEMS)
         if share >= SHARE_MIN and lift >= LIFT_MIN and (best is None or lift > best[0]):
             best = (lift, f"{name}={value}", count)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +22,16 @@ SLICE_SHARE_MAX = 0.5
 """A field value names the slice of a cause only if fewer than half of the other items have it."""
 COMPARED_ITEMS = 200
 """Newest items of a state that others are compared with: some milliseconds."""
+
+
+PAYLOAD_TEXT = sa.cast(item.c.payload, sa.Text).label("payload")
+
+
+@lru_cache(maxsize=8 * COMPARED_ITEMS)
+def decoded(text: str) -> dict[str, Any]:
+    """A payload of :data:`PAYLOAD_TEXT`, not to be changed: card after card is compared with the same newest items."""
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 @dataclass(frozen=True)
@@ -123,25 +135,24 @@ def _position(connection: sa.Connection, model: str, cause: Cause, rows: list[An
     return (first or rows[0].payload).get("position")
 
 
-def newest_items(connection: sa.Connection, model: str) -> list[Any]:
-    """Cluster and payload of the newest open and the newest decided items."""
-    rows: list[Any] = []
+def newest_items(connection: sa.Connection, model: str) -> list[tuple[str, dict[str, Any]]]:
+    """Cluster and features of the newest open and the newest decided items."""
+    rows: list[tuple[str, dict[str, Any]]] = []
     for state in ("open", "done"):
         query = (
-            sa.select(item.c.cluster, item.c.payload)
+            sa.select(item.c.cluster, PAYLOAD_TEXT)
             .where(item.c.model == model, item.c.state == state)
             .order_by(item.c.id.desc())
             .limit(COMPARED_ITEMS)
         )
-        rows.extend(connection.execute(query).all())
+        rows.extend((cluster, decoded(text)["features"]) for cluster, text in connection.execute(query))
     return rows
 
 
 def _slice(connection: sa.Connection, model: str, features: list[dict[str, Any]], cause: Cause) -> str | None:
     """``field=value`` that all rows of the cause share and most other rows do not have."""
     ending = f"|{cause.key.removeprefix('feature:')}"
-    others = [row for row in newest_items(connection, model) if not row.cluster.endswith(ending)]
-    compared = [row.payload["features"] for row in others]
+    compared = [own for cluster, own in newest_items(connection, model) if not cluster.endswith(ending)]
     best: tuple[float, str] | None = None
     for name, value in features[0].items():
         if not is_plain_text(value) or name == cause.feature or any(f.get(name) != value for f in features):

@@ -8,8 +8,10 @@ The data plane writes it; datasets, put-back and ``flywheel trace`` read it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,6 +56,34 @@ def files(root: Path, noun: str, cluster: str | None = None) -> list[ArchiveFile
             if key not in newest or newest[key].end < end:
                 newest[key] = file
     return sorted(newest.values())
+
+
+def holding(
+    listed: Iterable[ArchiveFile], offsets: Mapping[tuple[str, int], Sequence[int]]
+) -> list[tuple[ArchiveFile, list[int]]]:
+    """The files that can hold some records, each with the offsets of those.
+
+    Parameters
+    ----------
+    listed
+        From :func:`files`.
+    offsets
+        Sorted offsets by (cluster, partition).
+    """
+    by_place: dict[tuple[str, int], list[ArchiveFile]] = {}
+    for file in listed:
+        if (file.cluster, file.partition) in offsets:
+            by_place.setdefault((file.cluster, file.partition), []).append(file)
+    found: list[tuple[ArchiveFile, list[int]]] = []
+    for place, own in by_place.items():
+        wanted, first = offsets[place], 0
+        for _, same in groupby(own, key=lambda file: file.segment):  # one a schema
+            of_segment = list(same)
+            last = bisect_left(wanted, max(file.end for file in of_segment))
+            if last > first:
+                found += [(file, list(wanted[first:last])) for file in of_segment]
+                first = last
+    return found
 
 
 def scan(

@@ -26,6 +26,8 @@ NOUNS = (
     "dead-letters",
 )
 COMPACTED = frozenset({"models"})
+SINGLE = frozenset({"summaries", "alerts", "labels", "retrain", "models"})
+"""Topics of one partition: what decides needs to see everything, so one worker has them all and the others stand by."""
 FEEDBACK_KINDS = ("truth", "user")
 PREFIX = "flywheel"
 
@@ -38,6 +40,11 @@ def topic(noun: str) -> str:
     """
     assert noun in NOUNS, noun
     return f"{PREFIX}.{noun}.v1"
+
+
+def partitions_of(noun_: str, partitions: int) -> int:
+    """How many partitions the topic of a noun has where the source topics have ``partitions``."""
+    return 1 if noun_ in SINGLE else partitions
 
 
 def noun(topic_name: str) -> str:

@@ -30,7 +30,7 @@ from types import TracebackType
 from typing import Self
 
 from schemas.errors import FlywheelError
-from schemas.events import NOUNS, topic
+from schemas.events import NOUNS, partitions_of, topic
 
 RETENTION_BYTES_MAX = 5 * 1024 * 1024
 """What the mock keeps of a partition (``rd_kafka_mock_partition_init``), in bytes of the batches as they were sent."""
@@ -98,7 +98,7 @@ class EmbeddedBroker:
     Parameters
     ----------
     partitions
-        Of every topic.
+        Of every topic that may have several.
     topics
         Names of the topics to create; default: one for every noun.
 
@@ -129,8 +129,9 @@ class EmbeddedBroker:
         self._library.rd_kafka_mock_set_group_consumer_heartbeat_interval_ms(self._mock, HEARTBEAT_INTERVAL_MS)
         self._library.rd_kafka_mock_set_group_consumer_session_timeout_ms(self._mock, SESSION_TIMEOUT_MS)
         with self._awake():
-            for name in topics if topics is not None else map(topic, NOUNS):
-                self.create_topic(name, partitions)
+            ours = {topic(noun): partitions_of(noun, partitions) for noun in NOUNS}
+            for name in ours if topics is None else topics:
+                self.create_topic(name, ours.get(name, partitions))
 
     def _new_client(self) -> int:
         """The client handle that the mock hangs on; it connects to nobody."""

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from schemas.errors import BrokerUnreachableError, TopicLayoutError
-from schemas.events import COMPACTED, NOUNS, SOURCES, topic
+from schemas.events import COMPACTED, NOUNS, SINGLE, SOURCES, partitions_of, topic
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 """Of a summary: 2,000 parts of 1,000 counters of 12 bytes are 24 MB before compression, a quarter of that after."""
@@ -173,7 +173,12 @@ def create_topics(bootstrap: str, partitions: int, *, timeout_s: float = 30.0) -
     if not missing:
         return []
     new = [
-        NewTopic(name, num_partitions=partitions, replication_factor=-1, config={**BASE_TOPIC, **TOPICS.get(noun, {})})
+        NewTopic(
+            name,
+            num_partitions=partitions_of(noun, partitions),
+            replication_factor=-1,
+            config={**BASE_TOPIC, **TOPICS.get(noun, {})},
+        )
         for name, noun in missing.items()
     ]
     for name, future in client.create_topics(new, operation_timeout=timeout_s, request_timeout=timeout_s).items():
@@ -220,6 +225,12 @@ def check_topics(bootstrap: str) -> int:
         raise TopicLayoutError(
             f"The three topics that are joined differ in their partitions: {shown}.",
             action=f"While nothing is produced, run: {commands}",
+        )
+    split = [known[noun].name for noun in NOUNS if noun in SINGLE and known[noun].partitions != 1]
+    if split:
+        raise TopicLayoutError(
+            f"Topics that one worker must see whole have several partitions: {', '.join(split)}.",
+            action="While no worker runs, delete them and let 'flywheel worker' create them again.",
         )
     wrong = [info.name for noun in SOURCES if (info := known[noun]).timestamp_type not in (None, "LogAppendTime")]
     if wrong:

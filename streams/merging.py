@@ -7,19 +7,21 @@ For each source partition ``folded`` says that all segments below it are in the 
 * the segment ``folded``, once complete, is added to the windows, and ``folded`` moves on;
 * a complete segment above with a hole before it: records that nobody will ever summarise. That is told, never silent.
 
-So a crash, a duplicate, a rebalance, a zombie worker or a replay cannot change a count.
+So a crash, a duplicate, a rebalance, a zombie worker or a replay cannot change a count. One merge runs at a time: two
+workers that added to one window at once would each overwrite what the other added.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import cramjam
 import numpy as np
 import sqlalchemy as sa
 
+from labeling.sql import serialize, upsert
 from schemas import parts
 from schemas.database import read, write
 from schemas.parts import Part
@@ -29,6 +31,9 @@ from streams.tables import open_summary, source_partition, window
 STRETCH_GAP_US = 6 * 3_600_000_000
 """Windows closer than this are read in one statement: reading some in between costs less than another statement."""
 WINDOW_KEY = ("model", "version", "role", "slice", "axis", "window_us")
+WindowKey = tuple[str, str, str, str, str, int]
+Place = tuple[str, str, int]
+"""Cluster, topic and partition."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,75 @@ class Hole:
 
 @dataclass
 class Merged:
-    """What one message changed: counters to add (negative ones take an older summary of the same segment back)."""
+    """What one message changed: counters to add (negative ones take an older summary of the same segment back).
+
+    ``is_outdated``: another worker merged since this one looked at the database last, so that the counts which this
+    one keeps in memory are not all there are.
+    """
 
     changes: list[Part] = field(default_factory=list)
     holes: list[Hole] = field(default_factory=list)
     duplicates: int = 0
+    is_outdated: bool = False
+
+
+@dataclass
+class _Source:
+    """A source partition while a message is merged."""
+
+    place: Place
+    folded: int
+    end: int
+    watermark_us: int | None
+    counters: dict[str, int]
+    open: dict[int, dict[str, Any]] = field(default_factory=dict)
+    to_fold: list[Part] = field(default_factory=list)
+    is_changed: bool = False
+
+    def merge(self, segment: dict[str, Any], merged: Merged) -> None:
+        """Take in one segment."""
+        number = segment["segment"]
+        before = self.open.get(number)
+        if number < self.folded or (before is not None and before["end"] >= segment["end"]):
+            merged.duplicates += 1
+            return
+        self.is_changed = True
+        merged.changes += changes(before["parts"] if before is not None else [], segment["parts"])
+        if number > self.folded:
+            self._close_hole(segment, merged)
+        self.end, self.watermark_us = segment["end"], segment["watermark"]
+        if segment["is_complete"]:
+            self.open.pop(number, None)
+            self._fold(segment)
+            self.folded = number + 1
+        else:
+            self.open[number] = segment
+
+    def _close_hole(self, segment: dict[str, Any], merged: Merged) -> None:
+        """Segments are sent in order and acknowledged before they are committed: what is missing will not come.
+
+        What there is of the segment at ``folded`` stays counted.
+        """
+        left = self.open.pop(self.folded, None)
+        if left is not None:
+            self._fold(left)
+        known_end = left["end"] if left is not None else self.end
+        if segment["start"] > known_end:
+            merged.holes.append(Hole(*self.place, self.folded, known_end, segment["start"]))
+        self.folded = segment["segment"]
+        self.open.clear()
+
+    def _fold(self, segment: dict[str, Any]) -> None:
+        self.to_fold += parts_of(segment)
+        for reason, number in segment["counters"].items():
+            self.counters[reason] = self.counters.get(reason, 0) + number
+
+    def row(self, now_us: int) -> dict[str, Any]:
+        """As it stands in the database."""
+        return _named(self.place) | {
+            "folded": self.folded, "end": self.end, "watermark_us": self.watermark_us, "counters": self.counters,
+            "updated_us": now_us,
+        }  # fmt: skip
 
 
 class Merger:
@@ -59,117 +128,89 @@ class Merger:
         self._engine = engine
         self._codec = codec
         self._schema_id = schema_id
-        self._decoded: dict[tuple[Any, ...], tuple[bytes, dict[str, Any]]] = {}
+        self._decoded: dict[Place, tuple[bytes, dict[str, Any]]] = {}
+        self._left: dict[Place, tuple[int, int]] | None = None
 
     def merge(self, message: Mapping[str, Any], now_us: int) -> Merged:
         """Merge one message; one transaction."""
         merged = Merged()
-        segments = message["segments"]
-        if not segments:
-            return merged
+        cluster, number = message["cluster"], message["partition"]
         with write(self._engine) as connection:
-            for segment in sorted(segments, key=lambda s: (s["topic"], s["segment"])):
-                self._merge(connection, message, segment, merged, now_us)
+            serialize(connection, "flywheel.merging")
+            rows = connection.execute(_SOURCES, {"cluster": cluster}).all()
+            now = {(row.cluster, row.topic, row.partition): (row.folded, row.end) for row in rows}
+            merged.is_outdated = self._left is not None and now != _of_cluster(self._left, cluster)
+            sources = {
+                row.topic: _Source(
+                    (cluster, row.topic, number), row.folded, row.end, row.watermark_us, dict(row.counters)
+                )
+                for row in rows
+                if row.partition == number
+            }
+            segments = sorted(message["segments"], key=lambda s: (s["topic"], s["segment"]))
+            held = self._open(connection, sources, {segment["topic"] for segment in segments})
+            for segment in segments:
+                name, first = segment["topic"], segment["segment"]
+                if name not in sources:
+                    sources[name] = _Source((cluster, name, number), first, segment["start"], None, {})
+                sources[name].merge(segment, merged)
+            changed = [source for source in sources.values() if source.is_changed]
+            if changed:
+                self._store(connection, message, changed, held, now_us)
+        if self._left is not None:
+            self._left |= now | {source.place: (source.folded, source.end) for source in changed}
         return merged
 
-    def _merge(
+    def _open(
+        self, connection: sa.Connection, sources: Mapping[str, _Source], topics: set[str]
+    ) -> dict[tuple[Place, int], dict[str, Any]]:
+        """Read the open summaries of these topics into their sources; what was read."""
+        held: dict[tuple[Place, int], dict[str, Any]] = {}
+        for source in (sources[name] for name in sorted(topics & set(sources))):
+            for row in connection.execute(_OPEN, _named(source.place)):
+                known = self._decoded.get(source.place)  # the newest of every source, used if it is still the one
+                if known is None or known[0] != row.summary:
+                    (segment,) = self._codec.decode(row.summary)["segments"]
+                    known = self._decoded[source.place] = row.summary, segment
+                source.open[row.segment] = held[source.place, row.segment] = known[1]
+        return held
+
+    def _store(
         self,
         connection: sa.Connection,
         message: Mapping[str, Any],
-        segment: dict[str, Any],
-        merged: Merged,
+        changed: Sequence[_Source],
+        held: Mapping[tuple[Place, int], dict[str, Any]],
         now_us: int,
     ) -> None:
-        source = {"cluster": message["cluster"], "topic": segment["topic"], "partition": message["partition"]}
-        known = connection.execute(sa.select(source_partition).where(*_is(source_partition, source))).first()
-        if known is None:
-            values = {"folded": segment["segment"], "end": segment["start"], "counters": {}, "updated_us": now_us}
-            connection.execute(sa.insert(source_partition).values(**source, **values))
-            folded, counters = int(segment["segment"]), {}
-        else:
-            folded, counters = int(known.folded), dict(known.counters)
-        if segment["segment"] < folded:
-            merged.duplicates += 1
-            return
-        before = self._open(connection, source, segment["segment"])
-        if before is not None and before["end"] >= segment["end"]:
-            merged.duplicates += 1
-            return
-        if before is not None:
-            connection.execute(
-                sa.delete(open_summary).where(*_is(open_summary, source), open_summary.c.segment == segment["segment"])
-            )
-        merged.changes += changes(before["parts"] if before is not None else [], segment["parts"])
-        if segment["segment"] > folded:
-            folded = self._close_hole(connection, source, folded, segment, counters, merged)
-        end = segment["end"]
-        if segment["is_complete"]:
-            _fold(connection, parts_of(segment))
-            folded = segment["segment"] + 1
-            for reason, number in segment["counters"].items():
-                counters[reason] = counters.get(reason, 0) + number
-        else:
-            value = self._codec.encode(self._schema_id, {**message, "segments": [segment]})
-            self._decoded[tuple(source.values())] = (value, segment)
-            connection.execute(
-                sa.insert(open_summary).values(
-                    **source,
-                    segment=segment["segment"],
-                    start=segment["start"],
-                    end=end,
-                    is_complete=False,
-                    summary=value,
-                )
-            )
-        connection.execute(
-            sa.update(source_partition)
-            .where(*_is(source_partition, source))
-            .values(folded=folded, end=end, watermark_us=segment["watermark"], counters=counters, updated_us=now_us)
-        )
-
-    def _close_hole(
-        self, connection: sa.Connection, source: dict[str, Any], folded: int, segment: dict[str, Any],
-        counters: dict[str, int], merged: Merged,
-    ) -> int:  # fmt: skip
-        """Segments are sent in order and acknowledged before they are committed: what is missing will not come.
-
-        What there is of the segment at ``folded`` stays counted.
-        """
-        left = self._open(connection, source, folded)
-        start = left["end"] if left is not None else None
-        if left is not None:
-            _fold(connection, parts_of(left))
-            for reason, number in left["counters"].items():
-                counters[reason] = counters.get(reason, 0) + number
-            connection.execute(sa.delete(open_summary).where(*_is(open_summary, source)))
-        known_end = (
-            start
-            if start is not None
-            else int(
-                connection.execute(sa.select(source_partition.c.end).where(*_is(source_partition, source))).scalar_one()
-            )
-        )
-        if segment["start"] > known_end:
-            merged.holes.append(
-                Hole(source["cluster"], source["topic"], source["partition"], folded, known_end, segment["start"])
-            )
-        return int(segment["segment"])
-
-    def _open(self, connection: sa.Connection, source: dict[str, Any], number: int) -> dict[str, Any] | None:
-        row = connection.execute(
-            sa.select(open_summary.c.summary).where(*_is(open_summary, source), open_summary.c.segment == number)
-        ).first()
-        if row is None:
-            return None
-        key = tuple(source.values())  # the newest of every source is kept decoded, and used if it is still the one
-        if key not in self._decoded or self._decoded[key][0] != row.summary:
-            (segment,) = self._codec.decode(row.summary)["segments"]
-            self._decoded[key] = (row.summary, segment)
-        return self._decoded[key][1]
+        own = {source.place: source for source in changed}
+        gone = [
+            _named(place) | {"segment": number}
+            for (place, number), segment in held.items()
+            if place in own and own[place].open.get(number) is not segment
+        ]
+        if gone:
+            connection.execute(_FORGET, [{f"key_{name}": value for name, value in key.items()} for key in gone])
+        opened = []
+        for source in changed:
+            for number, segment in source.open.items():
+                if held.get((source.place, number)) is segment:
+                    continue
+                value = self._codec.encode(self._schema_id, {**message, "segments": [segment]})
+                self._decoded[source.place] = value, segment
+                place = {"segment": number, "start": segment["start"], "end": segment["end"], "is_complete": False}
+                opened.append(_named(source.place) | place | {"summary": value})
+        if opened:
+            connection.execute(sa.insert(open_summary), opened)
+        _fold(connection, [part for source in changed for part in source.to_fold])
+        _replace(connection, source_partition, [source.row(now_us) for source in changed])
 
     def everything(self) -> Iterable[Part]:
-        """All counters: the windows, and what the open summaries hold."""
+        """All counters: the windows, and what the open summaries hold; later merges are compared with this state."""
         with read(self._engine) as connection:
+            serialize(connection, "flywheel.merging")
+            rows = connection.execute(sa.select(source_partition)).all()
+            self._left = {(row.cluster, row.topic, row.partition): (row.folded, row.end) for row in rows}
             for row in connection.execute(sa.select(window)):
                 yield Part(row.model, row.version, row.role, row.slice, row.axis, row.window_us, *unpack(row.counts))
             for row in connection.execute(sa.select(open_summary.c.summary)):
@@ -209,19 +250,42 @@ def negative(part: Part) -> Part:
 
 
 def pack(codes: parts.CodeArray, counts: parts.Ints) -> bytes:
-    """Counters as they stand in the database."""
-    return zlib.compress(codes.astype("<i4").tobytes() + counts.astype("<i8").tobytes(), 1)
+    """Counters as they stand in the database: bytes of equal weight side by side, since most are zero, and LZ4.
+
+    A fifth of the size that they have, and smaller than deflated in a sixth of its time.
+    """
+    columns = _bytes_by_weight(codes.astype("<i4")) + _bytes_by_weight(counts.astype("<i8"))
+    return bytes(cramjam.lz4.compress_block(columns))
 
 
 def unpack(packed: bytes) -> tuple[parts.CodeArray, parts.Ints]:
     """The inverse of :func:`pack`."""
-    raw = zlib.decompress(packed)
+    raw = np.frombuffer(bytes(cramjam.lz4.decompress_block(packed)), np.uint8)
     size = len(raw) // 12
-    return np.frombuffer(raw, "<i4", size).astype(np.int32), np.frombuffer(raw, "<i8", size, 4 * size).astype(np.int64)
+    codes = raw[: 4 * size].reshape(4, size).T.copy().view("<i4").ravel()
+    counts = raw[4 * size :].reshape(8, size).T.copy().view("<i8").ravel()
+    return codes.astype(np.int32, copy=False), counts.astype(np.int64, copy=False)
 
 
-def _is(table: sa.Table, source: Mapping[str, Any]) -> list[sa.ColumnElement[bool]]:
-    return [table.c[name] == value for name, value in source.items()]
+def _bytes_by_weight(values: np.ndarray[Any, Any]) -> bytes:
+    return values.view(np.uint8).reshape(len(values), values.itemsize).T.tobytes()
+
+
+def _named(place: Place) -> dict[str, Any]:
+    return dict(zip(("cluster", "topic", "partition"), place, strict=True))
+
+
+def _of_cluster(found: Mapping[Place, tuple[int, int]], cluster: str) -> dict[Place, tuple[int, int]]:
+    return {place: state for place, state in found.items() if place[0] == cluster}
+
+
+_SOURCES = sa.select(source_partition).where(source_partition.c.cluster == sa.bindparam("cluster"))
+_OPEN = sa.select(open_summary.c.segment, open_summary.c.summary).where(
+    *(open_summary.c[name] == sa.bindparam(name) for name in ("cluster", "topic", "partition"))
+)
+_FORGET = sa.delete(open_summary).where(
+    *(open_summary.c[name] == sa.bindparam(f"key_{name}") for name in ("cluster", "topic", "partition", "segment"))
+)
 
 
 def parts_of(segment: Mapping[str, Any]) -> list[Part]:
@@ -243,32 +307,37 @@ def _part(part: Mapping[str, Any]) -> Part:
 
 def _fold(connection: sa.Connection, added: Sequence[Part]) -> None:
     """Add parts to their windows."""
+    if not added:
+        return
     known = _windows(connection, added)
-    new: dict[tuple[Any, ...], bytes] = {}
-    changed: dict[tuple[Any, ...], bytes] = {}
-    for part in added:
-        key = tuple(getattr(part, name) for name in WINDOW_KEY)
-        pieces = [(part.codes, part.counts)]
-        if key in known:
-            pieces.append(unpack(known[key]))
-        packed = pack(*parts.merge(pieces))
-        (changed if key in known and key not in new else new)[key] = packed
-        known[key] = packed
-    if new:
-        rows = [dict(zip(WINDOW_KEY, key, strict=True)) | {"counts": packed} for key, packed in new.items()]
-        connection.execute(sa.insert(window), rows)
-    if changed:
-        where = [window.c[name] == sa.bindparam(f"key_{name}") for name in WINDOW_KEY]
-        rows = [
-            {f"key_{name}": value for name, value in zip(WINDOW_KEY, key, strict=True)} | {"counts": packed}
-            for key, packed in changed.items()
-        ]
-        connection.execute(sa.update(window).where(*where).values(counts=sa.bindparam("counts")), rows)
+    owners: dict[WindowKey, int] = {}
+    pieces = [(owners.setdefault(_key(part), len(owners)), part.codes, part.counts) for part in added]
+    pieces += [(owner, *unpack(known[key])) for key, owner in owners.items() if key in known]
+    groups = np.repeat([owner for owner, _, _ in pieces], [len(codes) for _, codes, _ in pieces])
+    codes, counts = (np.concatenate([piece[i] for piece in pieces]) for i in (1, 2))
+    packed = [pack(np.empty(0, np.int32), np.empty(0, np.int64))] * len(owners)
+    for owner, own_codes, own_counts in parts.group(groups, [(codes, counts)]):
+        packed[owner] = pack(own_codes, own_counts)
+    rows = [
+        dict(zip(WINDOW_KEY, key, strict=True)) | {"counts": value} for key, value in zip(owners, packed, strict=True)
+    ]
+    _replace(connection, window, rows)
 
 
-def _windows(connection: sa.Connection, wanted: Sequence[Part]) -> dict[tuple[Any, ...], bytes]:
+def _replace(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows, or overwrite those that are there."""
+    statement = upsert(connection, table)
+    values = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
+    connection.execute(statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=values), rows)
+
+
+def _key(part: Part) -> WindowKey:
+    return part.model, part.version, part.role, part.slice, part.axis, part.window_us
+
+
+def _windows(connection: sa.Connection, wanted: Sequence[Part]) -> dict[WindowKey, bytes]:
     """The stored windows of parts: read by stretches of time, since a segment's windows lie side by side."""
-    found: dict[tuple[Any, ...], bytes] = {}
+    found: dict[WindowKey, bytes] = {}
     columns = [window.c[name] for name in WINDOW_KEY]
     for model in {part.model for part in wanted}:
         times = sorted({part.window_us for part in wanted if part.model == model})
@@ -281,47 +350,3 @@ def _windows(connection: sa.Connection, wanted: Sequence[Part]) -> dict[tuple[An
             found |= {tuple(row[:-1]): row[-1] for row in connection.execute(query)}
             first = i + 1
     return found
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a partition number said last: when, its watermark (and since when it is that), and whether it is idle."""
-
-    time_us: int
-    watermark_us: int | None
-    since_us: int
-    is_idle: bool
-
-
-@dataclass
-class Progress:
-    """How far event time has come, over all partitions that may still have something to say.
-
-    A partition that is idle holds nothing back, but only as of the time at which it said so: every idle partition must
-    have spoken at or after the newest watermark was reached.
-    """
-
-    said: dict[int, Said] = field(default_factory=dict)
-    cluster: str = ""
-    watermark_us: int | None = None
-
-    def hear(self, message: Mapping[str, Any]) -> int | None:
-        """Take in one message; the watermark that holds now (it never goes back)."""
-        if message["cluster"] != self.cluster:
-            self.cluster, self.said = message["cluster"], {}
-        before = self.said.get(message["partition"], Said(0, None, 0, is_idle=False))
-        if message["time"] >= before.time_us:
-            watermark, since = before.watermark_us, before.since_us
-            if message["watermark"] is not None and message["watermark"] != watermark:
-                watermark, since = message["watermark"], message["time"]
-            self.said[message["partition"]] = Said(message["time"], watermark, since, message["is_idle"])
-        everyone = list(self.said.values())
-        idle_at = min((each.time_us for each in everyone if each.is_idle), default=None)
-        is_settled = idle_at is None or idle_at >= max(each.since_us for each in everyone)
-        if len(everyone) == message["partitions"] and is_settled:
-            busy = [each.watermark_us for each in everyone if not each.is_idle]
-            known = [each.watermark_us for each in everyone if each.watermark_us is not None]
-            if known and None not in busy:
-                reached = min(w for w in busy if w is not None) if busy else max(known)
-                self.watermark_us = max(reached, self.watermark_us or reached)
-        return self.watermark_us

@@ -40,14 +40,10 @@ def _fetch(
     if not wanted:
         return found
     by_place: dict[tuple[str, int], list[int]] = {}
-    for cluster, partition, at in wanted:
+    for cluster, partition, at in sorted(wanted):
         by_place.setdefault((cluster, partition), []).append(at)
-    for file in archive.files(root, noun):
-        offsets = by_place.get((file.cluster, file.partition), [])
-        inside = [at for at in offsets if at < file.end]
-        if not inside:
-            continue
-        rows = pl.scan_parquet(file.path).filter(pl.col("offset").is_in(inside)).collect()
+    for file, inside in archive.holding(archive.files(root, noun), by_place):
+        rows = pl.read_parquet(file.path).filter(pl.col("offset").is_in(inside))
         for row in rows.iter_rows(named=True):
             found[file.cluster, file.partition, row["offset"]] = row
     return found

@@ -44,7 +44,7 @@ window = sa.Table(
     sa.Column("slice", sa.String(256), primary_key=True),
     sa.Column("axis", sa.String(8), primary_key=True),
     sa.Column("window_us", sa.BigInteger, primary_key=True, index=True),
-    sa.Column("counts", sa.LargeBinary, nullable=False, doc="int32 codes and int64 counts, deflated"),
+    sa.Column("counts", sa.LargeBinary, nullable=False, doc="codes and counts, see streams.merging.pack"),
 )
 
 monitor_state = sa.Table(

@@ -24,6 +24,7 @@ from labeling.sql import upsert
 from retrain.columns import with_columns
 from retrain.folds import scores_path
 from retrain.joined import archive_ends, feature_columns, read_archive
+from retrain.labels import load_proposals
 from retrain.registry import Version
 from schemas.database import read, write
 from schemas.database.outbox import enqueue
@@ -93,12 +94,20 @@ class Watch:
             version = self.runtime.models.resolve(model)
             if version is not None:
                 self._begin(model, version, self._promoted_us(model))
+                self._confirm(model)
         parts = list(self.merger.everything())
         self._count(parts)
         for name, watched in self.models.items():
             watched.monitor.add(part for part in parts if part.model == name)
         for model in {part.model for part in parts} - set(self.models):
             self._begin_unregistered(model, [part for part in parts if part.model == model])
+
+    def reload(self) -> None:
+        """Start again from the database: another worker merged and judged meanwhile."""
+        with self._lock:
+            self.models.clear()
+            self._due.clear()
+            self.start()
 
     def add(self, parts: Sequence[Part]) -> None:
         """Take in what a merge changed."""
@@ -161,22 +170,31 @@ class Watch:
             return
         if watched.monitor.info.version == version.version:
             return
-        boundary = max((b for b in version.boundaries if b <= time_us), default=None)
-        profile = self.runtime.plans[model].profile
-        history = self._history(model, version, time_us, since_us=time_us - SUCCESSOR_HISTORY_DAYS * DAY_US)
-        watched.monitor = watched.monitor.rebaseline(
-            time_us, version=version.version, profile=profile, history=history, since_us=boundary
-        )
+        watched.monitor = self._successor(watched.monitor, model, version, time_us)
         watched.version = version
         watched.monitor.add(part for part in self.merger.everything() if part.model == model)
         self.save()
-        log.info("monitor_rebaselined", model=model, version=version.version, since_us=boundary)
 
-    def exclude(self, model: str, from_us: int, to_us: int) -> None:
-        """Take a confirmed incident out of what the monitor learns from."""
+    def _successor(self, monitor: Monitor, model: str, version: Version, time_us: int) -> Monitor:
+        """The monitor of a version that was promoted at ``time_us``, after that of the version before."""
+        boundary = max((b for b in version.boundaries if b <= time_us), default=None)
+        profile = self.runtime.plans[model].profile
+        history = self._history(model, version, time_us, since_us=time_us - SUCCESSOR_HISTORY_DAYS * DAY_US)
+        log.info("monitor_rebaselined", model=model, version=version.version, since_us=boundary)
+        return monitor.rebaseline(time_us, version=version.version, profile=profile, history=history, since_us=boundary)
+
+    def confirm(self, model: str) -> None:
+        """Take the incidents that people confirmed out of what the monitor learns from."""
         with self._lock:
             if model in self.models:
-                self.models[model].monitor.exclude(from_us, to_us)
+                self._confirm(model)
+
+    def _confirm(self, model: str) -> None:
+        with read(self.runtime.engine) as connection:
+            accepted = load_proposals(connection, model)
+        for proposal in accepted:
+            if proposal.from_us is not None and proposal.to_us is not None:
+                self.models[model].monitor.exclude(proposal.from_us, proposal.to_us)
 
     # -- beginnings ---------------------------------------------------------------------------------------------------
 
@@ -190,30 +208,31 @@ class Watch:
     def _begin(self, model: str, version: Version, start_us: int) -> None:
         plan, policy = self.runtime.plans[model], self.runtime.config.model(model).monitor
         base = self._base(version)
-        monitor = self._restored(model, version.version)
-        history = self._history(model, version, start_us)
-        if monitor is None:
-            is_honest = self._folds(version).exists()
-            info = self._info(model, version.version)
-            monitor = Monitor(policy, info, plan.profile, start_us, is_history_honest=is_honest)
-        monitor.add(history)
+        monitor = self._restored(model)
+        if monitor is not None and monitor.info.version != version.version:  # it ended between promotion and event
+            monitor = self._successor(monitor, model, version, start_us)
+        else:
+            if monitor is None:
+                is_honest = self._folds(version).exists()
+                info = self._info(model, version.version)
+                monitor = Monitor(policy, info, plan.profile, start_us, is_history_honest=is_honest)
+            monitor.add(self._history(model, version, start_us))
         self.models[model] = Watched(
             monitor, ArchiveRows(self.runtime.config.archive_dir, plan.contract), base, version
         )
-        log.info("monitor_started", model=model, version=version.version, history_parts=len(history))
+        log.info("monitor_started", model=model, version=version.version)
 
-    def _restored(self, model: str, version: str) -> Monitor | None:
+    def _restored(self, model: str) -> Monitor | None:
         plan, policy = self.runtime.plans[model], self.runtime.config.model(model).monitor
         with read(self.runtime.engine) as connection:
             row = connection.execute(sa.select(monitor_state).where(monitor_state.c.model == model)).first()
         if row is None:
             return None
         try:
-            monitor = restore(row.snapshot, policy, plan.profile)
+            return restore(row.snapshot, policy, plan.profile)
         except SnapshotMismatchError as error:
             log.warning("monitor_snapshot_ignored", model=model, reason=error.message)
             return None
-        return monitor if monitor.info.version == version else None
 
     def _begin_unregistered(self, model: str, parts: Iterable[Part]) -> None:
         """A model whose versions are somebody else's: features are watched, put-back is not possible."""
@@ -221,8 +240,8 @@ class Watch:
         plan, policy = self.runtime.plans[model], self.runtime.config.model(model).monitor
         newest = max(listed, key=lambda part: part.window_us)
         start_us = min(part.window_us for part in listed)
-        monitor = self._restored(model, newest.version)
-        if monitor is None:
+        monitor = self._restored(model)
+        if monitor is None or monitor.info.version != newest.version:
             monitor = Monitor(policy, self._info(model, newest.version), plan.profile, start_us)
         archive = ArchiveRows(self.runtime.config.archive_dir, plan.contract)
         self.models[model] = Watched(monitor, archive, pl.DataFrame(), None)

@@ -12,12 +12,13 @@ import structlog
 from labeling.items import Position
 from labeling.sql import upsert
 from retrain import labels as label_facts
-from schemas.database import write
+from schemas.database import read, write
 from schemas.events import topic
 from schemas.times import HOUR_US, now_us
 from streams.agents.pump import Given, NotYetError
 from streams.agents.scheduler import Scheduler
-from streams.merging import Hole, Merger, Progress
+from streams.merging import Hole, Merger
+from streams.progress import Progress
 from streams.routing import fetch, is_there, item_of
 from streams.runtime import Runtime
 from streams.tables import alert as alert_table
@@ -38,17 +39,37 @@ class Summaries:
         self._runtime, self._merger, self._watch, self._scheduler = runtime, merger, watch, scheduler
         self.progress = Progress()
         self._judged_us: int | None = None
+        self._is_outdated = False
 
     def __call__(self, given: Sequence[Given]) -> None:
         for each in given:
             merged = self._merger.merge(each.record, now_us())
-            self._watch.add(merged.changes)
             for hole in merged.holes:
                 self._tell(hole)
+            self._is_outdated |= merged.is_outdated
+            if self._is_outdated:
+                self._take_over()
+            else:
+                self._watch.add(merged.changes)
             watermark = self.progress.hear(each.record)
-            if watermark is not None and watermark != self._judged_us:  # also what an error left unjudged
+            if self._judged_us is None:
+                self._judged_us = self._stored()
+            if watermark is not None and watermark > (self._judged_us or 0):  # also what an error left unjudged
                 self._judge(self._judged_us, watermark)
                 self._judged_us = watermark
+
+    def _take_over(self) -> None:
+        """Another worker had the topic meanwhile: what is in memory here is not all there is."""
+        log.info("monitor_taken_over", cluster=self._runtime.cluster)
+        self._watch.reload()
+        self.progress, self._judged_us = Progress(), None
+        self._is_outdated = False
+
+    def _stored(self) -> int | None:
+        """How far a worker before this one judged."""
+        query = sa.select(progress_table.c.judged_us).where(progress_table.c.cluster == self._runtime.cluster)
+        with read(self._runtime.engine) as connection:
+            return connection.execute(query).scalar_one_or_none()
 
     def _judge(self, before: int | None, watermark_us: int) -> None:
         """Hour by hour, so that what is decided at an hour knows the alerts of that hour and none later."""
@@ -156,8 +177,8 @@ class Labels:
         with write(self._runtime.engine) as connection:
             fresh = [each.record for each in given if label_facts.ingest(connection, each.record)]
         for record in fresh:
-            if record["kind"] == "proposal_accepted" and record.get("to_us") is not None:
-                self._watch.exclude(record["model"], record["from_us"], record["to_us"])
+            if record["kind"] == "proposal_accepted":
+                self._watch.confirm(record["model"])
         if fresh:
             self._scheduler.look_again()
 

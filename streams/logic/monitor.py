@@ -164,6 +164,8 @@ class Monitor:
         Days that are already folded into the spread (older than a week) stay there.
         """
         first, last = from_us // HOUR_US, -(-to_us // HOUR_US)
+        if (first, last) in self.excluded:
+            return
         self.excluded.append((first, last))
         tail_days = -(-max(self.policy.drift_hours) // 24)
         for day in range(self.local(first)[0], self.local(last)[0] + tail_days + 1):

@@ -8,7 +8,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 
-from schemas.events import SOURCES, noun, topic
+from schemas.events import SOURCES, noun, partitions_of, topic
 from schemas.registry import Codec
 from streams.testing.oracle import Record, Result, failures_of
 from streams.testing.summaries import PlainMerger, differences
@@ -62,7 +62,9 @@ class OutputReader:
     def __init__(self, bootstrap: str, partitions: int, outputs: Outputs) -> None:
         self.outputs = outputs
         self._consumer = reader(bootstrap)
-        self._consumer.assign([TopicPartition(topic(name), p, 0) for name in WRITTEN for p in range(partitions)])
+        self._consumer.assign(
+            [TopicPartition(topic(name), p, 0) for name in WRITTEN for p in range(partitions_of(name, partitions))]
+        )
 
     def read(self) -> bool:
         """Read what has come; whether there was anything."""
