@@ -7,6 +7,7 @@ The data plane writes it; datasets, put-back and ``flywheel trace`` read it.
 
 from __future__ import annotations
 
+import os
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,19 +44,25 @@ class ArchiveFile:
 
 def files(root: Path, noun: str, cluster: str | None = None) -> list[ArchiveFile]:
     """The newest file of every segment and schema, in the order of cluster, partition and segment."""
-    newest: dict[tuple[str, int, int, int], ArchiveFile] = {}
-    clusters: Iterable[Path] = [root / cluster] if cluster else sorted(root.glob("*"))
-    for place in clusters:
-        for path in (place / noun).glob("*/*.parquet"):
-            match = FILE.fullmatch(path.name)
-            if match is None:
-                continue
-            segment, end, schema_id = (int(group) for group in match.groups())
-            file = ArchiveFile(place.name, noun, int(path.parent.name), segment, end, schema_id, path)
-            key = (file.cluster, file.partition, segment, schema_id)
-            if key not in newest or newest[key].end < end:
-                newest[key] = file
-    return sorted(newest.values())
+    newest: dict[tuple[str, int, int, int], tuple[int, str]] = {}
+    for name in [cluster] if cluster else _names(root):
+        folder = root / name / noun
+        for partition in _names(folder):
+            for match in filter(None, map(FILE.fullmatch, _names(folder / partition))):
+                segment, end, schema_id = (int(group) for group in match.groups())
+                key = (name, int(partition), segment, schema_id)
+                newest[key] = max(newest.get(key, (-1, "")), (end, str(folder / partition / match[0])))
+    return [
+        ArchiveFile(name, noun, partition, segment, end, schema_id, Path(path))
+        for (name, partition, segment, schema_id), (end, path) in sorted(newest.items())
+    ]
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def holding(

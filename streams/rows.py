@@ -32,10 +32,13 @@ class ArchiveRows:
         wanted = [path for path in self._paths() if self._overlaps(path, start_us, end_us)]
         step = -(-len(wanted) // FILES_MAX) or 1
         frames = [self._frame(path) for path in wanted[::step]]
-        frames = [f.filter((pl.col("event_time") >= start_us) & (pl.col("event_time") < end_us)) for f in frames]
         if not frames:
             return pl.DataFrame()
-        return pl.concat(frames, how="diagonal_relaxed").unique("prediction_id", keep="first", maintain_order=True)
+        rows = pl.concat(frames, how="diagonal_relaxed")
+        if not rows.width:  # all of them were replaced meanwhile
+            return rows
+        rows = rows.filter((pl.col("event_time") >= start_us) & (pl.col("event_time") < end_us))
+        return rows.unique("prediction_id", keep="first", maintain_order=True)
 
     def _paths(self) -> list[Path]:
         return [file.path for file in archive.files(self.root, "inputs")]

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from confluent_kafka import Consumer, TopicPartition
 
 from labeling.store import LabelStore
-from labeling.tables import label_event
+from labeling.tables import item, label_event
 from retrain.registry import Registry
 from retrain.tables import label_fact, retrain_decision, retrain_run
 from schemas.database import read
@@ -56,8 +56,14 @@ class Driver:
     ) -> None:
         self.config, self.model, self.engine, self.up, self.service = config, model, engine, up, service
         self.store = LabelStore(engine, model, config.model(model).labeling, contract=config.model(model).contract)
-        self._consumer = Consumer(consumer_settings(up.brokers, f"demo-{model}", group_protocol="classic"))
-        self._windows = WindowReader(Codec(FileRegistry(config.registry_path)))
+        self._consumer = Consumer(
+            consumer_settings(up.brokers, f"demo-{model}", group_protocol="classic", fetch_wait_max_ms=10)
+        )
+        self._failures = [TopicPartition(topic("failures"), number, 0) for number in range(config.partitions)]
+        self._consumer.assign(self._failures)
+        self._newest_failure: dict[int, str] = {}
+        self._codec = Codec(FileRegistry(config.registry_path))
+        self._windows = WindowReader(self._codec)
         self.sent = dict.fromkeys(SOURCES, 0)
 
     def close(self) -> None:
@@ -92,23 +98,28 @@ class Driver:
         self.sent["feedback"] += truths.height
 
     def settle(self) -> None:
-        """Wait until everything that was sent is merged, its hours are judged, and no training is under way."""
+        """Wait until everything that was sent is merged, judged and routed, and no training is under way."""
         left = self.service.client.flush(SEND_PATIENCE_S)
         if left:
             raise DemoStuckError(f"{left} events were not taken by the broker.")
-        ends = {
-            (topic(noun), number): self._consumer.get_watermark_offsets(
-                TopicPartition(topic(noun), number), timeout=10.0
-            )[1]
-            for noun in SOURCES
-            for number in range(self.config.partitions)
-        }
+        ends = self._ends(*SOURCES)
         self.wait(lambda: self._is_merged(ends), "merging")
-        self.wait(self._is_told, "telling")
         self.wait(self._is_decided, "deciding")
+        self.wait(lambda: self._is_routed(self._ends("failures")), "routing")
+        self.settle_labels()
         champion = Registry(self.engine).resolve(self.model)
         if champion is not None and champion.version != self.service.version:
             self.service.wait_for(champion.version)
+
+    def settle_labels(self) -> None:
+        """Wait until what people decided has reached retraining."""
+        self.wait(self._is_told, "telling")
+
+    def _ends(self, *nouns: str) -> dict[tuple[str, int], int]:
+        places = [(topic(noun), number) for noun in nouns for number in range(self.config.partitions)]
+        return {
+            place: self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=10.0)[1] for place in places
+        }
 
     def wait(self, is_done: Callable[[], bool], what: str) -> None:
         """Wait for a condition; raises DemoStuckError when it does not come."""
@@ -123,6 +134,20 @@ class Driver:
         with read(self.engine) as connection:
             merged = {(row.topic, row.partition): row.end for row in connection.execute(query)}
         return all(merged.get(place, 0) >= end for place, end in ends.items() if end)
+
+    def _is_routed(self, ends: dict[tuple[str, int], int]) -> bool:
+        """Whether the newest failure of every partition is a review item."""
+        for message in self._consumer.consume(10_000, 0.0):
+            if message.error() is None:
+                self._newest_failure[message.partition()] = self._codec.decode(message.value())["failure_id"]
+        if any(max(at.offset, 0) < ends[at.topic, at.partition] for at in self._consumer.position(self._failures)):
+            return False
+        names = {tuple(name.rsplit("/", 1)) for name in self._newest_failure.values()}
+        query = sa.select(item.c.prediction_id, item.c.rule).where(
+            item.c.model == self.model, item.c.prediction_id.in_({identifier for identifier, _ in names})
+        )
+        with read(self.engine) as connection:
+            return names <= {tuple(row) for row in connection.execute(query)}
 
     def _is_told(self) -> bool:
         """Whether no event waits to be sent, and all label events have reached retraining."""

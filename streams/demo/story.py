@@ -54,9 +54,9 @@ TOML = """# Written by 'flywheel demo'; every key is explained by 'flywheel conf
 [flywheel]
 partitions = 2
 segment_records = 256       # half a day a partition; the default suits 100,000 predictions a day and more
-summary_interval_ms = 100
-archive_interval_ms = 100
-order_slack_ms = 50
+summary_interval_ms = 50
+archive_interval_ms = 50
+order_slack_ms = 20
 window_s = 3600
 web_port = 0
 
@@ -149,6 +149,7 @@ class Story:
             today = day_of(batch.start)
             rest.append(batch)
             if batch.inputs.height and today != begun:
+                self.driver.settle_labels()  # the night's decisions know them
                 self._send(rest)
                 begun = today
                 self._morning(yesterday)
@@ -172,12 +173,12 @@ class Story:
         if yesterday is not None:
             self._tell_day(yesterday)
         self._news()
-        if self._review is None:
-            self._review_auto()
-        elif self._open_pages() and not self.proposed:
+        if self._review is not None and self._open_pages() and not self.proposed:
             self.proposed = True
             self._review(self.driver.store)
-        self.driver.settle()
+            self.driver.settle()
+        elif self._review is None and self._review_auto():
+            self.driver.settle()  # what the owner decided counts before the day goes on
         self._news()
 
     def _tell_day(self, day: date) -> None:
@@ -234,8 +235,13 @@ class Story:
         with read(self.driver.engine) as connection:
             return [dict(row._mapping) for row in connection.execute(query)]  # noqa: SLF001
 
-    def _review_auto(self) -> None:
-        """The simulated reviewer: rules over the card, a few cards each morning; the owner accepts proposals."""
+    def _review_auto(self) -> bool:
+        """The simulated reviewer: rules over the card, a few cards each morning; the owner accepts proposals.
+
+        Returns
+        -------
+        Whether the owner decided something.
+        """
         store = self.driver.store
         for rule in (*flights.FAILURE_RULES, RULE_NO_TRUTH):  # not the audit: here the truth comes by itself
             for _ in range(REVIEWS_A_DAY):
@@ -247,12 +253,14 @@ class Story:
                     claim.token, verdict=given.verdict, answer=given.label, feature=given.feature, note=given.reason
                 )
         answered = {(p.kind, p.cause) for p in store.proposals("accepted")}
-        for proposal in store.proposals("open"):
+        proposals = store.proposals("open")
+        for proposal in proposals:
             if (proposal.kind, proposal.cause) in answered:
                 store.refuse(proposal.proposal_id, OWNER, "answered already: the new meaning is the contract now")
                 continue
             store.accept(proposal.proposal_id, OWNER)
             self.say(f"   simulated owner: proposal accepted: {proposal.kind} ({proposal.cause})")
+        return bool(proposals)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

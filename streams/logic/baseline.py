@@ -92,6 +92,46 @@ class Windows:
         return Windows(*counts, self.x[kept], self.expected[kept], self.variance[kept])
 
 
+class Trail:
+    """Cells and rows of the windows that end with one hour, moved on hour by hour while no count changes.
+
+    Parameters
+    ----------
+    lengths
+        In hours, increasing.
+    """
+
+    def __init__(self, counts: HourlyCounts, local: LocalHours, lengths: Sequence[int]) -> None:
+        layout = counts.layout
+        self.counts, self._local, self._lengths = counts, local, lengths
+        self._hour: Hour | None = None
+        self.columns = np.zeros((len(lengths), len(layout.slices), layout.columns), np.int32)
+        self.rows = np.zeros((len(lengths), len(layout.slices), DAY_HOURS))
+
+    def move(self, hour: Hour) -> None:
+        """Move on to the windows that end with this hour."""
+        if self._hour is None or hour - self._hour > self._lengths[-1]:
+            self.columns[0], self.rows[0], back = 0, 0, 0
+            for i, length in enumerate(self._lengths):
+                if i:
+                    self.columns[i], self.rows[i] = self.columns[i - 1], self.rows[i - 1]
+                for past in range(hour - back, hour - length, -1):
+                    self._add(i, past, 1)
+                back = length
+        else:
+            for now in range(self._hour + 1, hour + 1):
+                for i, length in enumerate(self._lengths):
+                    self._add(i, now, 1)
+                    self._add(i, now - length, -1)
+        self._hour = hour
+
+    def _add(self, place: int, hour: Hour, sign: int) -> None:
+        grid = self.counts.cells.get(hour)
+        if grid is not None:
+            (np.add if sign > 0 else np.subtract)(self.columns[place], grid, out=self.columns[place])
+            self.rows[place, :, self._local(hour)[1]] += sign * self.counts.scalar(hour, N_INPUT)
+
+
 @dataclass(frozen=True)
 class Baseline:
     """Expected shares by local hour of day.
@@ -133,33 +173,20 @@ class Baseline:
                 rows[local(hour)[1]] += counts.scalar(hour, N_INPUT)
         return cls(day, days, smooth(layout.spread_out(sums), rows).transpose(1, 0, 2).copy())
 
-    def windows(
-        self, counts: HourlyCounts, local: LocalHours, lengths: Sequence[int], rows_min: int, hour: Hour
-    ) -> Windows:
-        """The windows of these lengths (increasing) that end with ``hour`` and hold ``rows_min`` rows.
+    def windows(self, trail: Trail, rows_min: int, hour: Hour) -> Windows:
+        """The windows of a trail that end with ``hour`` and hold ``rows_min`` rows.
 
         A slice without a row in this very hour has nothing new to say: it is left out.
         """
-        layout = counts.layout
-        is_new = counts.scalar(hour, N_INPUT) > 0
+        layout = trail.counts.layout
+        is_new = trail.counts.scalar(hour, N_INPUT) > 0
         if not is_new.any():
             return Windows.none(layout)
-        columns = np.zeros((len(lengths), len(layout.slices), layout.columns), np.int32)
-        rows = np.zeros((len(lengths), len(layout.slices), DAY_HOURS))
-        back = 0
-        for i, length in enumerate(lengths):
-            if i:
-                columns[i] = columns[i - 1]
-                rows[i] = rows[i - 1]
-            for past in range(hour - back, hour - length, -1):
-                grid = counts.cells.get(past)
-                if grid is not None:
-                    columns[i] += grid
-                    rows[i, :, local(past)[1]] += counts.scalar(past, N_INPUT)
-            back = length
+        trail.move(hour)
+        rows = trail.rows
         sizes = rows.sum(2).astype(np.int64)
         place, where = np.nonzero((sizes >= rows_min) & is_new)
-        x = layout.spread_out(columns[place, where]).astype(np.float64)
+        x = layout.spread_out(trail.columns[place, where]).astype(np.float64)
         expected, variance = np.empty_like(x), np.empty_like(x)
         for s in np.unique(where):
             mine = where == s

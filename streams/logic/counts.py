@@ -35,6 +35,7 @@ class LocalHours:
     def __init__(self, timezone: str) -> None:
         self._zone = ZoneInfo(timezone)
         self._known: dict[Hour, tuple[int, int]] = {}
+        self._hours: dict[int, list[Hour]] = {}
 
     def __call__(self, hour: Hour) -> tuple[int, int]:
         """(local day since 1970, local hour of day)."""
@@ -47,8 +48,10 @@ class LocalHours:
 
     def hours_of(self, day: int) -> list[Hour]:
         """The hours of a local day: 23, 24 or 25 of them."""
-        noon = day * 24 + 12
-        return [h for h in range(noon - 30, noon + 31) if self(h)[0] == day]
+        if day not in self._hours:
+            noon = day * 24 + 12
+            self._hours[day] = [h for h in range(noon - 30, noon + 31) if self(h)[0] == day]
+        return self._hours[day]
 
 
 _EPOCH_ORDINAL = datetime(1970, 1, 1, tzinfo=UTC).toordinal()

@@ -84,12 +84,11 @@ class Runs:
 
     def step(self, grid: npt.NDArray[np.int32], rows: Ints, layout: Layout, limit: npt.NDArray[Any] | None) -> None:
         """Take in one hour's cells; a run that ends is healthy if it stayed below ``limit`` (None: in any case)."""
-        top = np.maximum.reduceat(grid, layout.offsets[:-1], axis=1)
         has_rows = rows[:, None] > 0
-        is_one = (top == rows[:, None]) & has_rows
-        place = np.full_like(self.cell, -1)
-        for s, f in zip(*np.nonzero(is_one), strict=True):
-            place[s, f] = int(np.argmax(grid[s, layout.offsets[f] : layout.offsets[f + 1]]))
+        whole = np.where((grid == rows[:, None]) & has_rows, np.arange(grid.shape[1]), -1)  # at most one a feature
+        column = np.maximum.reduceat(whole, layout.offsets[:-1], axis=1)
+        is_one = column >= 0
+        place = np.where(is_one, column - layout.offsets[:-1], -1)
         goes_on = is_one & (place == self.cell)
         has_ended = has_rows & ~goes_on
         is_healthy = has_ended if limit is None else has_ended & (self.rows <= limit)

@@ -17,7 +17,7 @@ import numpy as np
 from schemas.parts import ALL_SLICE, Part
 from schemas.profile import Profile
 from schemas.times import HOUR_US
-from streams.logic.baseline import BLOCK_HOURS, Baseline, Interval, IsHealthy, SameWorld, Spread
+from streams.logic.baseline import BLOCK_HOURS, Baseline, Interval, IsHealthy, SameWorld, Spread, Trail
 from streams.logic.bias import BiasSpread, judge, usual_bias, window_sums
 from streams.logic.counts import Floats, Hour, HourlyCounts, Ints, Layout, LocalHours
 from streams.logic.drift import Candidate, candidates, evidence, strongest
@@ -225,7 +225,8 @@ class Monitor:
         if today is None or not self._can_judge(today):
             return []
         lengths = self.policy.drift_hours
-        windows = today.baseline.windows(self.counts, self.local, lengths, self.policy.rows_min, hour)
+        trail = Trail(self.counts, self.local, lengths)
+        windows = today.baseline.windows(trail, self.policy.rows_min, hour)
         windows = windows.only(np.array([self._is_clean(hour, n) for n in lengths]))
         block = self.local(hour)[1] // BLOCK_HOURS
         z = evidence(windows, today.correlation[:, block], self.policy)
@@ -353,8 +354,9 @@ class Monitor:
         lengths, is_known = self.policy.drift_hours, self._same_world(day, *INPUT_CHANNELS)
         correlation = self._record_correlation() if is_history else None
         healthy = [h for h in hours if is_known(h)]
+        trail = Trail(self.counts, self.local, lengths)
         for hour in healthy[:: 1 if is_history else self.policy.spread_step_hours]:
-            windows = baseline.windows(self.counts, self.local, lengths, self.policy.rows_min, hour)
+            windows = baseline.windows(trail, self.policy.rows_min, hour)
             windows = windows.only(np.array([self._is_clean(hour, n, *INPUT_CHANNELS) for n in lengths]))
             block = self.local(hour)[1] // BLOCK_HOURS
             if correlation is not None:

@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from schemas.errors import BrokerUnreachableError, TopicLayoutError
-from schemas.events import NOUNS, topic
+from schemas.events import NOUNS, SINGLE, topic
 from streams import kafka
 from streams.broker import RETENTION_BYTES_MAX, EmbeddedBroker, EmbeddedBrokerError
 from streams.testing import free_port
@@ -43,7 +43,7 @@ def read(consumer: Consumer, count: int) -> list[bytes]:
 def test_it_has_every_topic_with_the_asked_partitions(broker: EmbeddedBroker) -> None:
     known = kafka.topic_info(broker.bootstrap)
     assert set(known) == set(NOUNS)
-    assert {info.partitions for info in known.values()} == {2}
+    assert {noun: info.partitions for noun, info in known.items()} == {n: 1 if n in SINGLE else 2 for n in NOUNS}
     assert kafka.check_topics(broker.bootstrap) == 2
 
 

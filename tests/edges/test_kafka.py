@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, ResourceType
 
 from schemas.errors import TopicLayoutError
-from schemas.events import NOUNS, topic
+from schemas.events import NOUNS, SINGLE, topic
 from streams import kafka as kafka_module
 from streams.client import FlywheelClient
 from streams.kafka import admin, check_topics, consumer_settings, create_topics, producer_settings, topic_info
@@ -60,6 +60,8 @@ def test_topics_are_created_once_with_what_each_needs(own_kafka: KafkaServer) ->
     wait_until(lambda: len(topic_info(own_kafka.bootstrap)) == len(NOUNS), 20, "the topics")
     assert create_topics(own_kafka.bootstrap, 5) == []
     assert check_topics(own_kafka.bootstrap) == 3
+    counts = {noun: info.partitions for noun, info in topic_info(own_kafka.bootstrap).items()}
+    assert counts == {noun: 1 if noun in SINGLE else 3 for noun in NOUNS}
     assert configs(own_kafka, topic("inputs"))["message.timestamp.type"] == "LogAppendTime"
     assert configs(own_kafka, topic("models"))["cleanup.policy"] == "compact"
     assert int(configs(own_kafka, topic("summaries"))["max.message.bytes"]) == kafka_module.MESSAGE_BYTES_MAX

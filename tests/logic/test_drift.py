@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from schemas.parts import N_INPUT, Part, cell_code
 from schemas.profile import FieldSpec, Profile, build_profile
 from schemas.times import HOUR_US
-from streams.logic.baseline import Spread, Windows, smooth
+from streams.logic.baseline import Spread, Trail, Windows, smooth
 from streams.logic.counts import HourlyCounts, Layout, LocalHours
 from streams.logic.drift import candidates, divergence, evidence
 from streams.logic.policy import MonitorPolicy
@@ -101,7 +101,7 @@ def test_windows_equal_a_plain_sum_over_hours() -> None:
     today, local = monitor.today, monitor.local
     assert today is not None
     hour = monitor.next_hour - 5
-    windows = today.baseline.windows(monitor.counts, local, (2, 8), 20, hour)
+    windows = today.baseline.windows(Trail(monitor.counts, local, (2, 8)), 20, hour)
     d = 7
     for w in range(len(windows.rows)):
         length, s = (2, 8)[windows.length[w]], int(windows.slice[w])
