@@ -43,7 +43,7 @@ class Recipe:
         """The recipe as text; :func:`parse_recipe` is its inverse.
 
         >>> since(0).name
-        'since(1970-01-01T00:00:00+00:00)'
+        'since(1970-01-01T00:00:00Z)'
         """
         if self.kind == "mixed":
             return "mixed"
@@ -62,7 +62,7 @@ class Recipe:
 
 
 def _text(us: int) -> str:
-    return from_us(us).isoformat()
+    return from_us(us).isoformat().replace("+00:00", "Z")
 
 
 def mixed() -> Recipe:
@@ -86,7 +86,7 @@ def exclude(ranges: Iterable[tuple[int, int]]) -> Recipe:
 
 
 def parse_recipe(text: str) -> Recipe:
-    """A recipe from its name, such as ``since(2013-05-06T09:00:00+00:00)``.
+    """A recipe from its name, such as ``since(2013-05-06T09:00:00Z)``.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def parse_recipe(text: str) -> Recipe:
         If the text is not a recipe's name.
 
     >>> parse_recipe("exclude(2013-05-01/2013-05-02)").name
-    'exclude(2013-05-01T00:00:00+00:00/2013-05-02T00:00:00+00:00)'
+    'exclude(2013-05-01T00:00:00Z/2013-05-02T00:00:00Z)'
     """
     text = text.strip()
     if text == "mixed":

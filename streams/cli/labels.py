@@ -340,7 +340,7 @@ def proposals_accept(
     try:
         from_us = parse_time(from_) if from_ else None
     except ValueError as error:
-        raise UsageError(f"'{from_}' is not a time.", action="Write it as 2026-03-02T09:00:00+00:00.") from error
+        raise UsageError(f"'{from_}' is not a time.", action="Write it as 2026-03-02T09:00:00Z.") from error
     _emit_proposal(store.accept(proposal_id, reviewer, reason, from_us=from_us), as_json)
 
 

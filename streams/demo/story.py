@@ -21,7 +21,7 @@ from labeling.leases import Filters
 from labeling.store import LabelStore
 from retrain.initial import register_initial
 from retrain.paths import Paths
-from retrain.registry import Registry
+from retrain.registry import CHAMPION, Registry
 from retrain.tables import retrain_run, run_candidate
 from schemas.database import open_database, read
 from schemas.events import SOURCES, topic
@@ -225,7 +225,10 @@ class Story:
     def _tell_run(self, row: Any) -> None:
         moment = from_us(row.as_of_us).astimezone(ZONE)
         self.say(f"   {moment:%d %b %H:%M} retrain {row.run_id} ({row.trigger}: {row.reason}) -> {row.state}")
-        for candidate in self._candidates(row.run_id):
+        candidates = self._candidates(row.run_id)
+        if not candidates:
+            self.say(f"      {row.detail['outcome']}")
+        for candidate in candidates:
             self.say(f"      {candidate['recipe']:<24} {candidate['verdict']:<12} {candidate['reason']}")
         if row.version and row.state == "promoted":
             self.say(f"      champion is now version {row.version}")
@@ -269,7 +272,7 @@ class Story:
         driver, stats = self.driver, self.driver.store.stats()
         registry = Registry(driver.engine)
         after = registry.resolve(flights.MODEL)
-        first = registry.versions(flights.MODEL)
+        champions = [event.version for event in registry.history(flights.MODEL) if event.alias == CHAMPION]
         stretches = {"before": BEFORE, "during": DURING, "after": AFTER}
         quality = {
             name: figures(driver.quality(local_us(first_day), local_us(last_day + timedelta(days=1))))
@@ -285,7 +288,7 @@ class Story:
             "labels": {"total": stats.labels, "verdicts": stats.verdicts, "answers": stats.answers},
             "runs": self._runs(),
             "champion": {
-                "before": min((v.version for v in first), key=len, default=None),
+                "before": champions[0],
                 "after": after.version if after else None,
             },
             "quality": quality,
@@ -335,6 +338,7 @@ class Story:
                 "trigger": row.trigger,
                 "verdict": row.state,
                 "reason": row.reason,
+                "outcome": row.detail["outcome"],
                 "version": row.version,
                 "recipes": [
                     {name: candidate[name] for name in ("recipe", "verdict", "reason", "metrics")}
