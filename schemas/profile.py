@@ -169,10 +169,10 @@ class FeatureProfile:
 
     def _category_codes(self, values: pl.Series) -> Codes:
         text = _as_text(values)
-        found = text.cast(self._enum, strict=False).to_physical().cast(pl.Int64)
+        found = text.cast(self._enum, strict=False).to_physical()
         if found.null_count():
-            found = found.fill_null(-1)
-        cells: Codes = self._enum_cells[found.to_numpy()]
+            found = found.cast(pl.Int64).fill_null(-1)
+        cells: Codes = self._enum_cells.take(found.to_numpy())
         if text.null_count():
             cells[text.is_null().to_numpy()] = CELL_NULL
         return cells

@@ -9,15 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from schemas.archive import ArchiveFile
+
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass
 class _Open:
     frames: list[pl.DataFrame] = field(default_factory=list)
-    end: int = 0
+    newest: int = -1
+    is_sorted: bool = True
     written: Path | None = None
     is_changed: bool = True
 
@@ -30,12 +35,18 @@ class ArchiveWriter:
         self._size = segment_records
         self._open: dict[tuple[str, int, int, int], _Open] = {}
 
-    def add(self, noun: str, partition: int, schema_id: int, frame: pl.DataFrame) -> None:
-        """Add decoded events with their ``offset`` and ``broker_ts``, in the order of their offsets."""
-        for (segment,), rows in frame.group_by(pl.col("offset") // self._size, maintain_order=True):
-            held = self._open.setdefault((noun, partition, int(str(segment)), schema_id), _Open())
-            held.frames.append(rows)
-            held.is_changed = True
+    def add(self, noun: str, partition: int, schema_id: int, frame: pl.DataFrame, offsets: Ints, stamps: Ints) -> None:
+        """Add decoded events, their offsets (increasing), and their broker timestamps."""
+        frame = frame.hstack([pl.Series("offset", offsets), pl.Series("broker_ts", stamps)])
+        segments = offsets // self._size
+        for segment in range(int(segments[0]), int(segments[-1]) + 1):
+            first, after = segments.searchsorted((segment, segment + 1)).tolist()
+            if first < after:
+                held = self._open.setdefault((noun, partition, segment, schema_id), _Open())
+                held.is_sorted &= held.newest < int(offsets[first])
+                held.newest = int(offsets[after - 1])
+                held.frames.append(frame[first:after])
+                held.is_changed = True
 
     def write(self, noun: str, partition: int, segment: int, end: int, *, is_complete: bool) -> None:
         """Write a segment's files if they changed; a complete one is let go."""
@@ -51,8 +62,10 @@ class ArchiveWriter:
         noun, partition, segment, schema_id = key
         folder = self._root / noun / f"{partition:04d}"
         folder.mkdir(parents=True, exist_ok=True)
-        if len(held.frames) > 1:  # models have columns of their own (facts), and stand one after the other in a step
-            held.frames = [pl.concat(held.frames, how="diagonal_relaxed").sort("offset")]
+        if len(held.frames) > 1:
+            held.frames = [pl.concat(held.frames, how="diagonal_relaxed")]  # models have columns of their own: facts
+        if not held.is_sorted:  # models of one schema stand one after the other in a step
+            held.frames, held.is_sorted = [held.frames[0].sort("offset")], True
         path = folder / ArchiveFile.name(segment, end, schema_id)
         temporary = path.with_suffix(".tmp")
         held.frames[0].write_parquet(temporary, compression="zstd", compression_level=1, statistics=True)

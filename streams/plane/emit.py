@@ -69,8 +69,7 @@ class Emitter:
     def dead_letters(self, source: str, partition: int, chunk: Chunk, bad: Sequence[Bad], now_us: int) -> None:
         """Set records aside, with their origin."""
         for item in bad:
-            message = chunk.messages[item.place]
-            value, key = message.value(), message.key()
+            value, key = chunk.values[item.place], chunk.keys[item.place]
             offset = int(chunk.offsets[item.place])
             self.send(
                 "dead-letters",

@@ -8,11 +8,9 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import structlog
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -30,7 +28,7 @@ from streams.plane.pick import Found
 from streams.plane.plan import TOPIC_INPUTS, TOPIC_PREDICTIONS, ModelPlan
 from streams.plane.restore import Resume, earlier_logs, resume
 from streams.plane.segments import NO_EVENT, Track
-from streams.plane.source import Chunk, Frontier, Log, runs
+from streams.plane.source import Chunk, Frontier, Log, asked, runs
 
 TOPICS = tuple(topic(noun) for noun in SOURCES)
 CONSUME_TIMEOUT_S = 0.05
@@ -49,7 +47,6 @@ GC_THRESHOLDS = (100_000, 50, 100)
 that is never part of a cycle. The default (700, 10, 10) took 3 of 20 CPU seconds a million predictions."""
 IN_HAND_BATCHES_MAX = 4
 """A topic is paused when this many micro-batches of one partition are in hand, and goes on at one."""
-_VALUE, _KEY, _ERROR = methodcaller("value"), methodcaller("key"), methodcaller("error")
 
 log = structlog.get_logger("flywheel.plane")
 
@@ -154,7 +151,7 @@ class DataPlane:
         if self._failure is not None:
             raise self._failure
         good = messages
-        if any(map(_ERROR, messages)):
+        if messages and any(asked(messages, "error")):
             good = [m for m in messages if m.error() is None]
             self._on_errors([m for m in messages if m.error() is not None])
         for name, partition, first, last, offsets in runs(good):
@@ -207,8 +204,7 @@ class DataPlane:
             self._on_late(number, numbered, late)
 
     def _decode(self, number: int, place: int, chunk: Chunk) -> list[tuple[Decoded, str]]:
-        values, keys = list(map(_VALUE, chunk.messages)), list(map(_KEY, chunk.messages))
-        decoded, bad = self._decoders[place].decode(values, keys)
+        decoded, bad = self._decoders[place].decode(chunk.values, chunk.keys)
         good, misplaced = self._checkers[place].check(decoded, chunk)
         track = self._numbers[number].tracks[place]
         first = track.commit[0]  # what is before was archived and told; it is read again for the join store
@@ -217,10 +213,10 @@ class DataPlane:
             track.count("dead", (chunk.offsets[item.place] for item in bad))
             self._emitter.dead_letters(TOPICS[place], number, chunk, bad, now_us())
         for part, _ in good:
-            frame = part.frame.with_columns(offset=chunk.offsets[part.places], broker_ts=chunk.timestamps[part.places])
-            if chunk.offsets[0] < first:
-                frame = frame.filter(pl.col("offset") >= first)
-            self._archive.add(SOURCES[place], number, part.schema_id, frame)
+            offsets, stamps = chunk.offsets[part.places], chunk.timestamps[part.places]
+            new = int(offsets.searchsorted(first))
+            if new < len(offsets):
+                self._archive.add(SOURCES[place], number, part.schema_id, part.frame[new:], offsets[new:], stamps[new:])
         return good
 
     def _send(self, found: Found) -> None:

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from schemas.contract import Contract
+from schemas.contract import Contract, Field
 from schemas.errors import ConfigError
 from schemas.parts import ALL_SLICE
-from schemas.profile import CELL_NULL, LABEL_FEATURE, SCORE_FEATURE, FeatureProfile, Profile
+from schemas.profile import CELL_NEW, CELL_NULL, LABEL_FEATURE, SCORE_FEATURE, FeatureProfile, Profile
 from schemas.times import SECOND_US
 from streams.plane.store import Hashes, Rows, row_type
 
@@ -75,14 +75,22 @@ class Versions:
 
     def numbers(self, frame: pl.DataFrame) -> npt.NDArray[np.int32]:
         """The number of every row's pair."""
-        pairs = frame.select("version", "role")
-        distinct = pairs.unique(maintain_order=True)
-        table = distinct.with_columns(
-            pl.Series("number", [self.number(v, r) for v, r in distinct.iter_rows()], dtype=pl.Int32)
-        )
-        if table.height == 1:
-            return np.full(frame.height, table["number"][0], np.int32)
-        return pairs.join(table, on=["version", "role"], how="left", maintain_order="left")["number"].to_numpy()
+        versions, version_of = _factorized(frame["version"])
+        roles, role_of = _factorized(frame["role"])
+        pair_of = version_of.astype(np.int64) * len(roles) + role_of
+        seen = np.bincount(pair_of, minlength=len(versions) * len(roles))
+        number = np.zeros(len(seen), np.int32)
+        for pair in np.flatnonzero(seen).tolist():
+            number[pair] = self.number(versions[pair // len(roles)], roles[pair % len(roles)])
+        return cast(npt.NDArray[np.int32], number[pair_of])
+
+
+def _factorized(column: pl.Series) -> tuple[list[str], npt.NDArray[Any]]:
+    """The distinct values of a column without nulls, and the place of every row's among them."""
+    values = column.unique().to_list()
+    if len(values) == 1:
+        return values, np.zeros(len(column), np.uint8)
+    return values, column.cast(pl.Enum(values)).to_physical().to_numpy()
 
 
 @dataclass(frozen=True)
@@ -219,22 +227,45 @@ class ModelPlan:
         """Rows of input events whose features stand in columns; the places in the order are the caller's."""
         rows = np.zeros(frame.height, self.input_type)
         _common(rows, frame)
-        outside = np.zeros((frame.height, len(self.contract.fields)), bool)
+        columns = {column.name: column for column in frame.get_columns()}
+        cells = np.full((len(self.contract.fields), frame.height), CELL_NULL, np.uint8)
+        outside: dict[int, npt.NDArray[np.bool_]] = {}
         for i, f in enumerate(self.contract.fields):
-            if f.name not in frame.columns:  # written with an older contract
-                rows["cells"][:, i] = CELL_NULL
+            column = columns.get(f.name)
+            if column is None:  # written with an older contract
                 continue
-            column = frame[f.name]
-            rows["cells"][:, i] = self.profile.feature(f.name).codes(column)
-            if f.min is not None or f.max is not None:
-                outside[:, i] = _out_of_range(column, f.min, f.max)
-            if f.domain is not None:
-                outside[:, i] |= _out_of_domain(column, self.domains[f.name])
-        rows["outside"] = np.packbits(outside, axis=1)
+            cells[i] = self.profile.feature(f.name).codes(column)
+            out = self._outside(f, column, cells[i])
+            if out is not None and out.any():
+                outside[i] = out
+        rows["cells"] = cells.T
+        if outside:
+            bits = np.zeros((frame.height, len(self.contract.fields)), bool)
+            for i, out in outside.items():
+                bits[:, i] = out
+            rows["outside"] = np.packbits(bits, axis=1)
         for i, (name, _) in enumerate(self.slice_fields):
-            if name in frame.columns:
-                rows["slices"][:, i] = _physical(frame[name].cast(self.slice_types[i], strict=False), -1) + 1
+            if name in columns:
+                rows["slices"][:, i] = _physical(columns[name].cast(self.slice_types[i], strict=False), -1) + 1
         return rows
+
+    def _outside(self, f: Field, column: pl.Series, cells: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_] | None:
+        """Which values the contract does not allow; None: all are allowed."""
+        out = None if f.min is None and f.max is None else _out_of_range(column, f.min, f.max)
+        if f.domain is not None and not (f.name in self._covered and not (cells == CELL_NEW).any()):
+            strange = _out_of_domain(column, self.domains[f.name])
+            out = strange if out is None else out | strange
+        return out
+
+    @cached_property
+    def _covered(self) -> frozenset[str]:
+        """Categories of which everything that training saw is in the domain: only a new value can be outside."""
+        found = set()
+        for f in self.contract.fields:
+            cells = self.profile.feature(f.name)
+            if f.domain is not None and f.kind == "category" and {*cells.names, *cells.others} <= set(f.domain):
+                found.add(f.name)
+        return frozenset(found)
 
     def predictions(self, frame: pl.DataFrame, versions: Versions) -> Rows:
         """Rows of prediction events."""

@@ -8,10 +8,9 @@ because a new leader's clock may be behind.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from operator import methodcaller
+from itertools import chain, groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -20,27 +19,35 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 TIMESTAMP_LOG_APPEND = 2
 NEVER = 2**62
-_OFFSET, _PARTITION, _TOPIC = methodcaller("offset"), methodcaller("partition"), methodcaller("topic")
+
+
+def asked(messages: Sequence[Any], name: str) -> Iterator[Any]:
+    """What a method says of every message.
+
+    It is called through the class: 13 ns a message, where ``methodcaller`` takes 66 and ``m.value()`` 30.
+    """
+    return map(getattr(type(messages[0]), name), messages)
 
 
 @dataclass
 class Chunk:
     """Consecutive records of one source partition."""
 
-    messages: Sequence[Any]
+    values: list[bytes | None]
+    keys: list[bytes | None]
     offsets: Ints
     timestamps: Ints  # broker timestamps, ms
     order_ts: Ints  # their running maximum
 
     def __len__(self) -> int:
-        return len(self.messages)
+        return len(self.values)
+
+    def __getitem__(self, part: slice) -> Chunk:
+        return Chunk(self.values[part], self.keys[part], self.offsets[part], self.timestamps[part], self.order_ts[part])
 
     def split(self, count: int) -> tuple[Chunk, Chunk]:
         """The first ``count`` records, and the rest."""
-        return (
-            Chunk(self.messages[:count], self.offsets[:count], self.timestamps[:count], self.order_ts[:count]),
-            Chunk(self.messages[count:], self.offsets[count:], self.timestamps[count:], self.order_ts[count:]),
-        )
+        return self[:count], self[count:]
 
     @classmethod
     def join(cls, chunks: Sequence[Chunk]) -> Chunk:
@@ -49,7 +56,8 @@ class Chunk:
             return chunks[0]
         columns = ("offsets", "timestamps", "order_ts")
         joined = [np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in columns]
-        return cls([message for chunk in chunks for message in chunk.messages], *joined)
+        values, keys = (list(chain.from_iterable(getattr(c, name) for c in chunks)) for name in ("values", "keys"))
+        return cls(values, keys, *joined)
 
 
 def runs(messages: Sequence[Any]) -> list[tuple[str, int, int, int, Ints]]:
@@ -62,23 +70,21 @@ def runs(messages: Sequence[Any]) -> list[tuple[str, int, int, int, Ints]]:
     n = len(messages)
     if not n:
         return []
-    offsets = np.fromiter(map(_OFFSET, messages), np.int64, n)
-    partitions = np.fromiter(map(_PARTITION, messages), np.int64, n)
+    names, numbers = list(asked(messages, "topic")), list(asked(messages, "partition"))
+    first, last = messages[0].offset(), messages[-1].offset()
+    if last - first == n - 1 and names.count(names[0]) == n and numbers.count(numbers[0]) == n:
+        return [(names[0], numbers[0], 0, n, np.arange(first, last + 1))]
+    offsets = np.fromiter(asked(messages, "offset"), np.int64, n)
+    partitions = np.array(numbers)
     is_break = (np.diff(offsets) != 1) | (np.diff(partitions) != 0)
     starts = [0, *(np.flatnonzero(is_break) + 1).tolist(), n]
     found: list[tuple[str, int, int, int, Ints]] = []
     for start, stop in pairwise(starts):
-        names = list(map(_TOPIC, messages[start:stop]))
-        while names:
-            same = len(names) if names.count(names[0]) == len(names) else _same(names)
-            found.append((names[0], int(partitions[start]), start, start + same, offsets[start : start + same]))
-            start, names = start + same, names[same:]
+        for name, some in groupby(names[start:stop]):  # another topic's record may have just the next offset
+            after = start + len(list(some))
+            found.append((name, numbers[start], start, after, offsets[start:after]))
+            start = after
     return found
-
-
-def _same(names: list[str]) -> int:
-    """How many names from the first on are equal: another topic's record may have just the next offset."""
-    return next(i for i, name in enumerate(names) if name != names[0])
 
 
 def timestamps(messages: Sequence[Any]) -> Ints:
@@ -89,7 +95,7 @@ def timestamps(messages: Sequence[Any]) -> Ints:
     if kind == TIMESTAMP_LOG_APPEND:
         _steps(messages, 0, len(messages) - 1, first, last, out)
     else:
-        out[:] = [m.timestamp()[1] for m in messages]
+        out[:] = [stamp for _, stamp in asked(messages, "timestamp")]
     return out
 
 
@@ -127,7 +133,9 @@ class Log:
             raised = np.maximum(raised, self.worked_ts)
         gone = int(offsets[0]) - self.fetched
         self.fetched, self.order_ts = int(offsets[-1]) + 1, int(raised[-1])
-        self.chunks.append(Chunk(messages, offsets, times, raised))
+        # bytes, not messages: they are small, and the garbage collector does not look at them
+        values, keys = list(asked(messages, "value")), list(asked(messages, "key"))
+        self.chunks.append(Chunk(values, keys, offsets, times, raised))
         return gone
 
     @property
