@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streams.plane.plan import KIND_TRUTH, KIND_USER, ORDER_TIMER, ORDER_TOPICS, TOPIC_OF_ORDER, ModelPlan
-from streams.plane.store import Hashes, Rows, RunSet
+from streams.plane.store import Hashes, Rows, RunSet, joined
 
 Indexes = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -104,8 +104,13 @@ class Joined:
 
 def distinct(h1: Hashes, h2: Hashes) -> tuple[Hashes, Hashes, Indexes]:
     """Distinct ids sorted by their first half, and the number of every row's id."""
-    u1, first, number = np.unique(h1, return_index=True, return_inverse=True)
-    u2 = h2[first]
+    by = np.argsort(h1)
+    ordered = h1[by]
+    is_head = np.ones(len(by), bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_head[1:])
+    number = np.empty(len(by), np.int64)
+    number[by] = np.cumsum(is_head) - 1
+    u1, u2 = ordered[is_head], h2[by[is_head]]
     if (u2[number] == h2).all():
         return u1, u2, number
     both = np.stack([h1, h2], axis=1)  # two ids that share 64 bits in one batch: never seen, and still exact
@@ -126,7 +131,9 @@ class _Side:
     def of(cls, found: RunSet, u1: Hashes, u2: Hashes, batch: Rows, batch_ids: Indexes) -> _Side:
         which, rows = found.find(u1, u2)
         is_known = np.zeros(len(batch), bool)
-        if len(rows) and len(batch):
+        if not len(rows):
+            return cls(batch_ids, batch, 0, is_known)
+        if len(batch) and rows["offset"].max() >= batch["offset"].min():  # else the store is not ahead of the log
             near = np.flatnonzero(np.isin(batch["offset"], rows["offset"]))
             stored = (
                 {_place(i, row): n for n, (i, row) in enumerate(zip(which, rows, strict=True))} if len(near) else {}
@@ -138,21 +145,25 @@ class _Side:
                     is_known[i] = True
                     repeated.append(at)
             which, rows = np.delete(which, repeated), np.delete(rows, repeated)
-        return cls(
-            np.concatenate([which, batch_ids]),
-            np.concatenate([rows, batch]) if len(rows) else batch,
-            len(which),
-            is_known,
-        )
+        return cls(np.concatenate([which, batch_ids]), joined([rows, batch]), len(which), is_known)
+
+    @property
+    def is_distinct(self) -> bool:
+        """Whether no id has two rows, which is the usual case."""
+        return bool(np.bincount(self.ids).max(initial=0) <= 1)
 
     def first(self, count: int) -> Indexes:
         """Index of every id's first row in the order, -1 if it has none."""
         place = np.full(count, -1, np.int64)
-        if len(self.ids):
-            by = np.lexsort((self.rows["offset"], self.rows["order"], self.ids))
-            ids = self.ids[by]
-            heads = np.flatnonzero(np.diff(ids, prepend=-1))
-            place[ids[heads]] = by[heads]
+        places = np.arange(len(self.ids))
+        place[self.ids] = places
+        repeated = self.ids[place[self.ids] != places]
+        if len(repeated):  # only ids with several rows need their order
+            some = np.flatnonzero(np.isin(self.ids, repeated))
+            rows, ids = self.rows.take(some), self.ids[some]
+            by = np.lexsort((rows["offset"], rows["order"], ids))
+            heads = np.flatnonzero(np.diff(ids[by], prepend=-1))
+            place[ids[by][heads]] = some[by[heads]]
         return place
 
 
@@ -173,7 +184,7 @@ def join(store: ModelStore, inputs: Rows, predictions: Rows, feedback: Rows, tim
     timer_of
         Offsets of the predictions that set them; one that is a duplicate sets none.
     """
-    given = np.concatenate([feedback, timers])
+    given = joined([feedback, timers]) if len(timers) else feedback
     h1 = np.concatenate([rows["h1"] for rows in (inputs, predictions, given)])
     h2 = np.concatenate([rows["h2"] for rows in (inputs, predictions, given)])
     u1, u2, number = distinct(h1, h2)
@@ -185,12 +196,14 @@ def join(store: ModelStore, inputs: Rows, predictions: Rows, feedback: Rows, tim
     first_input, first_prediction = left.first(n), right.first(n)
     twice_i = _duplicates(left, first_input)
     twice_p = _duplicates(right, first_prediction)
-    kept = np.ones(len(given), bool)
-    kept[len(feedback) :] = ~np.isin(timer_of, predictions["offset"][twice_p])
-    given, given_ids = (given, number[b:]) if kept.all() else (given[kept], number[b:][kept])
+    given_ids = number[b:]
+    if len(timers) and twice_p.any():
+        kept = np.ones(len(given), bool)
+        kept[len(feedback) :] = ~np.isin(timer_of, predictions["offset"][twice_p])
+        given, given_ids = given[kept], given_ids[kept]
     said = _Side.of(store.feedback, u1, u2, given, given_ids)
-    store.inputs.add(inputs[~left.is_known & ~twice_i])
-    store.predictions.add(predictions[~right.is_known & ~twice_p])
+    store.inputs.add(_without(inputs, left.is_known | twice_i))
+    store.predictions.add(_without(predictions, right.is_known | twice_p))
 
     is_pair = (first_input >= 0) & (first_prediction >= 0)
     order_i = np.where(is_pair, left.rows["order"][first_input], 0) if len(left.rows) else np.zeros(n, np.int64)
@@ -203,13 +216,15 @@ def join(store: ModelStore, inputs: Rows, predictions: Rows, feedback: Rows, tim
     if len(new):
         offsets_i, offsets_p = left.rows["offset"][first_input[new]], right.rows["offset"][first_prediction[new]]
         pair_offset[new] = np.where(is_late_input[new], offsets_i, offsets_p)
-    pairs = Pairs(left.rows[first_input[new]], right.rows[first_prediction[new]], pair_order[new], pair_offset[new])
+    pairs = Pairs(
+        left.rows.take(first_input[new]), right.rows.take(first_prediction[new]), pair_order[new], pair_offset[new]
+    )
 
     sequence = _Sequence.of(said)
     twice_f = np.ones(len(given), bool)
     in_batch = sequence.index[sequence.index >= said.batch_start] - said.batch_start
     twice_f[in_batch] = False
-    store.feedback.add(given[~said.is_known & ~twice_f])
+    store.feedback.add(_without(given, said.is_known | twice_f))
     truths = _truths(
         sequence, said, left.rows, right.rows, first_input, first_prediction, is_pair, pair_order, is_new, pair_offset
     )
@@ -220,6 +235,10 @@ def join(store: ModelStore, inputs: Rows, predictions: Rows, feedback: Rows, tim
         predictions["offset"][twice_p],
         feedback["offset"][twice_f[: len(feedback)]],
     )
+
+
+def _without(rows: Rows, flags: Flags) -> Rows:
+    return rows.take(np.flatnonzero(~flags)) if flags.any() else rows
 
 
 def _duplicates(side: _Side, first: Indexes) -> Flags:
@@ -241,16 +260,20 @@ class _Sequence:
     @classmethod
     def of(cls, said: _Side) -> _Sequence:
         rows, ids = said.rows, said.ids
+        if said.is_distinct:
+            kept = np.argsort(ids)
+            nothing = np.zeros(len(ids), bool)
+            return cls(kept, ids[kept], rows.take(kept), nothing, ~nothing)
         by = np.lexsort((rows["offset"], rows["order"], rows["f1"], ids))
         is_first = np.ones(len(by), bool)
         is_first[1:] = (ids[by][1:] != ids[by][:-1]) | (rows["f1"][by][1:] != rows["f1"][by][:-1])
         kept = by[is_first]
         kept = kept[np.lexsort((rows["offset"][kept], rows["order"][kept], rows["kind"][kept], ids[kept]))]
-        kept_ids, kept_rows = ids[kept], rows[kept]
+        kept_ids, kept_rows = ids[kept], rows.take(kept)
         has_previous = _same_as_previous(kept_ids, kept_rows["kind"])
         overtaken = (kept_rows["undecided"] == 1) & has_previous  # a truth came before the time ran out
         if overtaken.any():
-            kept, kept_ids, kept_rows = kept[~overtaken], kept_ids[~overtaken], kept_rows[~overtaken]
+            kept, kept_ids, kept_rows = kept[~overtaken], kept_ids[~overtaken], _without(kept_rows, overtaken)
             has_previous = _same_as_previous(kept_ids, kept_rows["kind"])
         return cls(kept, kept_ids, kept_rows, has_previous, np.append(~has_previous[1:], True)[: len(kept)])
 
@@ -289,16 +312,16 @@ def _truths(
     offset = np.where(is_pair_event, pair_offset[ids[which]], rows["offset"][at])
     last = _last_known(sequence, ids[which], order, offset)
     return Truths(
-        inputs[first_input[ids[which]]],
-        predictions[first_prediction[ids[which]]],
-        rows[which],
+        inputs.take(first_input[ids[which]]),
+        predictions.take(first_prediction[ids[which]]),
+        rows.take(which),
         sign,
         order,
         offset,
         np.where(is_pair_event, False, sequence.has_previous[at]) & (sign > 0) & (rows["undecided"][which] == 0),
-        rows[last[0]],
+        rows.take(last[0]),
         last[0] >= 0,
-        rows[last[1]],
+        rows.take(last[1]),
         last[1] >= 0,
     )
 
@@ -311,7 +334,7 @@ def _last_known(sequence: _Sequence, ids: Indexes, order: Indexes, offset: Index
         if not len(place) or not len(ids):
             found.append(np.full(len(ids), -1, np.int64))
             continue
-        own, own_ids = sequence.rows[place], sequence.ids[place]
+        own, own_ids = sequence.rows.take(place), sequence.ids[place]
         rank = _ranks(np.concatenate([own["order"], order]), np.concatenate([own["offset"], offset]))
         width = rank.max() + 1
         keys = own_ids * width + rank[: len(place)]
