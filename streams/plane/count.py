@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from schemas import parts
-from schemas.parts import Axis, CodeArray, Ints
+from schemas.parts import ALL_SLICE, Axis, CodeArray, Ints
 from streams.plane.join import Pairs, Truths, topic_of
 from streams.plane.plan import KIND_TRUTH, KIND_USER, NO_LABEL, USER_RIGHT, ModelPlan
 from streams.plane.store import Rows
 
 DENSE_MAX = 8_000_000
 """Largest table of counters made at once (64 MB); rows in more groups are counted in several goes."""
+KEYS_MIN = 4096
+"""Keys in a range up to this, or up to the number of rows, are ranked by counting instead of sorting."""
 EXACT_MAX = 2**52
 """Sums below this are exact in the floats that bincount adds up."""
+
+Counter = tuple[CodeArray | int, Ints | int]
+"""A code for all rows or one a row, and likewise what each row adds."""
 
 
 @dataclass(frozen=True)
@@ -49,22 +55,61 @@ class _Groups:
         return len(self.topic)
 
 
+@dataclass(frozen=True)
+class _Cells:
+    """For every row, where the cells of its features stand among ``codes``."""
+
+    places: npt.NDArray[np.int64]
+    codes: CodeArray
+
+    @classmethod
+    def of(cls, plan: ModelPlan, inputs: Rows, predictions: Rows) -> _Cells:
+        """Cells of the features, and of the model's own answers where the profile has them."""
+        answers = [
+            (feature[0], predictions[name])
+            for feature, name in ((plan.score_feature, "score_cell"), (plan.label_feature, "label_cell"))
+            if feature is not None
+        ]
+        features = [*plan.feature_index.tolist(), *(place for place, _ in answers)]
+        widths = [plan.profile.features[place].cell_count for place in features]
+        places = np.empty((len(inputs), len(features)), np.int64)
+        places[:, : len(plan.feature_index)] = inputs["cells"]
+        for i, (_, cells) in enumerate(answers, len(plan.feature_index)):
+            places[:, i] = cells
+        places += np.cumsum([0, *widths[:-1]])
+        codes = [
+            parts.CELLS + parts.CELLS_SIDE * place + np.arange(width)
+            for place, width in zip(features, widths, strict=True)
+        ]
+        return cls(places, np.concatenate(codes).astype(np.int32))
+
+
 def _groups(
     plan: ModelPlan, order: Ints, offset: Ints, predictions: Rows, time_us: Ints, segment_records: int
 ) -> _Groups:
-    topic = topic_of(order)
-    segment = offset // segment_records
-    window = time_us // plan.window_us
-    keys = np.stack([topic, segment, predictions["version"].astype(np.int64), window], axis=1)
-    number = np.zeros(len(keys), np.int64)
-    for column in range(keys.shape[1]):
-        rank, inverse = np.unique(keys[:, column], return_inverse=True)
-        number = np.unique(number * len(rank) + inverse, return_inverse=True)[1]
-    count = int(number.max(initial=-1)) + 1
-    heads = np.zeros(count, np.int64)
-    heads[number] = np.arange(len(keys))
-    first = keys[heads]
-    return _Groups(number, first[:, 0], first[:, 1], first[:, 2], first[:, 3] * plan.window_us)
+    columns = (topic_of(order), offset // segment_records, predictions["version"], time_us // plan.window_us)
+    number, count = np.zeros(len(order), np.int64), 1
+    for column in columns:
+        low = int(column.min())
+        width = int(column.max()) - low + 1
+        rank = column - low
+        if count * width > len(order) + KEYS_MIN:  # far apart
+            distinct, rank = np.unique(column, return_inverse=True)
+            width = len(distinct)
+        number, count = _ranked(number * width + rank, count * width)
+    heads = np.empty(count, np.int64)
+    heads[number] = np.arange(len(number))
+    topic, segment, version, window = (column[heads] for column in columns)
+    return _Groups(number, topic, segment, version, window * plan.window_us)
+
+
+def _ranked(keys: Ints, size: int) -> tuple[Ints, int]:
+    """The ranks of keys below ``size`` among those that occur, and how many occur."""
+    if size > len(keys) + KEYS_MIN:
+        distinct, rank = np.unique(keys, return_inverse=True)
+        return rank, len(distinct)
+    rank = np.cumsum(np.bincount(keys, minlength=size) > 0) - 1
+    return rank[keys], int(rank[-1]) + 1
 
 
 def count_pairs(plan: ModelPlan, pairs: Pairs, segment_records: int) -> list[Addition]:
@@ -74,29 +119,26 @@ def count_pairs(plan: ModelPlan, pairs: Pairs, segment_records: int) -> list[Add
     inputs, predictions = pairs.inputs, pairs.predictions
     score = predictions["score"]
     scored = np.isfinite(score)
-    constants: list[tuple[CodeArray | int, Ints | int]] = [
+    constants: list[Counter] = [
         (parts.N, 1),
         (parts.N_INPUT, 1),
         (parts.N_SCORED, scored.astype(np.int64)),
         (parts.SUM_SCORE, np.where(scored, parts.micro(score), 0)),
     ]
-    outside = np.unpackbits(inputs["outside"], axis=1)[:, : len(plan.contract.fields)]
-    for i in np.flatnonzero(outside.any(axis=0)):
-        constants.append((parts.OUTSIDE + int(plan.feature_index[i]), outside[:, i].astype(np.int64)))
-    cells = [(int(place), inputs["cells"][:, i]) for i, place in enumerate(plan.feature_index)]
-    if plan.score_feature is not None:
-        cells.append((plan.score_feature[0], predictions["score_cell"]))
-    if plan.label_feature is not None:
-        cells.append((plan.label_feature[0], predictions["label_cell"]))
+    if inputs["outside"].any():
+        outside = np.unpackbits(inputs["outside"], axis=1)[:, : len(plan.contract.fields)]
+        for i in np.flatnonzero(outside.any(axis=0)):
+            constants.append((parts.OUTSIDE + int(plan.feature_index[i]), outside[:, i].astype(np.int64)))
+    cells = _Cells.of(plan, inputs, predictions)
     groups = _groups(plan, pairs.order, pairs.offset, predictions, predictions["event_us"], segment_records)
     found = list(_by_slice(plan, groups, inputs, constants, "event", cells))
     if plan.undecided != NO_LABEL:
         due = np.flatnonzero((predictions["due_us"] > 0) & scored)
         if len(due):
-            some, label = predictions[due], np.full(len(due), plan.undecided, np.uint8)
+            some, label = predictions.take(due), np.full(len(due), plan.undecided, np.uint8)
             counters = parts.due_counters(some["score"], plan.truth_of(label, some["label"]), plan.kind)
             at = _groups(plan, pairs.order[due], pairs.offset[due], some, some["due_us"], segment_records)
-            found += _by_slice(plan, at, inputs[due], [(parts.N, 1), *counters], "due", [])
+            found += _by_slice(plan, at, inputs.take(due), [(parts.N, 1), *counters], "due")
     return found
 
 
@@ -110,7 +152,7 @@ def count_truths(plan: ModelPlan, truths: Truths, segment_records: int) -> list[
         usable, y_all = rows["label"] != NO_LABEL, plan.truth_of(rows["label"], truths.predictions["label"])
     known = np.flatnonzero((rows["kind"] == KIND_TRUTH) & usable & np.isfinite(score))
     if len(known):
-        some, y, s = truths.predictions[known], y_all[known], sign[known]
+        some, y, s = truths.predictions.take(known), y_all[known], sign[known]
         label, answer = rows["label"][known], some["label"]
         counters = _signed(parts.truth_counters(some["score"], y, plan.kind), s)
         counters.append((parts.N_UNDECIDED, rows["undecided"][known] * s))
@@ -121,15 +163,15 @@ def count_truths(plan: ModelPlan, truths: Truths, segment_records: int) -> list[
             counters.append((place + np.minimum(label, parts.CONFUSION_OTHER) + np.int32(parts.CONFUSION), s))
         order, offset = truths.order[known], truths.offset[known]
         groups = _groups(plan, order, offset, some, some["event_us"], segment_records)
-        found += _by_slice(plan, groups, truths.inputs[known], counters, "event", [])
+        found += _by_slice(plan, groups, truths.inputs.take(known), counters, "event")
         found += _due(plan, truths, known, y, segment_records)
     said = np.flatnonzero(rows["kind"] == KIND_USER)
     if len(said):
-        some, right = truths.predictions[said], rows["label"][said] == USER_RIGHT
+        some, right = truths.predictions.take(said), rows["label"][said] == USER_RIGHT
         counters = [(parts.USER_RIGHT, right * sign[said]), (parts.USER_WRONG, ~right * sign[said])]
         order, offset = truths.order[said], truths.offset[said]
         groups = _groups(plan, order, offset, some, some["event_us"], segment_records)
-        found += _by_slice(plan, groups, truths.inputs[said], counters, "event", [])
+        found += _by_slice(plan, groups, truths.inputs.take(said), counters, "event")
     return found
 
 
@@ -137,94 +179,106 @@ def _due(
     plan: ModelPlan, truths: Truths, known: Ints, y: npt.NDArray[np.float64], segment_records: int
 ) -> list[Addition]:
     """The due axis: a row that counts as undecided from the start is put right, any other one enters with its truth."""
-    some = truths.predictions[known]
+    some = truths.predictions.take(known)
     if plan.undecided != NO_LABEL:
         other = plan.truth_of(np.full(len(known), plan.undecided, np.uint8), some["label"])
         moved = np.flatnonzero((some["due_us"] > 0) & (y != other))
         change = parts.micro(y - other)[moved] * truths.sign[known][moved]
-        counters: list[tuple[CodeArray | int, Ints | int]] = [(parts.SUM_Y, change)]
+        counters: list[Counter] = [(parts.SUM_Y, change)]
     else:
         moved = np.arange(len(known))
         counters = _signed([(parts.N, 1), *parts.due_counters(some["score"], y, plan.kind)], truths.sign[known])
     if not len(moved):
         return []
-    at, rows = known[moved], some[moved]
+    at, rows = known[moved], some.take(moved)
     time_us = np.where(rows["due_us"] > 0, rows["due_us"], rows["event_us"])
     groups = _groups(plan, truths.order[at], truths.offset[at], rows, time_us, segment_records)
-    return list(_by_slice(plan, groups, truths.inputs[at], counters, "due", []))
+    return list(_by_slice(plan, groups, truths.inputs.take(at), counters, "due"))
 
 
-def _signed(
-    counters: Iterable[tuple[CodeArray | int, Ints | int]], sign: Ints
-) -> list[tuple[CodeArray | int, Ints | int]]:
+def _signed(counters: Iterable[Counter], sign: Ints) -> list[Counter]:
     return [(code, amount * sign) for code, amount in counters]
 
 
 def _by_slice(
-    plan: ModelPlan,
-    groups: _Groups,
-    inputs: Rows,
-    counters: list[tuple[CodeArray | int, Ints | int]],
-    axis: Axis,
-    cells: list[tuple[int, npt.NDArray[np.uint8]]],
+    plan: ModelPlan, groups: _Groups, inputs: Rows, counters: list[Counter], axis: Axis, cells: _Cells | None = None
 ) -> Iterator[Addition]:
-    """Tally all rows, then the rows of every declared slice."""
-    for field_number in range(-1, len(plan.slice_fields)):
-        if field_number < 0:
-            kept, number, keys = None, groups.number, np.arange(len(groups))
-            code = np.zeros(len(keys), np.int64)
-        else:
-            codes = inputs["slices"][:, field_number].astype(np.int64)
-            kept = np.flatnonzero(codes)
-            combined = groups.number[kept] * 256 + codes[kept]
-            distinct, number = np.unique(combined, return_inverse=True)
-            keys, code = distinct >> 8, distinct & 255
-        if not len(keys):
-            continue
-        for i, part_codes, counts in _tally(number, len(keys), kept, counters, cells):
-            g = int(keys[i])
-            yield Addition(
-                int(groups.topic[g]), int(groups.segment[g]), int(groups.version[g]),
-                plan.slice_name(field_number, int(code[i])), axis, int(groups.window_us[g]), part_codes, counts,
-            )  # fmt: skip
+    """Tally the rows of every declared slice, and all rows: a slice field's values and "none" add up to these."""
+    for number in range(max(1, len(plan.slice_fields))):
+        values, keys = 1, groups.number
+        if plan.slice_fields:
+            values = len(plan.slice_names[number]) + 1
+            keys = keys * values + inputs["slices"][:, number]
+        for found, codes, table in _tallies(keys, len(groups) * values, values, counters, cells):
+            group, value = np.divmod(found, values)
+            own = [
+                (g, plan.slice_name(number, v), row)
+                for g, v, row in zip(group.tolist(), value.tolist(), table, strict=True)
+                if v
+            ]
+            if not number:
+                heads = np.flatnonzero(np.diff(group, prepend=-1))
+                own += zip(
+                    group[heads].tolist(), repeat(ALL_SLICE), np.add.reduceat(table, heads, axis=0), strict=False
+                )
+            for g, name, row in own:
+                filled = np.flatnonzero(row)
+                if len(filled):
+                    yield Addition(
+                        int(groups.topic[g]), int(groups.segment[g]), int(groups.version[g]), name, axis,
+                        int(groups.window_us[g]), codes[filled], row[filled],
+                    )  # fmt: skip
+
+
+def _tallies(
+    keys: Ints, size: int, together: int, counters: list[Counter], cells: _Cells | None
+) -> Iterator[tuple[Ints, CodeArray, npt.NDArray[np.int64]]]:
+    """For the keys that occur: sorted codes, and a table of sums with one row a key.
+
+    One table, unless it would be very large; keys with the same ``key // together`` are never in two.
+    """
+    width = 1_000 + (len(cells.codes) if cells else 0)
+    at_once = max(1, DENSE_MAX // (width * together)) * together
+    for first in range(0, size, at_once):
+        rows = None
+        if size > at_once:
+            rows = np.flatnonzero((keys >= first) & (keys < first + at_once))
+            if not len(rows):
+                continue
+        own = keys if rows is None else keys[rows] - first
+        rank, count = _ranked(own, min(size, at_once))
+        found = np.empty(count, np.int64)
+        found[rank] = own + first
+        yield found, *_tally(rank, count, rows, counters, cells)
 
 
 def _tally(
-    number: Ints,
-    size: int,
-    kept: Ints | None,
-    counters: list[tuple[CodeArray | int, Ints | int]],
-    cells: list[tuple[int, npt.NDArray[np.uint8]]],
-) -> Iterator[tuple[int, CodeArray, Ints]]:
-    """Sorted codes and their sums for every group."""
+    rank: Ints, count: int, rows: Ints | None, counters: list[Counter], cells: _Cells | None
+) -> tuple[CodeArray, npt.NDArray[np.int64]]:
+    """Sorted codes, and the sums of each of ``count`` ranks; ``rows``: the rows that the ranks belong to."""
+    sizes = np.bincount(rank, minlength=count)
+    starts = np.cumsum(sizes) - sizes
+    by = np.argsort(rank.astype(np.uint16) if count < 2**16 else rank, kind="stable")  # of 16 bits: a radix sort
     tables: list[tuple[CodeArray, npt.NDArray[np.int64]]] = []
     for code, amount in counters:
-        weights = amount if kept is None or not isinstance(amount, np.ndarray) else amount[kept]
+        weights = amount if rows is None or not isinstance(amount, np.ndarray) else amount[rows]
         if isinstance(code, np.ndarray):
-            own = (code if kept is None else code[kept]).astype(np.int64)
-            base, width = int(own.min()), int(own.max() - own.min()) + 1
-            sums = _bincount(number * width + (own - base), weights, size * width)
-            tables.append((np.arange(base, base + width, dtype=np.int32), sums.reshape(size, width)))
+            own = code if rows is None else code[rows]
+            base = int(own.min())
+            wide = int(own.max()) - base + 1
+            sums = _bincount(rank * wide + (own - base), weights, count * wide)
+            tables.append((np.arange(base, base + wide, dtype=np.int32), sums.reshape(count, wide)))
         else:
-            tables.append((np.array([code], np.int32), _bincount(number, weights, size).reshape(size, 1)))
-    side = parts.CELLS_SIDE
-    at_once = max(1, DENSE_MAX // (size * side))
-    for start in range(0, len(cells), at_once):
-        some = cells[start : start + at_once]
-        width = len(some) * side
-        keys = np.concatenate(
-            [number * width + (np.int64(i * side) + (c if kept is None else c[kept])) for i, (_, c) in enumerate(some)]
-        )
-        codes = np.concatenate([np.arange(side, dtype=np.int32) + (parts.CELLS + side * place) for place, _ in some])
-        tables.append((codes, np.bincount(keys, minlength=size * width).reshape(size, width)))
+            each = np.add.reduceat(weights[by], starts) if isinstance(weights, np.ndarray) else sizes * weights
+            tables.append((np.array([code], np.int32), each.reshape(count, 1)))
+    if cells is not None:
+        places = cells.places if rows is None else cells.places[rows]
+        wide = len(cells.codes)
+        sums = np.bincount((places + (rank * wide)[:, None]).ravel(), minlength=count * wide)
+        tables.append((cells.codes, sums.reshape(count, wide)))
     codes = np.concatenate([c for c, _ in tables])
-    by = np.argsort(codes, kind="stable")
-    table = np.concatenate([t for _, t in tables], axis=1)[:, by]
-    codes = codes[by]
-    for i in range(size):
-        filled = np.flatnonzero(table[i])
-        if len(filled):
-            yield i, codes[filled], table[i][filled]
+    order = np.argsort(codes, kind="stable")
+    return codes[order], np.concatenate([t for _, t in tables], axis=1)[:, order]
 
 
 def _bincount(keys: Ints, weights: Any, size: int) -> Ints:

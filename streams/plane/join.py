@@ -367,4 +367,4 @@ def timer_rows(plan: ModelPlan, h1: Hashes, h2: Hashes, order: Indexes, offset: 
 
 def topic_of(order: Indexes) -> Indexes:
     """The topic in whose segment a record of this order is counted; a time-out's is that of its prediction."""
-    return np.array(TOPIC_OF_ORDER)[order % ORDER_TOPICS]
+    return np.array(TOPIC_OF_ORDER).take(order % ORDER_TOPICS)
