@@ -59,7 +59,7 @@ class Ids:
         for column, rows in self._given:
             at = np.minimum(asked.searchsorted(rows["h1"]), len(asked) - 1)
             hit = np.flatnonzero((asked[at] == rows["h1"]) & (h2[first[at]] == rows["h2"]))
-            for place, text in zip(at[hit].tolist(), column.gather(hit).to_list(), strict=True):
+            for place, text in zip(at[hit].tolist(), column[hit].to_list(), strict=True):
                 found[place] = text
         return [found[i] for i in number.tolist()]
 
@@ -95,7 +95,7 @@ def pick(
 def _audit(plan: ModelPlan, pairs: Pairs, ids: Ids, versions: Versions, origin: Origin) -> list[dict[str, Any]]:
     at = np.flatnonzero(audited(origin.number, pairs.predictions["offset"], plan.audit_share))
     nothing = pl.Series([None] * len(at), dtype=pl.String)
-    rows = _Picked(pairs.inputs[at], pairs.predictions[at], np.full(len(at), -1), nothing, nothing)
+    rows = _Picked(pairs.inputs.take(at), pairs.predictions.take(at), np.full(len(at), -1), nothing, nothing)
     return _records(plan, RULE_AUDIT, plan.audit_share, rows, ids, versions, origin)
 
 
@@ -104,10 +104,10 @@ def _pick_truths(
     *, emit_outcomes: bool,
 ) -> None:  # fmt: skip
     truths = joined.truths
-    answers, facts, own = truths.predictions[added], truths.truth[added], truths.rows[added]
+    answers, facts, own = (rows.take(added) for rows in (truths.predictions, truths.truth, truths.rows))
     known, said = truths.has_truth[added] & (facts["undecided"] == 0), truths.has_user[added]
     truth = plan.words(np.where(known, facts["label"], NO_LABEL).astype(np.uint8))
-    user = plan.user_words(np.where(said, truths.user[added]["label"], NO_LABEL).astype(np.uint8))
+    user = plan.user_words(np.where(said, truths.user["label"][added], NO_LABEL).astype(np.uint8))
     columns: dict[str, Any] = {
         "score": answers["score"],
         "value": np.where(known, facts["value"], np.nan),
@@ -116,7 +116,7 @@ def _pick_truths(
         "user": user,
     }
     columns |= {name: np.where(known, facts["facts"][:, i], np.nan) for i, name in enumerate(plan.contract.facts)}
-    picked = plan.failures(pl.DataFrame(columns).with_columns(pl.selectors.float().fill_nan(None)))
+    picked = plan.failures(pl.DataFrame(columns, nan_to_null=True))
     is_over = own["undecided"] == 1
     if is_over.any():
         picked = {rule: flags & ~is_over for rule, flags in picked.items()}  # of a time-out only one thing is known
@@ -124,7 +124,7 @@ def _pick_truths(
     offset = np.where(is_over, -1, own["offset"])
 
     def rows(at: Indexes) -> _Picked:
-        return _Picked(truths.inputs[added[at]], answers[at], offset[at], truth.gather(at), user.gather(at))
+        return _Picked(truths.inputs.take(added[at]), answers.take(at), offset[at], truth[at], user[at])
 
     for rule, flags in picked.items():
         at = np.flatnonzero(flags)

@@ -313,11 +313,11 @@ class ModelPlan:
 
     def words(self, codes: npt.NDArray[np.uint8]) -> pl.Series:
         """The labels of codes; ``?`` for a label that the contract does not name."""
-        return self._word_of.gather(codes)
+        return self._word_of[codes]
 
     def user_words(self, codes: npt.NDArray[np.uint8]) -> pl.Series:
         """What users said."""
-        return USER_SERIES.gather(codes)
+        return USER_SERIES[codes]
 
     def truth_of(self, label: npt.NDArray[np.uint8], answer: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         """y of a row: positive (binary), or answered right (multiclass)."""
@@ -339,9 +339,9 @@ class ModelPlan:
             If a rule is not SQL, names a column that there is not, or does not answer yes or no.
         """
         picked: dict[str, npt.NDArray[np.bool_]] = {}
-        for rule, text in self.rules.items():
+        for rule in self.rules:
             try:
-                answer = rows.with_columns(pl.sql_expr(_quoted(text)).alias("@picked"))["@picked"]
+                answer = rows.with_columns(self._rule(rule).alias("@picked"))["@picked"]
             except pl.exceptions.PolarsError as error:
                 reason = str(error).splitlines()[0]
                 columns = ", ".join(rows.columns)
@@ -351,8 +351,17 @@ class ModelPlan:
                 ) from error
             if answer.dtype != pl.Boolean:
                 raise FailureRuleError(f"The failure rule '{rule}' of '{self.model}' does not answer yes or no.")
-            picked[rule] = answer.fill_null(value=False).to_numpy()
+            picked[rule] = filled(answer, False)
         return picked
+
+    def _rule(self, rule: str) -> pl.Expr:
+        if rule not in self._rules:
+            self._rules[rule] = pl.sql_expr(_quoted(self.rules[rule]))
+        return self._rules[rule]
+
+    @cached_property
+    def _rules(self) -> dict[str, pl.Expr]:
+        return {}
 
     def slice_name(self, field_number: int, code: int) -> str:
         """Name of a slice; field number -1 is all rows."""
@@ -371,7 +380,10 @@ def _quoted(rule: str) -> str:
 
 def filled(column: pl.Series, value: float) -> npt.NDArray[Any]:
     """The column with a value for null; a column that has none (the usual one) is not copied."""
-    return (column.fill_null(value) if column.null_count() else column).to_numpy()
+    nulls = column.null_count()
+    if nulls == len(column) and column.dtype in (pl.Int64, pl.Float64):
+        return np.full(len(column), value, np.int64 if column.dtype == pl.Int64 else np.float64)
+    return (column.fill_null(value) if nulls else column).to_numpy()
 
 
 def _physical(column: pl.Series, absent: int) -> npt.NDArray[np.int64]:
