@@ -64,8 +64,8 @@ class ArchiveWriter:
         folder.mkdir(parents=True, exist_ok=True)
         if len(held.frames) > 1:
             is_same = all(frame.schema == held.frames[0].schema for frame in held.frames)
-            how = "vertical" if is_same else "diagonal_relaxed"  # models have columns of their own: facts
-            held.frames = [pl.concat(held.frames, how=how)]
+            # models have columns of their own: facts
+            held.frames = [pl.concat(held.frames, how="vertical" if is_same else "diagonal_relaxed")]
         if not held.is_sorted:  # models of one schema stand one after the other in a step
             held.frames, held.is_sorted = [held.frames[0].sort("offset")], True
         path = folder / ArchiveFile.name(segment, end, schema_id)

@@ -29,6 +29,7 @@ from streams.plane.plan import TOPIC_INPUTS, TOPIC_PREDICTIONS, ModelPlan
 from streams.plane.restore import Resume, earlier_logs, resume
 from streams.plane.segments import NO_EVENT, Track
 from streams.plane.source import Chunk, Frontier, Log, asked, runs
+from streams.plane.stages import Stages
 
 TOPICS = tuple(topic(noun) for noun in SOURCES)
 CONSUME_TIMEOUT_S = 0.05
@@ -119,7 +120,7 @@ class DataPlane:
         self._committed: dict[tuple[str, int], int] = {}
         self._failure: BaseException | None = None
         self.metrics: dict[str, Any] = {"assigned": [], "worked": 0, "in_hand": 0}
-        self.stage_s: dict[str, float] = dict.fromkeys(("consume", "decode", "work", "emit", "idle"), 0.0)
+        self.stages = Stages()
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop; then emit, commit and checkpoint once more.
@@ -132,6 +133,7 @@ class DataPlane:
             If the broker stays away longer than the producer's patience.
         """
         gc.set_threshold(*GC_THRESHOLDS)
+        self.stages.start()
         self._consumer.subscribe(
             list(TOPICS), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )
@@ -145,9 +147,8 @@ class DataPlane:
             self._looker.close()
 
     def _turn(self) -> None:
-        started = time.perf_counter()
         messages = self._consumer.consume(self._s.batch_records, CONSUME_TIMEOUT_S)
-        self._spent("consume" if messages else "idle", started)
+        self.stages.lap("consume" if messages else "idle")
         if self._failure is not None:
             raise self._failure
         good = messages
@@ -160,6 +161,7 @@ class DataPlane:
                 gone = numbered.frontier.logs[TOPICS.index(name)].take(good[first:last], offsets)
                 if gone:
                     self._on_gap(name, partition, int(offsets[0]) - gone, gone)
+        self.stages.lap("take")
         is_caught_up = self._is_caught_up = len(messages) < self._s.batch_records
         if is_caught_up:
             self._look()
@@ -174,12 +176,9 @@ class DataPlane:
     def _is_due(self, number: int) -> bool:
         return time.monotonic() - self._worked.get(number, 0.0) >= WORK_INTERVAL_S
 
-    def _spent(self, stage: str, since: float) -> None:
-        self.stage_s[stage] += time.perf_counter() - since
-
     def _work(self, number: int, numbered: Numbered) -> None:
         while (taken := numbered.frontier.take(self._s.batch_records)) is not None:
-            started = time.perf_counter()
+            self.stages.lap("take")
             self._worked[number] = time.monotonic()
             batches: list[dict[str, Batch]] = [{} for _ in SOURCES]
             clock: Clock | None = None
@@ -192,19 +191,18 @@ class DataPlane:
                 ticked = numbered.advance(place, chunk, good)
                 clock = ticked if place == TOPIC_PREDICTIONS else clock
                 batches[place] = Batch.by_model(chunk, good)
-            self._spent("decode", started)
-            started = time.perf_counter()
-            found = numbered.work(batches, clock)
+            found = numbered.work(batches, clock, self.stages)
             if is_news:
                 self._send(found)
             self.metrics["worked"] += sum(len(chunk) for chunk in taken if chunk is not None)
-            self._spent("work", started)
+            self.stages.lap("send")
         late = sum(each.late for each in numbered.frontier.logs)
         if late:
             self._on_late(number, numbered, late)
 
     def _decode(self, number: int, place: int, chunk: Chunk) -> list[tuple[Decoded, str]]:
         decoded, bad = self._decoders[place].decode(chunk.values, chunk.keys)
+        self.stages.lap("decode")
         good, misplaced = self._checkers[place].check(decoded, chunk)
         track = self._numbers[number].tracks[place]
         first = track.commit[0]  # what is before was archived and told; it is read again for the join store
@@ -217,6 +215,7 @@ class DataPlane:
             new = int(offsets.searchsorted(first))
             if new < len(offsets):
                 self._archive.add(SOURCES[place], number, part.schema_id, part.frame[new:], offsets[new:], stamps[new:])
+        self.stages.lap("check")
         return good
 
     def _send(self, found: Found) -> None:
@@ -270,7 +269,7 @@ class DataPlane:
 
     def _tick(self, *, is_last: bool = False) -> None:
         """Archive, emit, flush, commit."""
-        started, now = time.perf_counter(), time.monotonic()
+        now = time.monotonic()
         self._last_tick = now
         since_s, interval_s = now - self._last_archive, self._s.archive_interval_ms / 1000
         archive = is_last or since_s >= (interval_s if self._is_caught_up else BEHIND_FACTOR * interval_s)
@@ -293,19 +292,21 @@ class DataPlane:
                 self._emitter.summaries(envelope, changed[number])
         if archive:
             self._last_archive = now
+        self.stages.lap("summaries")
         if self._emitter.flush():
             for numbered in self._numbers.values():
                 for track in numbered.tracks:
                     track.acknowledged()
             self._commit()
+        self.stages.lap("flush")
         if now - self._last_checkpoint >= CHECKPOINT_INTERVAL_S:
             self._save()
+            self.stages.lap("checkpoint")
         self.metrics |= {
             "assigned": sorted(self._numbers),
             "in_hand": sum(n.frontier.in_hand for n in self._numbers.values()),
             "pending": sum(len(s.predictions) for n in self._numbers.values() for s in n.stores.values()),
         }
-        self._spent("emit", started)
 
     def _idle(self) -> set[int]:
         """Partition numbers of which everything that is on their topics now was worked on."""
@@ -323,7 +324,9 @@ class DataPlane:
             for segment in track.segments.values() if archive else segments:
                 is_complete = track.is_complete(segment)
                 if archive or is_complete:
+                    self.stages.lap("summaries")
                     self._archive.write(SOURCES[place], number, segment.number, segment.end, is_complete=is_complete)
+                    self.stages.lap("archive")
             for segment in segments:
                 parts = segment.parts(numbered.versions, self._profiles)
                 found.append(segment_record(track, segment, parts, self._watermark(segment.newest_event_us)))

@@ -26,6 +26,7 @@ from streams.plane.plan import (
 )
 from streams.plane.segments import NO_EVENT, Track
 from streams.plane.source import Chunk, Frontier
+from streams.plane.stages import Stages
 from streams.plane.store import Rows
 
 Ints = npt.NDArray[np.int64]
@@ -164,7 +165,7 @@ class Numbered:
         track.advance(chunk.offsets, chunk.order_ts, events)
         return clock
 
-    def work(self, batches: list[dict[str, Batch]], clock: Clock | None) -> Found:
+    def work(self, batches: list[dict[str, Batch]], clock: Clock | None, stages: Stages) -> Found:
         """Join, count and pick failures.
 
         Parameters
@@ -173,12 +174,14 @@ class Numbered:
             For each topic: model -> its events.
         clock
             Event time along this step's predictions, if there are any.
+        stages
+            Is told what the time went into.
         """
         found = Found()
         for model, plan in self.plans.items():
             given = [batches[topic].get(model) for topic in range(len(SOURCES))]
             if any(batch is not None for batch in given) or self.timers[model].running:
-                self._work_model(plan, given, clock, found)
+                self._work_model(plan, given, clock, found, stages)
         return found
 
     def expire(self, horizon_ms: int) -> None:
@@ -191,7 +194,9 @@ class Numbered:
             for runs in store.sets().values():
                 runs.expire(before, ORDER_TOPICS)
 
-    def _work_model(self, plan: ModelPlan, given: list[Batch | None], clock: Clock | None, found: Found) -> None:
+    def _work_model(
+        self, plan: ModelPlan, given: list[Batch | None], clock: Clock | None, found: Found, stages: Stages
+    ) -> None:
         model = plan.model
         empty = (plan.input_type, plan.prediction_type, plan.feedback_type)
         rows: list[Rows] = []
@@ -208,14 +213,18 @@ class Numbered:
             rows.append(made)
         started, over = self._time_outs(plan, given[TOPIC_PREDICTIONS], clock)
         timers = _timer_rows(plan, over, clock)
+        stages.lap("rows")
         joined = join(self.stores[model], rows[0], rows[1], rows[2], timers, over["offset"].to_numpy())
         self._set_timers(model, started, over, joined)
+        stages.lap("join")
         self._count(plan, joined)
+        stages.lap("count")
         texts = [batch.frame["prediction_id"] if batch else None for batch in given]
         ids = Ids([*texts, over["prediction_id"]], [*rows, timers])
         some = pick(plan, joined, ids, self.versions, self._origin, emit_outcomes=self._emit_outcomes)
         found.failures += some.failures
         found.outcomes += some.outcomes
+        stages.lap("pick")
 
     def _time_outs(
         self, plan: ModelPlan, batch: Batch | None, clock: Clock | None

@@ -52,7 +52,7 @@ class Measured:
     seconds: float = 0.0
     cpu_s: float = 0.0
     is_exact: bool | None = None
-    stages_us: dict[str, float] = field(default_factory=dict)
+    stages_us: dict[str, tuple[float, float]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
     def start(self) -> None:

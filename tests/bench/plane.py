@@ -54,7 +54,7 @@ def run(job: Job) -> Measured:
     thread = threading.Thread(target=work)
     measured = Measured()
     thread.start()
-    wait_until(lambda: bool(plane.stage_s["consume"] or failed), DEADLINE_S, "the first record", POLL_S)
+    wait_until(lambda: bool("consume" in plane.stages.wall_s or failed), DEADLINE_S, "the first record", POLL_S)
     measured.start()
     wait_until(lambda: plane.metrics["worked"] >= job.records or bool(failed), DEADLINE_S, "all records", POLL_S)
     stop.set()
@@ -62,7 +62,11 @@ def run(job: Job) -> Measured:
     measured.stop()
     if failed:
         raise failed[0]
-    measured.stages_us = {stage: s * 1e6 / job.predictions for stage, s in plane.stage_s.items()}
+    per_prediction = 1e6 / job.predictions
+    for stage, seconds in plane.stages.wall_s.items():
+        measured.stages_us[stage] = (seconds * per_prediction, plane.stages.cpu_s[stage] * per_prediction)
+    others = measured.cpu_s - sum(plane.stages.cpu_s.values())
+    measured.stages_us["other threads"] = (0.0, others * per_prediction)
     wrong = sum(count for key, count in job.expected().items() if key.split("|")[2] != key.split("|")[3])
     failures = sum(ends(job.bootstrap)["failures", p] - before["failures", p] for p in range(4))
     measured.is_exact = outcomes(job, registry, before) == job.expected() and failures == wrong

@@ -128,9 +128,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['broker']:<10}{row['name']:<14}{row['predictions']:>10,}{row['predictions_per_s']:>15,}"
             f"{row['cpu_s_per_million']:>15.2f}{times:>8}  {'yes' if row['is_exact'] else 'NO'}"
         )
-        if row["stages_us"]:
-            stages = ", ".join(f"{stage} {us:.2f}" for stage, us in row["stages_us"].items())
-            lines.append(f"{'':<10}us a prediction: {stages}")
+        for stage, (wall, cpu) in row["stages_us"].items():
+            lines.append(f"{'':<14}{stage:<14}{wall:>12.2f} us{cpu:>12.2f} us of CPU")
     return "\n".join(lines)
 
 
