@@ -164,7 +164,7 @@ def count_truths(plan: ModelPlan, truths: Truths, segment_records: int) -> list[
         order, offset = truths.order[known], truths.offset[known]
         groups = _groups(plan, order, offset, some, some["event_us"], segment_records)
         found += _by_slice(plan, groups, truths.inputs.take(known), counters, "event")
-        found += _due(plan, truths, known, y, segment_records)
+        found += _due(plan, truths, known, y, groups, segment_records)
     said = np.flatnonzero(rows["kind"] == KIND_USER)
     if len(said):
         some, right = truths.predictions.take(said), rows["label"][said] == USER_RIGHT
@@ -176,7 +176,7 @@ def count_truths(plan: ModelPlan, truths: Truths, segment_records: int) -> list[
 
 
 def _due(
-    plan: ModelPlan, truths: Truths, known: Ints, y: npt.NDArray[np.float64], segment_records: int
+    plan: ModelPlan, truths: Truths, known: Ints, y: npt.NDArray[np.float64], groups: _Groups, segment_records: int
 ) -> list[Addition]:
     """The due axis: a row that counts as undecided from the start is put right, any other one enters with its truth."""
     some = truths.predictions.take(known)
@@ -191,8 +191,10 @@ def _due(
     if not len(moved):
         return []
     at, rows = known[moved], some.take(moved)
-    time_us = np.where(rows["due_us"] > 0, rows["due_us"], rows["event_us"])
-    groups = _groups(plan, truths.order[at], truths.offset[at], rows, time_us, segment_records)
+    has_due = rows["due_us"] > 0
+    if has_due.any() or len(moved) < len(known):
+        time_us = np.where(has_due, rows["due_us"], rows["event_us"])
+        groups = _groups(plan, truths.order[at], truths.offset[at], rows, time_us, segment_records)
     return list(_by_slice(plan, groups, truths.inputs.take(at), counters, "due"))
 
 

@@ -310,7 +310,7 @@ def _truths(
     is_pair_event = np.arange(len(which)) < len(at_pair)
     order = np.where(is_pair_event, pair_order[ids[which]], rows["order"][at])
     offset = np.where(is_pair_event, pair_offset[ids[which]], rows["offset"][at])
-    last = _last_known(sequence, ids[which], order, offset)
+    last = _last_known(sequence, which, order, offset)
     return Truths(
         inputs.take(first_input[ids[which]]),
         predictions.take(first_prediction[ids[which]]),
@@ -326,10 +326,16 @@ def _truths(
     )
 
 
-def _last_known(sequence: _Sequence, ids: Indexes, order: Indexes, offset: Indexes) -> tuple[Indexes, Indexes]:
-    """For each (id, place in the order): the last truth and the last user's word up to there, -1 if there is none."""
+def _last_known(sequence: _Sequence, which: Indexes, order: Indexes, offset: Indexes) -> tuple[Indexes, Indexes]:
+    """For the ids of these rows of the sequence, each at a place in the order: the last truth and the last user's word
+    up to there, -1 if there is none."""
     found: list[Indexes] = []
+    ids = sequence.ids[which]
+    is_single = len(sequence.ids) < 2 or bool((sequence.ids[1:] != sequence.ids[:-1]).all())
     for kind in (KIND_TRUTH, KIND_USER):
+        if is_single:  # the usual case: what is known is the row itself
+            found.append(np.where(sequence.rows["kind"][which] == kind, which, -1))
+            continue
         place = np.flatnonzero(sequence.rows["kind"] == kind)
         if not len(place) or not len(ids):
             found.append(np.full(len(ids), -1, np.int64))

@@ -16,6 +16,7 @@ from streams.plane.join import Indexes, Joined, Pairs
 from streams.plane.plan import KIND_TRUTH, NO_LABEL, RULE_AUDIT, RULE_NO_TRUTH, ModelPlan, Versions
 from streams.plane.store import Hashes, Rows
 
+PREFIX_SHIFT = np.uint64(48)
 AUDIT_MIX = np.uint64(0x9E3779B97F4A7C15)
 OUTCOME_FIELDS = (
     "prediction_id", "model", "version", "role", "event_time", "score", "label", "truth", "partition", "input_offset",
@@ -56,10 +57,14 @@ class Ids:
         """The text of every hash; all of them are in the batch."""
         asked, first, number = np.unique(h1, return_index=True, return_inverse=True)
         found: list[str] = [""] * len(asked)
+        is_asked = np.zeros(2**16, bool)  # by 16 bits: few of the batch's ids are left to be searched for
+        is_asked[asked >> PREFIX_SHIFT] = True
         for column, rows in self._given:
-            at = np.minimum(asked.searchsorted(rows["h1"]), len(asked) - 1)
-            hit = np.flatnonzero((asked[at] == rows["h1"]) & (h2[first[at]] == rows["h2"]))
-            for place, text in zip(at[hit].tolist(), column[hit].to_list(), strict=True):
+            hit = np.flatnonzero(is_asked.take((rows["h1"] >> PREFIX_SHIFT).view(np.int64)))
+            some = rows.take(hit)
+            at = np.minimum(asked.searchsorted(some["h1"]), len(asked) - 1)
+            same = (asked[at] == some["h1"]) & (h2[first[at]] == some["h2"])
+            for place, text in zip(at[same].tolist(), column[hit[same]].to_list(), strict=True):
                 found[place] = text
         return [found[i] for i in number.tolist()]
 

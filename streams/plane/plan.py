@@ -87,9 +87,9 @@ class Versions:
 
 def _factorized(column: pl.Series) -> tuple[list[str], npt.NDArray[Any]]:
     """The distinct values of a column without nulls, and the place of every row's among them."""
+    if (column == column[0]).all():
+        return [column[0]], np.zeros(len(column), np.uint8)
     values = column.unique().to_list()
-    if len(values) == 1:
-        return values, np.zeros(len(column), np.uint8)
     return values, column.cast(pl.Enum(values)).to_physical().to_numpy()
 
 
