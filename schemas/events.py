@@ -30,6 +30,8 @@ SINGLE = frozenset({"summaries", "alerts", "labels", "retrain", "models"})
 """Topics of one partition: what decides needs to see everything, so one worker has them all and the others stand by."""
 FEEDBACK_KINDS = ("truth", "user")
 PREFIX = "flywheel"
+REPLAY_HEADER = "flywheel-replay-of"
+"""Header of a record that 'flywheel dead-letters replay' sent: CLUSTER/TOPIC/PARTITION/OFFSET of the first."""
 
 
 def topic(noun: str) -> str:

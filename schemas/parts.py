@@ -204,8 +204,10 @@ def truth_counters(
         Each a number for every row, or an array with one entry a row.
     """
     sums = due_counters(p, y, kind)
-    squared = np.square(p - y)
-    sums += [(BRIER, micro(squared)), (BRIER_SQ, micro(np.square(squared))), (ABS_ERROR, micro(np.abs(p - y)))]
+    with np.errstate(over="ignore"):  # a score may be any double; what is beyond all bounds is cut at one
+        squared = np.square(p - y)
+        fourth = np.square(squared)
+    sums += [(BRIER, micro(squared)), (BRIER_SQ, micro(fourth)), (ABS_ERROR, micro(np.abs(p - y)))]
     if kind == "regression":
         return sums
     likely = np.clip(micro(p), 1, MICRO - 1) / MICRO
@@ -225,7 +227,8 @@ def due_counters(
     p: npt.NDArray[np.float64], y: npt.NDArray[np.float64], kind: Literal["binary", "multiclass", "regression"]
 ) -> list[tuple[CodeArray | int, Ints | int]]:
     """What each decided row adds to its part on the due axis (``N`` not included); see :func:`truth_counters`."""
-    variance = np.square(p - y) if kind == "regression" else p * (1.0 - p)
+    with np.errstate(over="ignore"):
+        variance = np.square(p - y) if kind == "regression" else p * (1.0 - p)
     return [(N_TRUTH, 1), (SUM_P, micro(p)), (SUM_Y, micro(y)), (SUM_PQ, micro(variance))]
 
 

@@ -135,9 +135,23 @@ class Codec:
         self._parsed: dict[int, Any] = {}
 
     def parsed(self, schema_id: int) -> Any:
-        """fastavro's parsed form of a schema."""
+        """fastavro's parsed form of a record's schema.
+
+        Raises
+        ------
+        UnknownSchemaError
+            If the registry does not know the id, or what it has is no record that can be read by itself: a registry
+            that others use too also holds JSON schemas, single strings, references to other subjects.
+        """
         if schema_id not in self._parsed:
-            self._parsed[schema_id] = fastavro.parse_schema(self._registry.schema(schema_id))
+            schema = self._registry.schema(schema_id)
+            try:
+                parsed = fastavro.parse_schema(schema)
+            except Exception as error:  # fastavro raises anything, from its own errors to AttributeError
+                raise UnknownSchemaError(f"Schema {schema_id} is not Avro: {type(error).__name__}.") from error
+            if not isinstance(parsed, dict) or parsed.get("type") != "record":
+                raise UnknownSchemaError(f"Schema {schema_id} is no record.")
+            self._parsed[schema_id] = parsed
         return self._parsed[schema_id]
 
     def encode(self, schema_id: int, record: dict[str, Any]) -> bytes:

@@ -130,6 +130,8 @@ class ConfluentRegistry:
                 answer = self._ask(lambda client: client.get_schema(schema_id))
             except KeyError:
                 raise UnknownSchemaError(f"No schema has the id {schema_id}.") from None
+            if answer.schema_type != "AVRO":
+                raise UnknownSchemaError(f"Schema {schema_id} is {answer.schema_type}, not Avro.")
             self._remember(schema_id, json.loads(answer.schema_str))
         return self._schemas[schema_id]
 

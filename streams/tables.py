@@ -90,5 +90,12 @@ dead_letter = sa.Table(
     sa.Column("offset", sa.BigInteger, primary_key=True),
     sa.Column("reason", sa.String(64), nullable=False, index=True),
     sa.Column("detail", sa.Text, nullable=False),
-    sa.Column("time_us", sa.BigInteger, nullable=False),
+    sa.Column("time_us", sa.BigInteger, nullable=False, index=True, doc="the record's broker timestamp"),
+    sa.Column("value_bytes", sa.BigInteger, doc="length of the value, -1 of null; null of the control plane's"),
+    sa.Column("letter_partition", sa.Integer, doc="where its bytes are on the topic dead-letters"),
+    sa.Column("letter_offset", sa.BigInteger),
+    sa.Column("replay_of", sa.String(512), index=True, doc="CLUSTER/TOPIC/PARTITION/OFFSET of the first"),
+    sa.Column("replays", sa.Integer, nullable=False, server_default="0", doc="how often it was sent again"),
+    sa.Column("replayed_us", sa.BigInteger, doc="when last"),
+    sa.Column("replayed_to", sa.String(300), doc="TOPIC/PARTITION/OFFSET of what was sent last"),
 )

@@ -214,7 +214,12 @@ class DeadLetters:
         self._runtime = runtime
 
     def __call__(self, given: Sequence[Given]) -> None:
-        names = ("cluster", "topic", "partition", "offset", "reason", "detail")
-        rows = [{n: each.record[n] for n in names} | {"time_us": each.record["event_time"]} for each in given]
+        names = ("cluster", "topic", "partition", "offset", "reason", "detail", "value_bytes", "replay_of")
+        rows = [
+            {name: each.record.get(name) for name in names}
+            | {"time_us": each.record["event_time"]}
+            | {"letter_partition": each.partition, "letter_offset": each.offset}
+            for each in given
+        ]
         with write(self._runtime.engine) as connection:
             connection.execute(upsert(connection, dead_letter).on_conflict_do_nothing(), rows)

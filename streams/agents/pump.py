@@ -13,9 +13,9 @@ import structlog
 
 from labeling.sql import upsert
 from schemas.database import write
-from schemas.errors import Disposition, FlywheelError
+from schemas.errors import DecodeError, Disposition, FlywheelError, RegistryUnreachableError
 from schemas.events import topic
-from schemas.times import now_us
+from schemas.times import SECOND_US
 from streams.runtime import Runtime
 from streams.tables import dead_letter
 
@@ -24,6 +24,9 @@ WITHIN_S = 0.02
 """A batch that is not full is handed over after this: a hop through a topic should not be felt."""
 RETRY_S = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 DETAIL_CHARS_MAX = 500
+
+REASON_EVENT = "bad_event"
+REASON_HANDLER = "handler_failed"
 
 log = structlog.get_logger("flywheel.agents")
 
@@ -43,6 +46,7 @@ class Given:
     topic: str
     partition: int
     offset: int
+    time_us: int
 
 
 Handler = Callable[[Sequence[Given]], None]
@@ -65,18 +69,25 @@ def pump(app: faust.App, runtime: Runtime, noun: str, handle: Handler, *, batch:
     @app.agent(source, name=f"flywheel.{noun}", concurrency=1)  # type: ignore[untyped-decorator]
     async def agent(stream: Any) -> None:
         async for events in stream.take_events(batch, within=WITHIN_S):
-            given = [found for event in events if (found := await asyncio.to_thread(_decode, runtime, event))]
+            given = [found for event in events if (found := await _decode(runtime, event))]
             if given:
                 await _hand_over(runtime, handle, given)
 
 
-def _decode(runtime: Runtime, event: Any) -> Given | None:
+async def _decode(runtime: Runtime, event: Any) -> Given | None:
     message = event.message
-    try:
-        return Given(runtime.codec.decode(message.value), message.topic, message.partition, message.offset)
-    except FlywheelError as error:
-        _set_aside(runtime, (message.topic, message.partition, message.offset), "bad_event", str(error))
-        return None
+    place = (message.topic, message.partition, message.offset, round(message.timestamp * SECOND_US))
+    tries = 0
+    while True:
+        try:
+            return Given(await asyncio.to_thread(runtime.codec.decode, message.value), *place)
+        except DecodeError as error:
+            await asyncio.to_thread(_set_aside, runtime, Given({}, *place), REASON_EVENT, str(error))
+            return None
+        except RegistryUnreachableError as error:  # nothing is known of the event: it waits
+            log.info("tried_again", topic=message.topic, tries=tries, reason=str(error)[:DETAIL_CHARS_MAX])
+            await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
+            tries += 1
 
 
 async def _hand_over(runtime: Runtime, handle: Handler, given: Sequence[Given]) -> None:
@@ -88,8 +99,7 @@ async def _hand_over(runtime: Runtime, handle: Handler, given: Sequence[Given]) 
                 await _hand_over(runtime, handle, [one])
             return
         log.exception("event_set_aside", topic=given[0].topic, partition=given[0].partition, offset=given[0].offset)
-        place = (given[0].topic, given[0].partition, given[0].offset)
-        await asyncio.to_thread(_set_aside, runtime, place, "handler_failed", f"{type(error).__name__}: {error}")
+        await asyncio.to_thread(_set_aside, runtime, given[0], REASON_HANDLER, f"{type(error).__name__}: {error}")
 
 
 async def _patiently(handle: Handler, given: Sequence[Given]) -> None:
@@ -106,10 +116,9 @@ async def _patiently(handle: Handler, given: Sequence[Given]) -> None:
             tries += 1
 
 
-def _set_aside(runtime: Runtime, place: tuple[str, int, int], reason: str, detail: str) -> None:
-    name, partition, offset = place
-    key = {"cluster": runtime.cluster, "topic": name, "partition": partition, "offset": offset}
-    values = {"reason": reason, "detail": detail[:DETAIL_CHARS_MAX], "time_us": now_us()}
+def _set_aside(runtime: Runtime, at: Given, reason: str, detail: str) -> None:
+    key = {"cluster": runtime.cluster, "topic": at.topic, "partition": at.partition, "offset": at.offset}
+    values = {"reason": reason, "detail": detail[:DETAIL_CHARS_MAX], "time_us": at.time_us}
     with write(runtime.engine) as connection:
         statement = upsert(connection, dead_letter).values(**key, **values)
         connection.execute(statement.on_conflict_do_nothing())

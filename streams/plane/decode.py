@@ -22,6 +22,8 @@ import polars as pl
 
 from schemas.errors import DecodeError, UnknownSchemaError
 from schemas.registry import HEADER, HEADER_BYTES, MAGIC, Codec, Registry, split_header
+from streams.plane.layout import Layout
+from streams.plane.panics import panics_unprinted
 
 SENTINEL = "\x00sentinel"
 SYNC = b"flywheel-one-blk"
@@ -33,6 +35,9 @@ costs, and is a line on stderr."""
 VALUE_BYTES_MAX = 1 << 20
 """A value above 1 MiB (Kafka's own default limit) is no event of ours: it would be all of a batch's memory."""
 DETAIL_CHARS_MAX = 300
+
+Head = tuple[bytes, bytes, pl.Schema, Layout]
+"""Container header, sentinel record, columns and places of a schema."""
 
 REASON_HEADER = "bad_header"
 REASON_SCHEMA = "unknown_schema"
@@ -69,7 +74,7 @@ class Decoder:
         self._registry = registry
         self._codec = Codec(registry)
         self._id = id_field
-        self._heads: dict[int, tuple[bytes, bytes, pl.Schema] | None] = {}
+        self._heads: dict[int, Head | None] = {}
         self._is_mixed = False  # the last batch had several schemas, as inputs of several models have
 
     def decode(self, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> tuple[list[Decoded], list[Bad]]:
@@ -180,9 +185,10 @@ class Decoder:
         head = self._head(schema_id)
         if head is None:
             return None
-        container, sentinel, _ = head
+        container, sentinel, _, layout = head
         body = b"".join(values)  # twice joined is cheaper than once summed up
-        if len(body) > VALUE_BYTES_MAX and max(map(len, values)) > VALUE_BYTES_MAX:
+        lengths = np.fromiter(map(len, values), np.int64, len(values))
+        if len(body) > VALUE_BYTES_MAX and lengths.max() > VALUE_BYTES_MAX:
             return None
         size = len(body) + len(sentinel)
         block = b"".join((container, _zigzag(len(values) + 1), _zigzag(size), body, sentinel, SYNC))
@@ -193,16 +199,19 @@ class Decoder:
         if frame["_magic"].to_numpy().any() or (ids != ids[-1]).any() or frame[self._id][-1] != SENTINEL:
             return None
         frame = without(frame.head(len(values)), ("_magic", "_id"))
+        if not layout.is_exact(frame, body, lengths):
+            return None
         same = _guarded(lambda: _are_keys(frame[self._id], keys))
         return frame if same else None
 
-    def _head(self, schema_id: int) -> tuple[bytes, bytes, pl.Schema] | None:
-        """Container header, sentinel record and columns of a schema; None if polars cannot read it."""
+    def _head(self, schema_id: int) -> Head | None:
+        """What is needed to read blocks of a schema; None if polars cannot read them."""
         if schema_id not in self._heads:
             self._heads[schema_id] = self._make_head(schema_id)
         return self._heads[schema_id]
 
-    def _make_head(self, schema_id: int) -> tuple[bytes, bytes, pl.Schema] | None:
+    def _make_head(self, schema_id: int) -> Head | None:
+        parsed = self._codec.parsed(schema_id)
         schema = self._registry.schema(schema_id)
         widened = {**schema, "fields": [_field("_magic", "int"), _field("_id", "float"), *schema["fields"]]}
         out = io.BytesIO()
@@ -215,7 +224,8 @@ class Decoder:
         record = {f["name"]: _blank(f["type"]) for f in schema["fields"]}
         datum = io.BytesIO()
         try:
-            fastavro.schemaless_writer(datum, self._codec.parsed(schema_id), {**record, self._id: SENTINEL})
+            fastavro.schemaless_writer(datum, parsed, {**record, self._id: SENTINEL})
+            layout = Layout(schema)
         except (TypeError, ValueError, KeyError):  # a foreign schema: no sentinel can be made, so no block is read
             return None
         sentinel = HEADER.pack(MAGIC, schema_id) + datum.getvalue()
@@ -224,13 +234,14 @@ class Decoder:
         frame = _guarded(lambda: pl.read_avro(io.BytesIO(block)))
         if frame is None or frame.columns[2:] != [f["name"] for f in schema["fields"]]:
             return None
-        return head, sentinel, without(frame, ("_magic", "_id")).schema
+        return head, sentinel, without(frame, ("_magic", "_id")).schema, layout
 
 
 def _guarded(read: Callable[[], Any]) -> Any:
     """The result, or None when polars cannot do it; its panics are BaseExceptions with a name of their own."""
     try:
-        return read()
+        with panics_unprinted:
+            return read()
     except Exception:
         return None
     except BaseException as error:

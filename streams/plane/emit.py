@@ -10,13 +10,14 @@ import structlog
 from confluent_kafka import KafkaError, Producer
 
 from schemas.errors import BrokerUnreachableError
-from schemas.events import topic
+from schemas.events import REPLAY_HEADER, topic
 from schemas.registry import Codec
 from streams.plane.decode import Bad
 from streams.plane.segments import Segment, Track
 from streams.plane.source import Chunk
 
 DEAD_VALUE_BYTES_MAX = 64 * 1024
+REPLAY_BYTES_MAX = 512
 SUMMARY_BYTES_MAX = 8 * 1024 * 1024
 """Summaries are split between segments above this, half of the largest message that the topic takes."""
 FLUSH_TIMEOUT_S = 5.0
@@ -66,20 +67,20 @@ class Emitter:
             size += own
         self.send("summaries", key, {**envelope, "segments": some})
 
-    def dead_letters(self, source: str, partition: int, chunk: Chunk, bad: Sequence[Bad], now_us: int) -> None:
-        """Set records aside, with their origin."""
+    def dead_letters(self, source: str, partition: int, chunk: Chunk, bad: Sequence[Bad]) -> None:
+        """Set records aside, with their origin; what is said of one is a function of the log."""
         for item in bad:
             value, key = chunk.values[item.place], chunk.keys[item.place]
-            offset = int(chunk.offsets[item.place])
+            offset, timestamp = int(chunk.offsets[item.place]), int(chunk.timestamps[item.place])
             self.send(
                 "dead-letters",
                 f"{source}/{partition}/{offset}",
                 {
                     "cluster": self._cluster, "topic": source, "partition": partition, "offset": offset,
-                    "timestamp": int(chunk.timestamps[item.place]), "reason": item.reason, "detail": item.detail,
-                    "event_time": now_us, "key": key[:DEAD_VALUE_BYTES_MAX] if key else key,
-                    "value": value[:DEAD_VALUE_BYTES_MAX] if value and self._keeps_bytes else None,
-                    "value_bytes": len(value) if value else 0,
+                    "timestamp": timestamp, "reason": item.reason, "detail": item.detail,
+                    "event_time": timestamp * 1000, "key": None if key is None else key[:DEAD_VALUE_BYTES_MAX],
+                    "value": None if value is None or not self._keeps_bytes else value[:DEAD_VALUE_BYTES_MAX],
+                    "value_bytes": -1 if value is None else len(value), "replay_of": _replay_of(message),
                 },
             )  # fmt: skip
 
@@ -123,6 +124,12 @@ class Emitter:
     @staticmethod
     def _on_error(error: KafkaError) -> None:
         log.warning("producer_error", error=error.str())
+
+
+def _replay_of(message: Any) -> str | None:
+    """Of which dead letter's bytes a record is the replay; its header says so."""
+    said = dict(message.headers() or ()).get(REPLAY_HEADER)
+    return None if said is None else str(bytes(said)[:REPLAY_BYTES_MAX], "utf-8", "replace")
 
 
 def segment_record(

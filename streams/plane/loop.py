@@ -209,7 +209,7 @@ class DataPlane:
         bad = [item for item in (*bad, *misplaced) if chunk.offsets[item.place] >= first]
         if bad:
             track.count("dead", (chunk.offsets[item.place] for item in bad))
-            self._emitter.dead_letters(TOPICS[place], number, chunk, bad, now_us())
+            self._emitter.dead_letters(TOPICS[place], number, chunk, bad)
         for part, _ in good:
             offsets, stamps = chunk.offsets[part.places], chunk.timestamps[part.places]
             new = int(offsets.searchsorted(first))

@@ -52,6 +52,7 @@ class FakeMessage:
     key_: bytes | None
     value_: bytes | None
     visible_ms: int = 0
+    headers_: list[tuple[str, bytes]] | None = None
 
     def topic(self) -> str:
         return self.topic_
@@ -70,6 +71,9 @@ class FakeMessage:
 
     def value(self) -> bytes | None:
         return self.value_
+
+    def headers(self) -> list[tuple[str, bytes]] | None:
+        return self.headers_
 
     def error(self) -> None:
         return None

@@ -68,6 +68,18 @@ FOREIGN: dict[str, Any] = {
     ],
 }  # fmt: skip
 """Somebody else's, with a type that polars cannot read."""
+MISTYPED: dict[str, Any] = {
+    "type": "record", "name": "Mistyped",
+    "fields": [
+        {"name": "prediction_id", "type": "string"},
+        {"name": "model", "type": "string"},
+        {"name": "event_time", "type": "long"},
+        {"name": "features", "type": {
+            "type": "record", "name": "MistypedFeatures", "fields": [{"name": "hour", "type": "string"}],
+        }},
+    ],
+}  # fmt: skip
+"""An input of the model late whose hour is a text: the registry was not asked whether the contract allows that."""
 CONTRACTS = {document["model"]: document for document in (LATE, PRICE, DIGIT)}
 
 SQL_RULES = {
@@ -148,6 +160,7 @@ class World:
         for model, contract in self.contracts.items():
             self.ids[model] = self.registry.register(subject("inputs", model), contract.input_schema())
         self.ids["foreign"] = self.registry.register("somebody-else", FOREIGN)
+        self.ids["mistyped"] = self.registry.register("somebody-else-again", MISTYPED)
         self._parsed = {number: fastavro.parse_schema(self.registry.schema(number)) for number in self.ids.values()}
 
     @cached_property
@@ -188,6 +201,11 @@ class World:
         out.write(HEADER.pack(MAGIC, self.ids[schema]))
         fastavro.schemaless_writer(out, self._parsed[self.ids[schema]], record)
         return out.getvalue()
+
+    def mistyped(self, identifier: str) -> bytes:
+        """A whole input whose features are not of the contract's types."""
+        record = {"prediction_id": identifier, "model": "late", "event_time": START_US, "features": {"hour": "noon"}}
+        return self.value("mistyped", record)
 
     def events(self, predictions: int, *, big: bool = False) -> Iterator[Event]:
         """The events of so many predictions, interleaved, in the order in which they are sent."""

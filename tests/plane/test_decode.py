@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import random
 from pathlib import Path
 from typing import Any
 
 import fastavro
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -151,6 +153,81 @@ def test_a_value_that_could_shift_the_others_is_found_wherever_it_stands(
         "null": (None, key),
     }[kind]
     check(world, batch)
+
+
+def test_what_polars_takes_liberties_with_is_decided_by_fastavro_in_a_batch_as_alone(
+    world: World, good: dict[str, list[Pair]]
+) -> None:
+    """A branch that the union does not have, a boolean of 3, numbers and ends longer than they need be."""
+    places = [
+        i
+        for i, (value, _) in enumerate(good["inputs"])
+        if value and value[1:5] == HEADER.pack(0, world.ids["late"])[1:]
+    ]
+    batch = [good["inputs"][i] for i in places[:40]]
+    features = {"dist": 1.0, "wind": None, "hour": 5, "carrier": "AA", "origin": "JFK", "wet": True, "tail": None}
+    record = {"prediction_id": "odd", "model": "late", "event_time": 0, "subject": None, "features": features}
+    whole = world.value("late", record)
+    time_at = len(whole) - len(world.value("late", record).partition(b"\x08late")[2])
+    odd = [
+        whole[: time_at + 1] + b"\x04" + whole[time_at + 2 :],  # a branch that there is not
+        whole[: time_at + 1] + b"\x85\x06" + b"\x00" + whole[time_at + 2 :],  # a text, of branch -387
+        whole[:-2] + b"\x03" + whole[-1:],  # neither true nor false
+        whole[:time_at] + b"\x80\x00" + whole[time_at + 1 :],  # zero in two bytes
+    ]
+    for value in odd:
+        check(world, [(value, b"odd")])
+        check(world, [*batch, (value, b"odd"), *batch])
+    decoded, bad = Decoder(world.registry).decode(
+        [*(v for v, _ in batch), *odd], [*(k for _, k in batch), *[b"odd"] * 4]
+    )
+    assert [item.place for item in bad] == [40, 41]
+    assert sum(part.frame.height for part in decoded) == 42
+
+
+def test_values_that_are_whole_only_together_are_bad(world: World, good: dict[str, list[Pair]]) -> None:
+    batch = good["predictions"][:40]
+    (one, key), (two, other_key) = batch[20:22]
+    assert one is not None
+    assert two is not None
+    batch[20:22] = [(one + two[:7], key), (two[7:], other_key)]
+    check(world, batch)
+
+
+def test_the_panics_of_polars_are_not_printed_and_what_others_print_is(
+    world: World, good: dict[str, list[Pair]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    values, keys = map(list, zip(*good["predictions"][:40], strict=True))
+    values[20] = HEADER.pack(MAGIC, world.ids["predictions"]) + b"\xfe\xff\xff\xff\x0f"
+    panics = []
+    read = pl.read_avro
+
+    def watched(source: Any) -> Any:
+        try:
+            return read(source)
+        except BaseException as error:
+            panics.append(type(error).__name__)
+            os.write(2, b"said by another thread\n")
+            raise
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(pl, "read_avro", watched)
+        _, bad = Decoder(world.registry).decode(values, keys)
+    assert [item.place for item in bad] == [20]
+    assert "PanicException" in panics
+    assert capfd.readouterr().err == "said by another thread\n" * len(panics)
+
+
+@pytest.mark.parametrize("schema", ["string", {"type": "array", "items": "int"}, {"title": "JSON"}, {"type": "record"}])
+def test_a_registered_schema_that_is_no_record_stops_nothing(tmp_path: Path, world: World, schema: Any) -> None:
+    """A registry is not ours alone."""
+    registry = FileRegistry(tmp_path / "registry.json")
+    schema_id = registry.register("somebody", schema)
+    values = [HEADER.pack(MAGIC, schema_id) + b"\x02a"] * 20
+    decoded, bad = Decoder(registry).decode(values, [b"a"] * 20)
+    assert decoded == []
+    assert {item.reason for item in bad} == {decode.REASON_SCHEMA}
+    assert [item.place for item in bad] == list(range(20))
 
 
 def test_a_whole_batch_of_several_schemas_is_split_by_schema(world: World, good: dict[str, list[Pair]]) -> None:
