@@ -7,12 +7,13 @@ columns follows where every field of every record must lie, when it was encoded 
 end where its value ends, and at the places of branches and booleans must stand what was read. What does not pass is no
 verdict: fastavro then decides, record by record.
 
-Costs 0.02 to 0.05 us a record.
+Costs 0.06 to 0.09 us a record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,29 @@ import polars as pl
 from schemas.registry import HEADER_BYTES
 
 Ints = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
 FIXED_BYTES: Mapping[str, int] = {"null": 0, "float": 4, "double": 8}
+Sizes = Callable[[pl.Series], Ints | int]
+"""Bytes of the values in a column, each or all."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One field on the way through a record: perhaps a byte that must be as read, then the value.
+
+    Attributes
+    ----------
+    column
+        What is asked of the columns for the value's size: the length of a text, a number, a list.
+    byte
+        The byte before the value: a union's branch; or a boolean, which is all of its value.
+    is_present
+        Where there is a value at all, of a union.
+    """
+
+    sizes: Sizes
+    column: pl.Expr | None = None
+    byte: pl.Expr | None = None
+    is_present: pl.Expr | None = None
 
 
 class Layout:
@@ -36,91 +58,107 @@ class Layout:
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        self._schema = schema
-        _check(schema)
+        self._steps: list[_Step] = []
+        for field in schema["fields"]:
+            self._add(pl.col(field["name"]), field["type"])
+        asked = [(each.column, each.byte, each.is_present) for each in self._steps]
+        self._queries = [
+            expression.alias(f"{n}.{kind}")
+            for n, expressions in enumerate(asked)
+            for kind, expression in zip(("column", "byte", "is_present"), expressions, strict=True)
+            if expression is not None
+        ]
 
     def is_exact(self, frame: pl.DataFrame, body: bytes, lengths: Ints) -> bool:
         """Whether the columns are those of values with these lengths, one after the other in ``body``."""
         data, ends = np.frombuffer(body, np.uint8), np.cumsum(lengths)
-        at = ends - lengths + HEADER_BYTES
-        for field in self._schema["fields"]:
-            after = _after(frame[field["name"]], field["type"], data, at)
-            if after is None:
-                return False
-            at = after
+        at, found = ends - lengths + HEADER_BYTES, frame.select(self._queries)
+        for n, step in enumerate(self._steps):
+            if step.byte is not None:
+                if (data.take(at, mode="clip") != found[f"{n}.byte"].to_numpy()).any():
+                    return False
+                at += 1
+            size = step.sizes(found[f"{n}.column"] if step.column is not None else pl.Series())
+            at += size if step.is_present is None else size * found[f"{n}.is_present"].to_numpy()
         return bool((at == ends).all())
 
-
-def _check(avro_type: Any, *, is_item: bool = False) -> None:
-    """Refuse what :func:`_after` does not know."""
-    if isinstance(avro_type, dict) and "logicalType" not in avro_type:
-        if avro_type["type"] == "record":
+    def _add(self, column: pl.Expr, avro_type: Any) -> None:
+        if isinstance(avro_type, list):
+            other = next((branch for branch in avro_type if branch != "null"), None)
+            if len(avro_type) != 2 or "null" not in avro_type or not isinstance(other, str) or other == "boolean":
+                raise ValueError(f"unknown layout: {avro_type}")
+            null, value = avro_type.index("null"), _value(column, other)
+            branch = pl.when(column.is_null()).then(2 * null).otherwise(2 * (1 - null)).cast(pl.UInt8)
+            filled = None if value.column is None else value.column.fill_null(0)
+            self._steps.append(_Step(value.sizes, filled, branch, column.is_not_null().cast(pl.Int64)))
+        elif isinstance(avro_type, dict) and avro_type["type"] == "record":
             for field in avro_type["fields"]:
-                _check(field["type"], is_item=is_item)
-            return
-        if avro_type["type"] == "array" and not is_item:
-            _check(avro_type["items"], is_item=True)
-            return
-    elif isinstance(avro_type, list) and len(avro_type) == 2 and "null" in avro_type and not is_item:
-        (other,) = [branch for branch in avro_type if branch != "null"]
-        if isinstance(other, str) and other != "boolean":
-            _check(other)
-            return
-    elif avro_type in (*FIXED_BYTES, "int", "long", "string", "bytes") or (avro_type == "boolean" and not is_item):
-        return
+                self._add(column.struct.field(field["name"]), field["type"])
+        elif isinstance(avro_type, dict) and avro_type["type"] == "array":
+            items = avro_type["items"]
+            _check_items(items)
+            self._steps.append(_Step(lambda lists: _array_sizes(lists, items), column))
+        elif avro_type == "boolean":
+            self._steps.append(_Step(lambda _: 0, byte=column.cast(pl.UInt8)))
+        else:
+            self._steps.append(_value(column, avro_type))
+
+
+def _value(column: pl.Expr, avro_type: Any) -> _Step:
+    """A value that is not null."""
+    if avro_type in ("int", "long"):
+        return _Step(_number_sizes, column.cast(pl.Int64))
+    if avro_type == "string":
+        return _Step(_text_sizes, column.str.len_bytes().cast(pl.Int64))
+    if avro_type == "bytes":
+        return _Step(_text_sizes, column.bin.size().cast(pl.Int64))
+    if isinstance(avro_type, str) and avro_type in FIXED_BYTES:
+        return _Step(lambda _: FIXED_BYTES[avro_type])
     raise ValueError(f"unknown layout: {avro_type}")
 
 
-def _after(column: pl.Series, avro_type: Any, data: Bytes, at: Ints) -> Ints | None:
-    """Where a field ends in every record that has it at ``at``; None if it does not lie there as it was read."""
-    if isinstance(avro_type, list):
-        null_branch = avro_type.index("null")
-        branches = np.where(column.is_null().to_numpy(), 2 * null_branch, 2 * (1 - null_branch))
-        if (data.take(at, mode="clip") != branches).any():
-            return None
-        return at + 1 + _sizes(column, avro_type[1 - null_branch])
+def _number_sizes(numbers: pl.Series) -> Ints | int:
+    x = numbers.to_numpy()
+    return varint_sizes((x << 1) ^ (x >> 63))
+
+
+def _text_sizes(lengths: pl.Series) -> Ints | int:
+    x: Ints = lengths.to_numpy()
+    return x + varint_sizes(x << 1)
+
+
+def _array_sizes(lists: pl.Series, items: Any) -> Ints | int:
+    """One block of items and the zero that ends it: how every writer does it that does not stream."""
+    counts = lists.list.len().to_numpy().astype(np.int64)
+    if not counts.any():
+        return 1
+    flat = lists.filter(pl.Series(counts > 0)).explode()
+    sums = np.zeros(len(flat) + 1, np.int64)
+    np.cumsum(np.broadcast_to(_item_sizes(flat, items), len(flat)), out=sums[1:])
+    last = np.cumsum(counts)
+    return np.where(counts > 0, varint_sizes(counts << 1) + sums[last] - sums[last - counts], 0) + 1
+
+
+def _item_sizes(items: pl.Series, avro_type: Any) -> Ints | int:
+    """Of an array's items: records of values that are not null, or such values."""
+    if isinstance(avro_type, dict):
+        total: Ints | int = 0
+        for field in avro_type["fields"]:
+            total = total + _item_sizes(items.struct.field(field["name"]), field["type"])
+        return total
+    step = _value(pl.col("item"), avro_type)
+    return step.sizes(
+        items.alias("item").to_frame().select(size=step.column)["size"] if step.column is not None else items
+    )
+
+
+def _check_items(avro_type: Any) -> None:
+    """Refuse what :func:`_item_sizes` does not know."""
     if isinstance(avro_type, dict) and avro_type["type"] == "record":
         for field in avro_type["fields"]:
-            after = _after(column.struct.field(field["name"]), field["type"], data, at)
-            if after is None:
-                return None
-            at = after
-        return at
-    if avro_type == "boolean":
-        is_as_read = data.take(at, mode="clip") == column.to_numpy()
-        return at + 1 if is_as_read.all() else None
-    return at + _sizes(column, avro_type)
-
-
-def _sizes(column: pl.Series, avro_type: Any) -> Ints | int:
-    """Bytes of every value without its branch; 0 for null."""
-    if isinstance(avro_type, dict):
-        return _array_sizes(column, avro_type["items"]) if avro_type["type"] == "array" else _sum(column, avro_type)
-    present = 1 - column.is_null().to_numpy() if column.null_count() else 1
-    if avro_type in FIXED_BYTES:
-        return FIXED_BYTES[avro_type] * present
-    if avro_type in ("int", "long"):
-        values = _filled(column).astype(np.int64, copy=False)
-        return varint_sizes((values << 1) ^ (values >> 63)) * present
-    long = _filled(column.str.len_bytes() if avro_type == "string" else column.bin.size()).astype(np.int64, copy=False)
-    return (long + varint_sizes(long << 1)) * present
-
-
-def _sum(column: pl.Series, record: Any) -> Ints | int:
-    total: Ints | int = 0
-    for field in record["fields"]:
-        total = total + _sizes(column.struct.field(field["name"]), field["type"])
-    return total
-
-
-def _array_sizes(column: pl.Series, items: Any) -> Ints:
-    """One block of items and the zero that ends it: how every writer does it that does not stream."""
-    counts = column.list.len().to_numpy().astype(np.int64)
-    flat = column.filter(pl.Series(counts > 0)).explode()
-    ends = np.zeros(len(flat) + 1, np.int64)
-    ends[1:] = np.cumsum(np.broadcast_to(_sizes(flat, items), len(flat)))
-    last = np.cumsum(counts)
-    return np.where(counts > 0, varint_sizes(counts << 1) + ends[last] - ends[last - counts], 0) + 1
+            _check_items(field["type"])
+    else:
+        _value(pl.col("item"), avro_type)
 
 
 def varint_sizes(zigzags: Ints) -> Ints | int:
@@ -139,7 +177,3 @@ def varint_sizes(zigzags: Ints) -> Ints | int:
     for size in range(1, sizes[1]):
         found += z >= np.uint64(1 << 7 * size)
     return found
-
-
-def _filled(column: pl.Series) -> npt.NDArray[Any]:
-    return (column.fill_null(0) if column.null_count() else column).to_numpy()
