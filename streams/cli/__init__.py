@@ -36,6 +36,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "retrain": ("streams.cli.retrain:retrain", "Train again, and see why it was or was not promoted."),
     "models": ("streams.cli.models:models", "Versions of a model: show, promote, roll back."),
     "trace": ("streams.cli.trace:trace", "Follow one prediction from its input to the version that learnt from it."),
+    "dead-letters": (
+        "streams.cli.dead_letters:dead_letters",
+        "Records that could not be worked on: list, show, replay, stats.",
+    ),
     "schemas": ("streams.cli.schemas:schemas", "Contracts and event schemas: list, show, check, register."),
     "config": ("streams.cli.config:config", "Show, validate and describe the configuration."),
     "worker": ("streams.cli.worker:worker", "Run one worker (what 'up' runs; alone: beside a real Kafka)."),
