@@ -154,6 +154,9 @@ class Config(BaseSettings):
     summary_interval_ms: PositiveInt = Field(default=1_000, description="how often the open segment is summarised")
     archive_interval_ms: PositiveInt = Field(default=1_000, description="how often the open segment is archived")
     order_slack_ms: NaturalInt = Field(default=500, description="more than the brokers' clocks differ")
+    clock_skew_ms: PositiveInt = Field(
+        default=250, description="a worker whose clock is further from a broker's does not start; below order_slack_ms"
+    )
     join_horizon_s: PositiveInt = Field(default=7 * DAY_S, description="how long feedback may wait for its prediction")
     disorder_ms: NaturalInt = Field(default=60_000, description="allowed disorder of event times in a partition")
     future_skew_ms: NaturalInt = Field(default=300_000, description="events further ahead of the clock are set aside")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from schemas.errors import BrokerUnreachableError, TopicLayoutError
 from schemas.events import COMPACTED, NOUNS, SINGLE, SOURCES, partitions_of, topic
@@ -241,9 +241,43 @@ def check_topics(bootstrap: str) -> int:
         )
         raise TopicLayoutError(
             f"Topics keep the producers' timestamps instead of the broker's: {', '.join(wrong)}.",
-            action=f"Run: {commands}",
+            action=f"Start a worker with --fix-topics, or run: {commands}",
         )
     return next(iter(counts.values()))
+
+
+def fix_topics(bootstrap: str, timeout_s: float = ANSWER_TIMEOUT_S) -> list[str]:
+    """Give the source topics the broker's timestamps; what is on them keeps those that it has.
+
+    Returns
+    -------
+    The names of those that were changed.
+
+    Raises
+    ------
+    BrokerUnreachableError
+        If no broker answers.
+    TopicLayoutError
+        If the broker refuses.
+    """
+    known = topic_info(bootstrap)
+    wrong = [known[noun].name for noun in SOURCES if noun in known and known[noun].timestamp_type == "CreateTime"]
+    if not wrong:
+        return []
+    entries = [ConfigEntry(*item, incremental_operation=AlterConfigOpType.SET) for item in BASE_TOPIC.items()]
+    resources = [ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries) for name in wrong]
+    client = admin(bootstrap)
+    for resource, future in client.incremental_alter_configs(resources, request_timeout=timeout_s).items():
+        try:
+            future.result(timeout_s)
+        except TimeoutError as error:
+            raise unreachable(bootstrap) from error
+        except KafkaException as error:
+            raise TopicLayoutError(
+                f"The topic {resource.name} could not be changed: {error.args[0].str()}.",
+                action="Change it by hand, or give this client the right to.",
+            ) from error
+    return wrong
 
 
 def watermarks(consumer: Consumer, names: Mapping[str, int], timeout_s: float = ANSWER_TIMEOUT_S) -> dict[Any, Any]:
@@ -266,14 +300,18 @@ def has_consumer_protocol(bootstrap: str, timeout_s: float = 5.0) -> bool:
 
     False when nobody answers in the clear: then the classic protocol is used, which every broker has.
     """
+    return api_versions(bootstrap, timeout_s).get(CONSUMER_GROUP_HEARTBEAT, -1) >= HEARTBEAT_VERSION_MIN
+
+
+def api_versions(bootstrap: str, timeout_s: float = 5.0) -> dict[int, int]:
+    """The newest version of every request that the first broker that answers in the clear understands; else nothing."""
     for address in bootstrap.split(","):
         host, _, port = address.strip().rpartition(":")
         try:
-            versions = _api_versions(host.strip("[]"), int(port), timeout_s)
+            return _api_versions(host.strip("[]"), int(port), timeout_s)
         except (OSError, ValueError, struct.error):
             continue
-        return versions.get(CONSUMER_GROUP_HEARTBEAT, -1) >= HEARTBEAT_VERSION_MIN
-    return False
+    return {}
 
 
 def _api_versions(host: str, port: int, timeout_s: float) -> dict[int, int]:

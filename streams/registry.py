@@ -89,10 +89,13 @@ class ConfluentRegistry:
                     f"The registry refuses: {error.error_message}.", action=ADVICE
                 ) from error
             raise RegistryUnreachableError(
-                f"The schema registry answers {error.http_status_code}: {error.error_message}."
+                f"The schema registry {self._public_url} answers {error.http_status_code}: {error.error_message}."
             ) from error
         except Exception as error:  # whatever its HTTP client raises for a connection, a name, a certificate
-            raise RegistryUnreachableError(f"The schema registry does not answer: {error}.") from error
+            raise RegistryUnreachableError(
+                f"The schema registry {self._public_url} does not answer, and its cache does not have what is needed: "
+                f"{error}."
+            ) from error
 
     def register(self, subject: str, schema: dict[str, Any]) -> int:
         """See :class:`schemas.registry.Registry`; what is in the cache needs no server.

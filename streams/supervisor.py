@@ -99,11 +99,20 @@ def resolve_brokers(config: Config) -> Endpoint:
     return Endpoint(content["brokers"], content["cluster"], bool(content["is_embedded"]))
 
 
-def prepare_topics(config: Config, brokers: str) -> None:
-    """Create the topics that are missing on a real Kafka, and refuse a layout on which the join would be wrong."""
-    from streams.kafka import check_topics, create_topics
+def prepare_topics(config: Config, brokers: str, *, fixes: bool = False) -> None:
+    """Create the topics that are missing on a real Kafka, and refuse a layout on which the join would be wrong.
+
+    Parameters
+    ----------
+    fixes
+        Give topics that keep the producers' timestamps the broker's, instead of refusing them.
+    """
+    from streams.kafka import check_topics, create_topics, fix_topics
 
     create_topics(brokers, config.partitions)
+    if fixes:
+        for name in fix_topics(brokers):
+            log.warning("topic_fixed", topic=name, timestamps="LogAppendTime")
     check_topics(brokers)
 
 

@@ -14,7 +14,8 @@ import structlog
 from mode import Service
 
 from schemas.errors import FlywheelError
-from streams import kafka
+from schemas.times import now_us
+from streams import kafka, start
 from streams.agents.handlers import Alerts, DeadLetters, Failures, Labels, Models, Requests, Summaries
 from streams.agents.pump import pump
 from streams.agents.recall import recall
@@ -120,20 +121,38 @@ def make_app(runtime: Runtime, plane: DataPlane) -> tuple[faust.App, PlaneServic
     return app, service
 
 
-def run_worker(config: Config, bootstrap: str, cluster: str, *, accept_loss: bool = False) -> int:
+def _heartbeat(runtime: Runtime, partitions: int) -> bytes:
+    """A summary of nothing, as the plane sends when nothing happens."""
+    record = {
+        "cluster": runtime.cluster, "partition": 0, "partitions": partitions, "time": now_us(), "watermark": None,
+        "is_idle": False, "segments": [],
+    }  # fmt: skip
+    return runtime.codec.encode(runtime.ids["summaries"], record)
+
+
+def run_worker(
+    config: Config, bootstrap: str, cluster: str, *, accept_loss: bool = False, accept_misplaced: bool = False
+) -> int:
     """Run a worker until it is told to stop; its exit code.
 
     Raises
     ------
     FlywheelError
-        If something is missing before the start: database, registry, contracts, topics.
+        If something is missing before the start (database, registry, contracts, topics), or would make the figures
+        wrong (see ``streams.start``).
     """
     is_embedded = config.is_embedded
+    partitions = config.partitions
     if not is_embedded:
-        kafka.check_topics(bootstrap)
+        start.check_broker(bootstrap)
+        partitions = kafka.check_topics(bootstrap)
+        if not accept_misplaced:
+            start.check_partitioner(bootstrap, partitions)
     runtime = Runtime.open(config, bootstrap, cluster, is_embedded=is_embedded)
     if is_embedded:
         recall(runtime)
+    else:
+        start.check_clock(bootstrap, _heartbeat(runtime, partitions), config.clock_skew_ms)
     plane = DataPlane(
         runtime.plane_settings(accepts_loss=accept_loss),
         runtime.plans,

@@ -15,6 +15,8 @@ from streams.cli import Session, brokers_option, pass_session, tell
 @brokers_option
 @click.option("--web-port", type=click.IntRange(0, 65_535), help="Of the status page (8321; 0: any free one).")
 @click.option("--accept-loss", is_flag=True, help="Go on although records that were not worked on are gone.")
+@click.option("--accept-misplaced", is_flag=True, help="Go on although keys are on partitions of another partitioner.")
+@click.option("--fix-topics", is_flag=True, help="Give source topics the broker's timestamps where they have others.")
 @click.option(
     "--parent", type=int, hidden=True, help="Of 'flywheel up': configuration on stdin, end with this process."
 )
@@ -26,6 +28,8 @@ def worker(
     brokers: str | None,
     web_port: int | None,
     accept_loss: bool,
+    accept_misplaced: bool,
+    fix_topics: bool,
     parent: int | None,
 ) -> None:
     """Run one worker.
@@ -63,11 +67,11 @@ def worker(
         config = config.model_copy(update={"web_port": check_port(config.web_host, config.web_port)})
         address, cluster, is_embedded = resolve_brokers(config)
         if not is_embedded:
-            prepare_topics(config, address)
+            prepare_topics(config, address, fixes=fix_topics)
     from streams.worker import run_worker
 
     try:
-        ctx.exit(run_worker(config, address, cluster, accept_loss=accept_loss))
+        ctx.exit(run_worker(config, address, cluster, accept_loss=accept_loss, accept_misplaced=accept_misplaced))
     except FlywheelError as error:
         if parent is None or error.disposition is not Disposition.HALT:
             raise

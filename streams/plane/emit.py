@@ -80,7 +80,7 @@ class Emitter:
                     "timestamp": timestamp, "reason": item.reason, "detail": item.detail,
                     "event_time": timestamp * 1000, "key": None if key is None else key[:DEAD_VALUE_BYTES_MAX],
                     "value": None if value is None or not self._keeps_bytes else value[:DEAD_VALUE_BYTES_MAX],
-                    "value_bytes": -1 if value is None else len(value), "replay_of": _replay_of(message),
+                    "value_bytes": -1 if value is None else len(value), "replay_of": _replay_of(chunk.headers.get(offset)),
                 },
             )  # fmt: skip
 
@@ -126,9 +126,9 @@ class Emitter:
         log.warning("producer_error", error=error.str())
 
 
-def _replay_of(message: Any) -> str | None:
+def _replay_of(headers: Any) -> str | None:
     """Of which dead letter's bytes a record is the replay; its header says so."""
-    said = dict(message.headers() or ()).get(REPLAY_HEADER)
+    said = dict(headers or ()).get(REPLAY_HEADER)
     return None if said is None else str(bytes(said)[:REPLAY_BYTES_MAX], "utf-8", "replace")
 
 

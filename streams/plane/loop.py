@@ -14,14 +14,14 @@ from typing import Any
 import structlog
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
-from schemas.errors import RecordsGoneError
+from schemas.errors import RecordsGoneError, RegistryUnreachableError
 from schemas.events import SOURCES, topic
 from schemas.registry import Codec, Registry
 from schemas.times import now_us
 from streams.plane import checkpoint
 from streams.plane.archive import ArchiveWriter
 from streams.plane.check import Checker
-from streams.plane.decode import Decoded, Decoder
+from streams.plane.decode import Bad, Decoded, Decoder
 from streams.plane.emit import Emitter, segment_record
 from streams.plane.numbered import Batch, Clock, Numbered
 from streams.plane.pick import Found
@@ -46,6 +46,9 @@ BEHIND_FACTOR = 5
 GC_THRESHOLDS = (100_000, 50, 100)
 """Of the garbage collector, for the whole process: a message in hand is an object that it looks at again and again and
 that is never part of a cycle. The default (700, 10, 10) took 3 of 20 CPU seconds a million predictions."""
+REGISTRY_RETRY_S = 2.0
+REGISTRY_PATIENCE_S = 240.0
+"""Less than max.poll.interval.ms (300 s), after which the group would give the partitions away."""
 IN_HAND_BATCHES_MAX = 4
 """A topic is paused when this many micro-batches of one partition are in hand, and goes on at one."""
 
@@ -119,6 +122,7 @@ class DataPlane:
         self._last_tick = self._last_archive = self._last_checkpoint = self._last_heartbeat = 0.0
         self._committed: dict[tuple[str, int], int] = {}
         self._failure: BaseException | None = None
+        self._stop = threading.Event()
         self.metrics: dict[str, Any] = {"assigned": [], "worked": 0, "in_hand": 0}
         self.stages = Stages()
 
@@ -132,6 +136,7 @@ class DataPlane:
         BrokerUnreachableError
             If the broker stays away longer than the producer's patience.
         """
+        self._stop = stop
         gc.set_threshold(*GC_THRESHOLDS)
         self.stages.start()
         self._consumer.subscribe(
@@ -201,7 +206,7 @@ class DataPlane:
             self._on_late(number, numbered, late)
 
     def _decode(self, number: int, place: int, chunk: Chunk) -> list[tuple[Decoded, str]]:
-        decoded, bad = self._decoders[place].decode(chunk.values, chunk.keys)
+        decoded, bad = self._decoded(place, chunk.values, chunk.keys)
         self.stages.lap("decode")
         good, misplaced = self._checkers[place].check(decoded, chunk)
         track = self._numbers[number].tracks[place]
@@ -217,6 +222,19 @@ class DataPlane:
                 self._archive.add(SOURCES[place], number, part.schema_id, part.frame[new:], offsets[new:], stamps[new:])
         self.stages.lap("check")
         return good
+
+    def _decoded(
+        self, place: int, values: list[bytes | None], keys: list[bytes | None]
+    ) -> tuple[list[Decoded], list[Bad]]:
+        """A schema that is not in the cache has to be asked for: while the registry is away, its records wait."""
+        deadline = time.monotonic() + REGISTRY_PATIENCE_S
+        while True:
+            try:
+                return self._decoders[place].decode(values, keys)
+            except RegistryUnreachableError as error:
+                if time.monotonic() > deadline or self._stop.wait(REGISTRY_RETRY_S):
+                    raise
+                log.warning("registry_away", topic=TOPICS[place], reason=error.message)
 
     def _send(self, found: Found) -> None:
         for record in found.failures:

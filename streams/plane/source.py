@@ -8,7 +8,8 @@ because a new leader's clock may be behind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby, pairwise
 from typing import Any
@@ -39,12 +40,14 @@ class Chunk:
     offsets: Ints
     timestamps: Ints  # broker timestamps, ms
     order_ts: Ints  # their running maximum
+    headers: Mapping[int, Any] = field(default_factory=dict)  # by offset, of the few records that have any
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __getitem__(self, part: slice) -> Chunk:
-        return Chunk(self.values[part], self.keys[part], self.offsets[part], self.timestamps[part], self.order_ts[part])
+        columns = (self.values, self.keys, self.offsets, self.timestamps, self.order_ts)
+        return Chunk(*(column[part] for column in columns), self.headers)
 
     def split(self, count: int) -> tuple[Chunk, Chunk]:
         """The first ``count`` records, and the rest."""
@@ -58,7 +61,7 @@ class Chunk:
         columns = ("offsets", "timestamps", "order_ts")
         joined = [np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in columns]
         values, keys = (list(chain.from_iterable(getattr(c, name) for c in chunks)) for name in ("values", "keys"))
-        return cls(values, keys, *joined)
+        return cls(values, keys, *joined, dict(ChainMap(*(dict(chunk.headers) for chunk in chunks))))
 
 
 def runs(messages: Sequence[Any]) -> list[tuple[str, int, int, int, Ints]]:
@@ -134,7 +137,9 @@ class Log:
         self.fetched, self.order_ts = int(offsets[-1]) + 1, int(raised[-1])
         # bytes, not messages: they are small, and the garbage collector does not look at them
         values, keys = list(asked(messages, "value")), list(asked(messages, "key"))
-        self.chunks.append(Chunk(values, keys, offsets, times, raised))
+        headers = list(asked(messages, "headers"))
+        some = {int(offsets[i]): given for i, given in enumerate(headers) if given} if any(headers) else {}
+        self.chunks.append(Chunk(values, keys, offsets, times, raised, some))
         return gone
 
     @property

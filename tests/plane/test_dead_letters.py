@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 
 from schemas.contract import parse_contract
+from schemas.errors import RegistryUnreachableError
 from schemas.events import REPLAY_HEADER, topic
 from schemas.registry import HEADER, MAGIC, Codec, FileRegistry
 from streams.agents import pump
@@ -178,10 +179,33 @@ def test_a_replayed_record_that_is_dead_again_names_the_first(world: World, run:
     assert second["replay_of"] == "\ufffd" * 512
 
 
+def test_while_the_registry_is_away_a_record_of_an_unknown_schema_waits_and_is_no_dead_letter(
+    world: World, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A good record of a schema that is not in the cache yet looks just like it."""
+    kafka = FakeKafka(1, 1)
+    put(kafka, "predictions", b"p", HEADER.pack(MAGIC, 999) + prediction(world)[5:])
+    schema, asked = world.registry.schema, []
+
+    def away(schema_id: int) -> Any:
+        asked.append(schema_id)
+        if asked.count(999) <= 3:
+            raise RegistryUnreachableError
+        return schema(schema_id)
+
+    monkeypatch.setattr(world.registry, "schema", away)
+    monkeypatch.setattr("streams.plane.loop.REGISTRY_RETRY_S", 0.001)
+    (letter,) = run(kafka)
+    assert letter["reason"] == "unknown_schema"
+    assert asked.count(999) > 3
+
+
 def test_every_reason_is_explained_in_the_table_and_in_the_readme() -> None:
     constants = [item for module in (check, decode, pump) for item in vars(module).items()]
     used = {value for name, value in constants if name.startswith("REASON_")}
     assert used == set(REASONS)
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `(\w+)` \|", readme, re.MULTILINE)) >= used
+    section = readme.partition("## Dead letters")[2].partition("\n## ")[0]
+    table = [line for line in section.splitlines() if line.startswith("| `")]
+    assert {code for line in table for code in re.findall(r"`(\w+)`", line.split("|")[1])} == used
     assert KEPT_BYTES_MAX == emit.DEAD_VALUE_BYTES_MAX
