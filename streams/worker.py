@@ -14,7 +14,6 @@ import structlog
 from mode import Service
 
 from schemas.errors import FlywheelError
-from schemas.times import now_us
 from streams import kafka, start
 from streams.agents.handlers import Alerts, DeadLetters, Failures, Labels, Models, Requests, Summaries
 from streams.agents.pump import pump
@@ -122,9 +121,9 @@ def make_app(runtime: Runtime, plane: DataPlane) -> tuple[faust.App, PlaneServic
 
 
 def _heartbeat(runtime: Runtime, partitions: int) -> bytes:
-    """A summary of nothing, as the plane sends when nothing happens."""
+    """A summary of nothing; its time is before all others, so that nobody listens to a clock that may be off."""
     record = {
-        "cluster": runtime.cluster, "partition": 0, "partitions": partitions, "time": now_us(), "watermark": None,
+        "cluster": runtime.cluster, "partition": 0, "partitions": partitions, "time": 0, "watermark": None,
         "is_idle": False, "segments": [],
     }  # fmt: skip
     return runtime.codec.encode(runtime.ids["summaries"], record)

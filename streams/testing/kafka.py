@@ -79,9 +79,17 @@ class KafkaServer(Server):
         properties = self.directory / "server.properties"
         properties.write_text(self._properties())
         if not (self.directory / "data" / "meta.properties").exists():
+            # with "=" below, because one in 64 ids begins with "-"
             cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
             self.run(
-                self.tool("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties), "--standalone")
+                self.tool(
+                    "kafka.tools.StorageTool",
+                    "format",
+                    f"--cluster-id={cluster_id}",
+                    "-c",
+                    str(properties),
+                    "--standalone",
+                )
             )
 
     def _command(self) -> list[str]:
