@@ -79,18 +79,9 @@ class KafkaServer(Server):
         properties = self.directory / "server.properties"
         properties.write_text(self._properties())
         if not (self.directory / "data" / "meta.properties").exists():
-            # with "=" below, because one in 64 ids begins with "-"
             cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-            self.run(
-                self.tool(
-                    "kafka.tools.StorageTool",
-                    "format",
-                    f"--cluster-id={cluster_id}",
-                    "-c",
-                    str(properties),
-                    "--standalone",
-                )
-            )
+            made = f"--cluster-id={cluster_id}"  # one in 64 ids begins with "-", which "-t ID" takes for an option
+            self.run(self.tool("kafka.tools.StorageTool", "format", made, "-c", str(properties), "--standalone"))
 
     def _command(self) -> list[str]:
         memory = ["-Xms512m", "-Xmx512m", "-XX:+UseSerialGC"]
