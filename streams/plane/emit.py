@@ -80,7 +80,8 @@ class Emitter:
                     "timestamp": timestamp, "reason": item.reason, "detail": item.detail,
                     "event_time": timestamp * 1000, "key": None if key is None else key[:DEAD_VALUE_BYTES_MAX],
                     "value": None if value is None or not self._keeps_bytes else value[:DEAD_VALUE_BYTES_MAX],
-                    "value_bytes": -1 if value is None else len(value), "replay_of": _replay_of(chunk.headers.get(offset)),
+                    "value_bytes": -1 if value is None else len(value),
+                    "replay_of": _replay_of(chunk.headers.get(offset)),
                 },
             )  # fmt: skip
 

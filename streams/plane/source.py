@@ -8,7 +8,6 @@ because a new leader's clock may be behind.
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby, pairwise
@@ -46,8 +45,8 @@ class Chunk:
         return len(self.values)
 
     def __getitem__(self, part: slice) -> Chunk:
-        columns = (self.values, self.keys, self.offsets, self.timestamps, self.order_ts)
-        return Chunk(*(column[part] for column in columns), self.headers)
+        values, keys, offsets = self.values[part], self.keys[part], self.offsets[part]
+        return Chunk(values, keys, offsets, self.timestamps[part], self.order_ts[part], self.headers)
 
     def split(self, count: int) -> tuple[Chunk, Chunk]:
         """The first ``count`` records, and the rest."""
@@ -58,10 +57,12 @@ class Chunk:
         """Chunks of one source partition, in their order, as one."""
         if len(chunks) == 1:
             return chunks[0]
-        columns = ("offsets", "timestamps", "order_ts")
-        joined = [np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in columns]
         values, keys = (list(chain.from_iterable(getattr(c, name) for c in chunks)) for name in ("values", "keys"))
-        return cls(values, keys, *joined, dict(ChainMap(*(dict(chunk.headers) for chunk in chunks))))
+        offsets, timestamps, order_ts = (
+            np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("offsets", "timestamps", "order_ts")
+        )
+        headers = {offset: given for chunk in chunks for offset, given in chunk.headers.items()}
+        return cls(values, keys, offsets, timestamps, order_ts, headers)
 
 
 def runs(messages: Sequence[Any]) -> list[tuple[str, int, int, int, Ints]]:
