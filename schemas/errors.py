@@ -109,7 +109,7 @@ class BrokerUnreachableError(FlywheelError):
 class StateLockedError(FlywheelError):
     """Another Flywheel process uses this state directory."""
 
-    action = "Stop it, or choose another 'state_dir'."
+    action = "Stop it, or choose another 'state_dir' (for a second worker of one Kafka: 'join_store')."
 
 
 class PortBusyError(FlywheelError):

@@ -134,6 +134,9 @@ class Config(BaseSettings):
     file: Path | None = Field(default=None, description="the flywheel.toml that was read")
 
     state_dir: Path = Field(default=Path(".flywheel"), description="where Flywheel keeps its state")
+    join_store: Path | None = Field(
+        default=None, description="a worker's own folder, on a local disk; default: in state_dir, for one worker"
+    )
     brokers: str = Field(default=EMBEDDED, description='"embedded", or host:port[,host:port] of an Apache Kafka')
     partitions: PositiveInt = Field(default=4, le=1024, description="of topics that Flywheel creates")
     registry: str = Field(default=FILES, description='"files", or the URL of a Confluent-compatible schema registry')
@@ -218,8 +221,13 @@ class Config(BaseSettings):
 
     @property
     def join_dir(self) -> Path:
-        """The join store, a cache of the logs."""
-        return self.state_dir / "join"
+        """The join store, a cache of the logs: a worker's own, where the rest of the state is all workers'."""
+        return self.join_store or self.state_dir / "join"
+
+    @property
+    def worker_lock(self) -> Path:
+        """Held by the worker whose join store this is."""
+        return self.join_dir.with_name(f"{self.join_dir.name}.lock")
 
     @property
     def artifacts_dir(self) -> Path:
@@ -331,6 +339,8 @@ def _merged(*layers: dict[str, Any]) -> dict[str, Any]:
 
 def _resolve_paths(values: dict[str, Any], root: Path) -> None:
     values["state_dir"] = root / Path(values.get("state_dir", Config.model_fields["state_dir"].default)).expanduser()
+    if isinstance(values.get("join_store"), str):
+        values["join_store"] = root / Path(values["join_store"]).expanduser()
     models = {}
     for name, given in values.get("models", {}).items():
         model = {"name": name} | dict(given)

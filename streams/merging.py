@@ -26,6 +26,7 @@ from schemas import parts
 from schemas.database import read, write
 from schemas.parts import Part
 from schemas.registry import Codec
+from streams.crash import crash_point
 from streams.tables import open_summary, source_partition, window
 
 STRETCH_GAP_US = 6 * 3_600_000_000
@@ -157,6 +158,8 @@ class Merger:
             changed = [source for source in sources.values() if source.is_changed]
             if changed:
                 self._store(connection, message, changed, held, now_us)
+            crash_point("merge:before_commit")
+        crash_point("merge:after_commit")
         if self._left is not None:
             self._left |= now | {source.place: (source.folded, source.end) for source in changed}
         return merged
@@ -202,7 +205,9 @@ class Merger:
                 opened.append(_named(source.place) | place | {"summary": value})
         if opened:
             connection.execute(sa.insert(open_summary), opened)
+        crash_point("fold:before")
         _fold(connection, [part for source in changed for part in source.to_fold])
+        crash_point("fold:windows")
         _replace(connection, source_partition, [source.row(now_us) for source in changed])
 
     def everything(self) -> Iterable[Part]:

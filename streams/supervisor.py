@@ -39,7 +39,6 @@ log = get_logger("supervisor")
 
 UP_FILE = "up.json"
 LOCK_FILE = "up.lock"
-WORKER_LOCK_FILE = "worker.lock"
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 HEALTHY_S = 30.0
 """A worker that lived this long did not fail to start: the next wait is the shortest again."""
@@ -116,8 +115,8 @@ def prepare_topics(config: Config, brokers: str, *, fixes: bool = False) -> None
     check_topics(brokers)
 
 
-def lock_state(config: Config, name: str, timeout_s: float = 0.0) -> FileLock:
-    """Take a lock of the state directory; the kernel frees it when its holder dies.
+def lock_state(config: Config, file: Path, timeout_s: float = 0.0) -> FileLock:
+    """Take the lock of a state directory, or of a join store; the kernel frees it when its holder dies.
 
     Raises
     ------
@@ -125,16 +124,16 @@ def lock_state(config: Config, name: str, timeout_s: float = 0.0) -> FileLock:
         If another process has it; the message says which.
     """
     try:
-        config.state_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(config.state_dir / name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file)
         lock.acquire(timeout=timeout_s)
     except OSError as error:
         if not isinstance(error, Timeout):
             reason = error.strerror or error
-            raise ConfigError(f"The state directory {config.state_dir} cannot be used: {reason}.", action="") from error
+            raise ConfigError(f"The state directory {file.parent} cannot be used: {reason}.", action="") from error
         content = read_up_file(config)
         who = f" (process {content['pid']})" if content else ""
-        raise StateLockedError(f"Another Flywheel{who} uses {config.state_dir}.") from None
+        raise StateLockedError(f"Another Flywheel{who} uses {file.parent}.") from None
     return lock
 
 
@@ -236,7 +235,7 @@ class Supervisor:
         StateLockedError, PortBusyError, BrokerUnreachableError, TopicLayoutError
         """
         assert self._thread is None, "a supervisor is started once"
-        self._lock = lock_state(self.config, LOCK_FILE)
+        self._lock = lock_state(self.config, self.config.state_dir / LOCK_FILE)
         try:
             self.web_port = check_port(self.config.web_host, self.config.web_port)
             if self.config.is_embedded:

@@ -25,6 +25,19 @@ URL_ADVICE = "Use sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME."
 SQLITE_BUSY_TIMEOUT_MS = 30_000
 """How long a writer waits for another one: the longest transaction of ours (folding a segment) takes well under 1 s."""
 
+POSTGRES_TIMEOUTS = {
+    "connect_timeout": 10,
+    # A connection on which nothing comes back: without these it would be waited for some quarter of an hour.
+    "tcp_user_timeout": 30_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    # A process that hangs (stopped, swapped out) inside a transaction holds its locks no longer than this: the server
+    # ends the transaction, the others go on, and the process finds its connection closed and does the work again.
+    "options": "-c idle_in_transaction_session_timeout=15000",
+}
+"""The longest transaction of ours is never idle for more than the time that Python needs to fold a segment (1 s)."""
+
 metadata = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -61,7 +74,9 @@ def make_engine(url: str) -> sa.Engine:
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
     if parsed.get_backend_name() == "postgresql":
-        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+        given = parsed.set(drivername="postgresql+psycopg")
+        arguments = {name: value for name, value in POSTGRES_TIMEOUTS.items() if name not in given.query}
+        return sa.create_engine(given, pool_pre_ping=True, connect_args=arguments)
     raise UsageError(
         f"Databases of the kind '{parsed.get_backend_name()}' are not supported.", action="Use SQLite or PostgreSQL."
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import faust
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ import structlog
 
 from labeling.sql import upsert
 from schemas.database import write
-from schemas.errors import DecodeError, Disposition, FlywheelError, RegistryUnreachableError
+from schemas.errors import Disposition, FlywheelError
 from schemas.events import topic
 from schemas.times import SECOND_US
 from streams.runtime import Runtime
@@ -24,6 +25,8 @@ WITHIN_S = 0.02
 """A batch that is not full is handed over after this: a hop through a topic should not be felt."""
 RETRY_S = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 DETAIL_CHARS_MAX = 500
+IDLE_IN_TRANSACTION = "25P03"
+T = TypeVar("T")
 
 REASON_EVENT = "bad_event"
 REASON_HANDLER = "handler_failed"
@@ -69,51 +72,59 @@ def pump(app: faust.App, runtime: Runtime, noun: str, handle: Handler, *, batch:
     @app.agent(source, name=f"flywheel.{noun}", concurrency=1)  # type: ignore[untyped-decorator]
     async def agent(stream: Any) -> None:
         async for events in stream.take_events(batch, within=WITHIN_S):
-            given = [found for event in events if (found := await _decode(runtime, event))]
+            given = []
+            for event in events:
+                found = await _patiently(partial(_decode, runtime, event.message), event.message.topic)
+                if found is not None:
+                    given.append(found)
             if given:
                 await _hand_over(runtime, handle, given)
 
 
-async def _decode(runtime: Runtime, event: Any) -> Given | None:
-    message = event.message
+def _decode(runtime: Runtime, message: Any) -> Given | None:
     place = (message.topic, message.partition, message.offset, round(message.timestamp * SECOND_US))
-    tries = 0
-    while True:
-        try:
-            return Given(await asyncio.to_thread(runtime.codec.decode, message.value), *place)
-        except DecodeError as error:
-            await asyncio.to_thread(_set_aside, runtime, Given({}, *place), REASON_EVENT, str(error))
-            return None
-        except RegistryUnreachableError as error:  # nothing is known of the event: it waits
-            log.info("tried_again", topic=message.topic, tries=tries, reason=str(error)[:DETAIL_CHARS_MAX])
-            await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
-            tries += 1
+    try:
+        return Given(runtime.codec.decode(message.value), *place)
+    except FlywheelError as error:
+        if error.disposition is Disposition.RETRY:  # a registry that is away is no fault of the event
+            raise
+        _set_aside(runtime, Given({}, *place), REASON_EVENT, str(error))
+        return None
 
 
 async def _hand_over(runtime: Runtime, handle: Handler, given: Sequence[Given]) -> None:
     try:
-        await _patiently(handle, given)
+        await _patiently(partial(handle, given), given[0].topic)
     except Exception as error:
         if len(given) > 1:
             for one in given:
                 await _hand_over(runtime, handle, [one])
             return
         log.exception("event_set_aside", topic=given[0].topic, partition=given[0].partition, offset=given[0].offset)
-        await asyncio.to_thread(_set_aside, runtime, given[0], REASON_HANDLER, f"{type(error).__name__}: {error}")
+        why = f"{type(error).__name__}: {error}"
+        await _patiently(partial(_set_aside, runtime, given[0], REASON_HANDLER, why), given[0].topic)
 
 
-async def _patiently(handle: Handler, given: Sequence[Given]) -> None:
+async def _patiently(work: Callable[[], T], name: str) -> T:
+    """Do something in a thread, again and again while what stands against it will pass."""
     tries = 0
     while True:
         try:
-            await asyncio.to_thread(handle, given)
-            return
-        except (sa.exc.OperationalError, sa.exc.InterfaceError, FlywheelError) as error:
-            if isinstance(error, FlywheelError) and error.disposition is not Disposition.RETRY:
+            return await asyncio.to_thread(work)
+        except (sa.exc.DBAPIError, FlywheelError) as error:
+            if not _will_pass(error):
                 raise
-            log.info("tried_again", topic=given[0].topic, tries=tries, reason=str(error)[:DETAIL_CHARS_MAX])
+            log.info("tried_again", topic=name, tries=tries, reason=str(error)[:DETAIL_CHARS_MAX])
             await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
             tries += 1
+
+
+def _will_pass(error: sa.exc.DBAPIError | FlywheelError) -> bool:
+    if isinstance(error, FlywheelError):
+        return error.disposition is Disposition.RETRY
+    # The server is away, is starting, or has ended this session (it was idle in a transaction: the process hung).
+    is_away = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
+    return is_away or error.connection_invalidated or getattr(error.orig, "sqlstate", None) == IDLE_IN_TRANSACTION
 
 
 def _set_aside(runtime: Runtime, at: Given, reason: str, detail: str) -> None:

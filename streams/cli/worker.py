@@ -34,14 +34,13 @@ def worker(
 ) -> None:
     """Run one worker.
 
-    Start as many as there are machines: with one Kafka they share the partitions. Each needs its own state directory,
-    and all need the same database.
+    Start as many as there are machines: with one Kafka they share the partitions. All need the same database and the
+    same state directory (the archive, models and datasets are in it); each needs a 'join_store' of its own.
     """
     from streams.log import configure
     from streams.supervisor import (
         HALT_EXIT_CODE,
         STOP_TIMEOUT_S,
-        WORKER_LOCK_FILE,
         check_port,
         die_with,
         lock_state,
@@ -59,11 +58,12 @@ def worker(
         configure(config.log_level)
         if message["is_embedded"]:  # the broker goes with the parent: there is nothing left to flush or to commit
             die_with(parent, signal.SIGKILL)
-        lock = lock_state(config, WORKER_LOCK_FILE, STOP_TIMEOUT_S)  # an orphan of a killed 'up' may still be stopping
+        # An orphan of a killed 'up' may still be stopping.
+        lock = lock_state(config, config.worker_lock, STOP_TIMEOUT_S)
     else:
         config = session.load(brokers=brokers, web_port=web_port)
         configure(config.log_level)
-        lock = lock_state(config, WORKER_LOCK_FILE)
+        lock = lock_state(config, config.worker_lock)
         config = config.model_copy(update={"web_port": check_port(config.web_host, config.web_port)})
         address, cluster, is_embedded = resolve_brokers(config)
         if not is_embedded:

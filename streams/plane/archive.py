@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from schemas.archive import ArchiveFile
+from streams.crash import crash_point
 
 Ints = npt.NDArray[np.int64]
 
@@ -71,7 +72,9 @@ class ArchiveWriter:
         path = folder / ArchiveFile.name(segment, end, schema_id)
         temporary = path.with_suffix(".tmp")
         held.frames[0].write_parquet(temporary, compression="zstd", compression_level=1, statistics=True)
+        crash_point("archive:written")
         temporary.replace(path)
+        crash_point("archive:replaced")
         if held.written is not None and held.written != path:
             held.written.unlink(missing_ok=True)
         held.written, held.is_changed = path, False

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import uuid
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ from typing import Any
 import polars as pl
 import structlog
 
+from streams.crash import crash_point
 from streams.plane.join import ModelStore
 from streams.plane.numbered import TIMER_SCHEMA, Timers
 from streams.plane.plan import HASH_SEEDS, ModelPlan, Versions
 
 FORMAT = 1
 NAME = "checkpoint.json"
+CANNOT_WRITE = (OSError, pl.exceptions.PolarsError)
+"""What a full disk raises, and one that is gone or read-only: numpy and the file system the first, polars either."""
+
 log = structlog.get_logger("flywheel.plane")
 
 
@@ -54,34 +59,60 @@ def save(
     timers: Mapping[str, Timers],
     versions: Versions,
 ) -> None:
-    """Write new runs, then replace the checkpoint, then drop the files that it no longer names."""
+    """Write new runs, then replace the checkpoint, then drop the files that it no longer names.
+
+    Raises
+    ------
+    OSError, PolarsError
+        If it cannot be written (``CANNOT_WRITE``): the last checkpoint stays, and the runs stay in memory.
+    """
+    crash_point("checkpoint:before")
     runs_folder = folder / "runs"
-    runs_folder.mkdir(parents=True, exist_ok=True)
-    runs = {m: {name: runs.save(runs_folder) for name, runs in store.sets().items()} for m, store in stores.items()}
-    tables: dict[str, str] = {}
-    for model, timer in timers.items():
-        table = timer.table()
-        if table.height:
-            tables[model] = f"timers-{model}-{place.positions[1]}.parquet"
-            table.write_parquet(runs_folder / tables[model])
-    state = {
-        "stamp": stamped,
-        "positions": place.positions,
-        "orders_ts": place.orders_ts,
-        "newest_us": place.newest_us,
-        "versions": versions.names,
-        "runs": runs,
-        "timers": tables,
-    }
-    temporary = folder / f"{NAME}.tmp"
-    with temporary.open("w", encoding="utf-8") as out:
-        json.dump(state, out)
-        out.flush()
-        os.fsync(out.fileno())
+    tables = {m: f"timers-{uuid.uuid4().hex}.parquet" for m, timer in timers.items() if timer.table().height}
+    try:
+        runs_folder.mkdir(parents=True, exist_ok=True)
+        runs = {m: {name: runs.save(runs_folder) for name, runs in store.sets().items()} for m, store in stores.items()}
+        for model, name in tables.items():
+            timers[model].table().write_parquet(runs_folder / name)
+        state = {
+            "stamp": stamped,
+            "positions": place.positions,
+            "orders_ts": place.orders_ts,
+            "newest_us": place.newest_us,
+            "versions": versions.names,
+            "runs": runs,
+            "timers": tables,
+        }
+        temporary = folder / f"{NAME}.tmp"
+        with temporary.open("w", encoding="utf-8") as out:
+            json.dump(state, out)
+            out.flush()
+            os.fsync(out.fileno())
+    except CANNOT_WRITE:
+        saved = {run.name for store in stores.values() for set_ in store.sets().values() for run in set_.runs}
+        _sweep(runs_folder, saved | _named(folder))
+        raise
+    crash_point("checkpoint:written")
     temporary.replace(folder / NAME)
-    named = {item["name"] for sets in runs.values() for items in sets.values() for item in items}
-    for path in runs_folder.iterdir():
-        if path.name.split(".")[0] not in named and path.name not in tables.values():
+    crash_point("checkpoint:replaced")
+    _sweep(runs_folder, _named(folder))
+    crash_point("checkpoint:after")
+
+
+def _named(folder: Path) -> set[str]:
+    """Runs and tables that the checkpoint on disk names."""
+    try:
+        state = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return set()
+    runs = {item["name"] for sets in state["runs"].values() for items in sets.values() for item in items}
+    return runs | set(state["timers"].values())
+
+
+def _sweep(runs_folder: Path, kept: Collection[str]) -> None:
+    """Remove files of runs and tables that nothing names any more."""
+    for path in runs_folder.iterdir() if runs_folder.exists() else ():
+        if path.name.split(".")[0] not in kept and path.name not in kept:
             path.unlink(missing_ok=True)
 
 

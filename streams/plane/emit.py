@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, Producer
 from schemas.errors import BrokerUnreachableError
 from schemas.events import REPLAY_HEADER, topic
 from schemas.registry import Codec
+from streams.crash import crash_point
 from streams.plane.decode import Bad
 from streams.plane.segments import Segment, Track
 from streams.plane.source import Chunk
@@ -109,6 +110,7 @@ class Emitter:
         BrokerUnreachableError
             If a message was given up: what follows it must not be committed, so the worker has to start again.
         """
+        crash_point("flush:before")
         left = self._producer.flush(FLUSH_TIMEOUT_S)
         if self._lost is not None:
             raise BrokerUnreachableError(f"An event could not be delivered: {self._lost.str()}.")

@@ -18,6 +18,7 @@ from schemas.errors import RecordsGoneError, RegistryUnreachableError
 from schemas.events import SOURCES, topic
 from schemas.registry import Codec, Registry
 from schemas.times import now_us
+from streams.crash import crash_point
 from streams.plane import checkpoint
 from streams.plane.archive import ArchiveWriter
 from streams.plane.check import Checker
@@ -121,6 +122,7 @@ class DataPlane:
         self._worked: dict[int, float] = {}
         self._last_tick = self._last_archive = self._last_checkpoint = self._last_heartbeat = 0.0
         self._committed: dict[tuple[str, int], int] = {}
+        self._is_unsaved = False
         self._failure: BaseException | None = None
         self._stop = threading.Event()
         self.metrics: dict[str, Any] = {"assigned": [], "worked": 0, "in_hand": 0}
@@ -197,8 +199,10 @@ class DataPlane:
                 clock = ticked if place == TOPIC_PREDICTIONS else clock
                 batches[place] = Batch.by_model(chunk, good)
             found = numbered.work(batches, clock, self.stages)
+            crash_point("emit:before")
             if is_news:
                 self._send(found)
+            crash_point("emit:failures")
             self.metrics["worked"] += sum(len(chunk) for chunk in taken if chunk is not None)
             self.stages.lap("send")
         late = sum(each.late for each in numbered.frontier.logs)
@@ -308,10 +312,12 @@ class DataPlane:
                     "is_idle": number in quiet,
                 }  # fmt: skip
                 self._emitter.summaries(envelope, changed[number])
+        crash_point("emit:summaries")
         if archive:
             self._last_archive = now
         self.stages.lap("summaries")
         if self._emitter.flush():
+            crash_point("flush:after")
             for numbered in self._numbers.values():
                 for track in numbered.tracks:
                     track.acknowledged()
@@ -362,15 +368,18 @@ class DataPlane:
                     offsets.append(TopicPartition(track.topic, number, offset, metadata))
         if not offsets:
             return
+        crash_point("commit:before")
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:  # a rebalance under way: the next tick commits, or the next owner reads again
             log.info("commit_refused", reason=error.args[0].str())
             return
+        crash_point("commit:after")
         self._committed |= {(each.topic, each.partition): each.offset for each in offsets}
 
     def _save(self) -> None:
         self._last_checkpoint = time.monotonic()
+        is_unsaved = False
         for number, numbered in self._numbers.items():
             for timers in numbered.timers.values():
                 timers.forget(self._committed[TOPICS[TOPIC_PREDICTIONS], number])
@@ -381,14 +390,16 @@ class DataPlane:
                 tuple(t.order_ts for t in tracks),
                 tuple(t.newest_event_us for t in tracks),
             )
-            checkpoint.save(
-                self._s.join_dir / f"{number:04d}",
-                self._stamp,
-                place,
-                numbered.stores,
-                numbered.timers,
-                numbered.versions,
-            )
+            folder = self._s.join_dir / f"{number:04d}"
+            try:
+                checkpoint.save(folder, self._stamp, place, numbered.stores, numbered.timers, numbered.versions)
+            except checkpoint.CANNOT_WRITE as error:  # it is a cache: what is not in it is read again from the log
+                if not self._is_unsaved:
+                    log.warning("join_store_not_saved", folder=str(folder), reason=str(error))
+                is_unsaved = True
+        if self._is_unsaved and not is_unsaved:
+            log.info("join_store_saved_again")
+        self._is_unsaved = is_unsaved
 
     # -- assignment ---------------------------------------------------------------------------------------------------
 

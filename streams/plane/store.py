@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streams.crash import crash_point
+
 Rows = npt.NDArray[Any]
 Hashes = npt.NDArray[np.uint64]
 
@@ -91,6 +93,7 @@ class Run:
         """Write the run's two files, if they are not there yet; a large run is read from them from then on."""
         if not self.is_saved:
             np.save(folder / f"{self.name}.search.npy", self.search)
+            crash_point("checkpoint:run")
             np.save(folder / f"{self.name}.rows.npy", self.rows)
             self.is_saved = True
             if len(self) >= MAPPED_ROWS_MIN:
