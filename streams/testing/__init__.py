@@ -9,8 +9,9 @@ This module is for users' tests too: it imports no test framework.
 
 from __future__ import annotations
 
-from streams.testing.kafka import KAFKA_SETTINGS, PARTITIONS, KafkaServer, create_topics
+from streams.testing.kafka import KAFKA_SETTINGS, PARTITIONS, KafkaCluster, KafkaServer, create_topics
 from streams.testing.postgres import PostgresServer
+from streams.testing.proxy import TcpProxy
 from streams.testing.registry import REGISTRY_PATH, REGISTRY_SETTINGS, RegistryServer
 from streams.testing.server import Server, ServerFailedError, ServerMissingError, free_port, wait_until
 
@@ -19,12 +20,14 @@ __all__ = [
     "PARTITIONS",
     "REGISTRY_PATH",
     "REGISTRY_SETTINGS",
+    "KafkaCluster",
     "KafkaServer",
     "PostgresServer",
     "RegistryServer",
     "Server",
     "ServerFailedError",
     "ServerMissingError",
+    "TcpProxy",
     "create_topics",
     "free_port",
     "wait_until",

@@ -1,4 +1,4 @@
-"""Apache Kafka for tests: one node, the settings of docker-compose.yml."""
+"""Apache Kafka for tests: one node with the settings of docker-compose.yml, or several that replicate."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewTopic
 
 from streams.kafka import BASE_TOPIC, admin
-from streams.testing.server import Server, ServerMissingError, find_java, free_port, servers_dir, wait_until
+from streams.testing.server import (
+    START_DEADLINE_S,
+    Server,
+    ServerMissingError,
+    find_java,
+    free_port,
+    servers_dir,
+    wait_until,
+)
 
 PARTITIONS = 4
 
@@ -43,18 +53,28 @@ class KafkaServer(Server):
         See `Server`.
     settings
         Broker settings beside, or instead of, `KAFKA_SETTINGS`.
+    advertised_port
+        Clients that bootstrap from `behind_port` are sent to this port for everything else: a proxy's, which forwards
+        to `behind_port`. Those that bootstrap from `bootstrap` are not disturbed.
     """
 
     name = "kafka"
 
-    def __init__(self, directory: Path | None = None, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+        *,
+        advertised_port: int | None = None,
+    ) -> None:
         self._jars = servers_dir() / "kafka" / "libs"
         if not (self._jars.parent / "COMPLETE").exists():
             raise ServerMissingError(f"Apache Kafka is not installed in {self._jars.parent}.")
         self._java = str(find_java(17))
         super().__init__(directory)
-        self.port, self._controller_port = free_port(), free_port()
+        self.port, self.controller_port, self.behind_port = free_port(), free_port(), free_port()
         self._settings = {**KAFKA_SETTINGS, **(settings or {})}
+        self._advertised_port = advertised_port
 
     @property
     def bootstrap(self) -> str:
@@ -65,13 +85,19 @@ class KafkaServer(Server):
         return [self._java, "-XX:TieredStopAtLevel=1", "-cp", f"{self._jars}/*", program, *arguments]
 
     def _properties(self) -> str:
-        controller = f"127.0.0.1:{self._controller_port}"
+        controller = f"127.0.0.1:{self.controller_port}"
+        listeners = {"PLAINTEXT": self.bootstrap, "CONTROLLER": controller}
+        advertised = {"PLAINTEXT": self.bootstrap}
+        if self._advertised_port is not None:
+            listeners["PROXY"] = f"127.0.0.1:{self.behind_port}"
+            advertised["PROXY"] = f"127.0.0.1:{self._advertised_port}"
         settings = {
-            **self._settings,
             "controller.quorum.bootstrap.servers": controller,
-            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{controller}",
-            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
+            "listeners": ",".join(f"{name}://{at}" for name, at in listeners.items()),
+            "advertised.listeners": ",".join(f"{name}://{at}" for name, at in advertised.items()),
+            "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in listeners),
             "log.dirs": str(self.directory / "data"),
+            **self._settings,
         }
         return "".join(f"{key}={value}\n" for key, value in settings.items())
 
@@ -79,9 +105,12 @@ class KafkaServer(Server):
         properties = self.directory / "server.properties"
         properties.write_text(self._properties())
         if not (self.directory / "data" / "meta.properties").exists():
-            cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-            made = f"--cluster-id={cluster_id}"  # one in 64 ids begins with "-", which "-t ID" takes for an option
-            self.run(self.tool("kafka.tools.StorageTool", "format", made, "-c", str(properties), "--standalone"))
+            self.run(self.tool("kafka.tools.StorageTool", "format", "-c", str(properties), *self._formatting()))
+
+    def _formatting(self) -> list[str]:
+        """How its storage is made: for a cluster of one."""
+        # One in 64 ids begins with "-", which "-t ID" takes for an option.
+        return [f"--cluster-id={new_cluster_id()}", "--standalone"]
 
     def _command(self) -> list[str]:
         memory = ["-Xms512m", "-Xmx512m", "-XX:+UseSerialGC"]
@@ -97,6 +126,83 @@ class KafkaServer(Server):
             return bool(admin(self.bootstrap).list_topics(timeout=5).brokers)
         except KafkaException:
             return False
+
+
+class _Node(KafkaServer):
+    """One of several nodes, which all know each other's controllers."""
+
+    def __init__(self, number: int, settings: Mapping[str, str], cluster_id: str) -> None:
+        super().__init__(settings={**settings, "node.id": str(number)})
+        self._cluster_id = cluster_id
+
+    def meet(self, voters: str) -> None:
+        """Tell the node who votes."""
+        self._settings |= {"controller.quorum.voters": voters, "controller.quorum.bootstrap.servers": ""}
+
+    def _formatting(self) -> list[str]:
+        return ["-t", self._cluster_id]
+
+
+class KafkaCluster:
+    """Several Apache Kafka nodes that replicate everything; each can be killed and restarted.
+
+    Attributes
+    ----------
+    nodes
+        By node id, from 1.
+    """
+
+    def __init__(self, size: int = 3, settings: Mapping[str, str] | None = None) -> None:
+        cluster_id = new_cluster_id()
+        replicated = {name: str(size) for name in KAFKA_SETTINGS if name.endswith("replication.factor")}
+        enough = {name: str(size // 2 + 1) for name in KAFKA_SETTINGS if name.endswith("min.isr")}
+        own = {"default.replication.factor": str(size), "min.insync.replicas": str(size // 2 + 1)}
+        self.nodes = {
+            number: _Node(number, {**replicated, **enough, **own, **(settings or {})}, cluster_id)
+            for number in range(1, size + 1)
+        }
+        voters = ",".join(f"{n}@127.0.0.1:{node.controller_port}" for n, node in self.nodes.items())
+        for node in self.nodes.values():
+            node.meet(voters)
+
+    @property
+    def bootstrap(self) -> str:
+        """All nodes' addresses."""
+        return ",".join(node.bootstrap for node in self.nodes.values())
+
+    def leader(self, topic: str, partition: int) -> int:
+        """The node that leads a partition; -1: none at the moment."""
+        return int(admin(self.bootstrap).list_topics(topic, timeout=10).topics[topic].partitions[partition].leader)
+
+    def __enter__(self) -> Self:
+        try:
+            for node in self.nodes.values():  # none is ready before most are there
+                node.launch()
+            for node in self.nodes.values():
+                node.wait_ready()
+            wait_until(self._is_whole, START_DEADLINE_S, "a cluster of all nodes")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _is_whole(self) -> bool:
+        return len(admin(self.bootstrap).list_topics(timeout=5).brokers) == len(self.nodes)
+
+    def close(self) -> None:
+        """End all nodes."""
+        for node in self.nodes.values():
+            node.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def new_cluster_id() -> str:
+    """A random id in Kafka's form."""
+    return urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
 
 
 def create_topics(

@@ -160,6 +160,11 @@ class Server(ABC):
 
     def start(self) -> Self:
         """Start the server and wait until it answers."""
+        self.launch()
+        return self.wait_ready()
+
+    def launch(self) -> None:
+        """Start the server, and do not wait; the calling thread must live as long as the server (Linux ties them)."""
         assert self._process is None, f"{self.name} runs already, or was not stopped after it ended"
         self._prepare()
         with self.log_file.open("ab") as log:
@@ -175,6 +180,10 @@ class Server(ABC):
                 preexec_fn=_die_with_parent(self.kill_signal),
             )
         _running.add(self)
+
+    def wait_ready(self) -> Self:
+        """Wait until the server answers."""
+        assert self._process is not None, f"{self.name} was not started"
         try:
             wait_until(lambda: not self.is_running or self._is_ready(), START_DEADLINE_S, f"start of {self.name}")
         except TimeoutError as error:
