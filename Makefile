@@ -6,7 +6,7 @@ PACKAGES := schemas labeling retrain streams
 BIN := .venv/bin
 ARGS :=
 
-.PHONY: help setup demo test check bench fuzz servers lock clean
+.PHONY: help setup demo test check bench fuzz chaos servers lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,9 @@ bench: setup ## measure against bare consume and Faust agents; writes bench.json
 
 fuzz: setup ## a million mutated events against a plain computation (a quarter of an hour)
 	FUZZ_EVENTS=1000000 $(BIN)/python -m pytest tests/plane/test_fuzz.py $(ARGS)
+
+chaos: setup ## kill workers, brokers and databases under load, and compare with the oracle; writes chaos.json
+	$(BIN)/python -m tests.chaos.run $(ARGS)
 
 servers: ## install Apache Kafka, a schema registry and PostgreSQL for the integration tests
 	@./.ci/servers

@@ -12,6 +12,7 @@ from typing import Any
 import faust
 import structlog
 from mode import Service
+from sqlalchemy.exc import DBAPIError
 
 from schemas.errors import FlywheelError
 from streams import kafka, start
@@ -107,12 +108,18 @@ def make_app(runtime: Runtime, plane: DataPlane) -> tuple[faust.App, PlaneServic
     pump(app, runtime, "models", Models(watch))
     pump(app, runtime, "dead-letters", DeadLetters(runtime))
 
+    is_sending = True
+
     @app.timer(interval=RELAY_INTERVAL_S, name="flywheel.outbox")  # type: ignore[untyped-decorator]
     async def send_outbox() -> None:
+        nonlocal is_sending
         try:
             await asyncio.to_thread(relay)
-        except Exception:  # the rows stay, and the next tick sends them
-            log.exception("outbox_failed")
+            is_sending = True
+        except Exception as error:  # the rows stay, and the next tick sends them
+            if is_sending:  # once an outage, not twenty times a second
+                log.warning("outbox_failed", reason=str(error), exc_info=not isinstance(error, DBAPIError))
+            is_sending = False
 
     from streams.web import page
 

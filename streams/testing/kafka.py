@@ -140,7 +140,7 @@ class _Node(KafkaServer):
         self._settings |= {"controller.quorum.voters": voters, "controller.quorum.bootstrap.servers": ""}
 
     def _formatting(self) -> list[str]:
-        return ["-t", self._cluster_id]
+        return [f"--cluster-id={self._cluster_id}"]
 
 
 class KafkaCluster:

@@ -27,7 +27,7 @@ PartKey = tuple[str, str, str, str, str, int]
 """Model, version, role, slice, axis, window."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One record of a topic."""
 

@@ -98,10 +98,11 @@ def reader(bootstrap: str) -> Consumer:
     )
 
 
-def read_logs(bootstrap: str, partitions: int, names: Iterable[str] = SOURCES) -> Logs:
-    """Every record of topics, from start to end."""
+def read_logs(bootstrap: str, partitions: int | Iterable[int], names: Iterable[str] = SOURCES) -> Logs:
+    """Every record of topics, from start to end; ``partitions``: how many there are, or the numbers of some."""
     consumer = reader(bootstrap)
-    keys = [(topic(name), p) for name in names for p in range(partitions)]
+    numbers = range(partitions) if isinstance(partitions, int) else list(partitions)
+    keys = [(topic(name), p) for name in names for p in numbers]
     bounds = {key: consumer.get_watermark_offsets(TopicPartition(*key), timeout=30) for key in keys}
     logs: Logs = {key: [] for key in keys}
     consumer.assign([TopicPartition(*key, bounds[key][0]) for key in keys])

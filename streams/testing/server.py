@@ -85,8 +85,8 @@ def find_java(version_min: int) -> Path:
     return found[min(usable)]
 
 
-def _die_with_parent(signal_number: int) -> Callable[[], None] | None:
-    """What a child calls before it becomes the server, so that the kernel ends it when its parent dies."""
+def dies_with_parent(signal_number: int) -> Callable[[], None] | None:
+    """What a child calls before it becomes its program, so that the kernel ends it when its parent dies."""
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None).prctl
@@ -177,7 +177,7 @@ class Server(ABC):
                 env=os.environ | self._environment(),
                 user=self._user(),
                 process_group=0,  # Ctrl-C in a terminal is for the tests, which then stop the server in order
-                preexec_fn=_die_with_parent(self.kill_signal),
+                preexec_fn=dies_with_parent(self.kill_signal),
             )
         _running.add(self)
 

@@ -6,6 +6,7 @@ them, whenever. That is asserted of every pair that comes by.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -32,15 +33,18 @@ class PlainMerger:
         self.ends: dict[tuple[str, int], int] = {}
         self._folded: dict[tuple[str, int], int] = {}
         self._kept: dict[tuple[str, int, int], dict[str, Any]] = {}
-        self._seen: dict[tuple[str, int, int, int], dict[str, Any]] = {}
+        self._seen: dict[tuple[str, int, int, int], dict[str, bytes]] = {}
 
     def add(self, message: Mapping[str, Any]) -> None:
         """Merge one message."""
         partition = message["partition"]
         for segment in message["segments"]:
             place, number = (segment["topic"], partition), segment["segment"]
-            before = self._seen.setdefault((*place, number, segment["end"]), segment)
-            differ = [name for name in segment if before[name] != segment[name]]
+            said = {
+                name: hashlib.blake2b(repr(value).encode(), digest_size=16).digest() for name, value in segment.items()
+            }
+            before = self._seen.setdefault((*place, number, segment["end"]), said)
+            differ = [name for name in said if before[name] != said[name]]
             assert not differ, f"{place}, segment {number}, up to {segment['end']}: two summaries differ in {differ}"
             folded = self._folded.setdefault(place, number)
             if number < folded:
@@ -60,21 +64,23 @@ class PlainMerger:
         found: Segments = {}
         for (name, p, number), segment in self._kept.items():
             if p == partition:
-                parts = {_key(part): _counts(part) for part in segment["parts"]}
+                parts = {part_key(part): counts_of(part) for part in segment["parts"]}
                 kept = {name_: segment[name_] for name_ in ("start", "end", "counters")}
                 found[noun(name), number] = {**kept, "parts": parts}
         return found
 
 
-def _key(part: Mapping[str, Any]) -> tuple[Any, ...]:
+def part_key(part: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a part counts: model, version, role, slice, axis, window."""
     return tuple(part[name] for name in ("model", "version", "role", "slice", "axis", "window"))
 
 
-def _counts(part: Mapping[str, Any]) -> dict[int, int]:
+def counts_of(part: Mapping[str, Any], *, may_be_zero: bool = False) -> dict[int, int]:
+    """The counters of a part; what was sent holds no zero, a sum of parts may."""
     codes = [code for (code,) in struct.iter_unpack("<i", part["codes"])]
     counts = [count for (count,) in struct.iter_unpack("<q", part["counts"])]
     assert codes == sorted(set(codes)), "codes are sorted and distinct"
-    assert 0 not in counts, "nothing that is zero is sent"
+    assert may_be_zero or 0 not in counts, "nothing that is zero is sent"
     return dict(zip(codes, counts, strict=True))
 
 

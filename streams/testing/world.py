@@ -8,6 +8,7 @@ Used by the data plane's tests: a seed makes the same events again, on every mac
 from __future__ import annotations
 
 import io
+import json
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -118,6 +119,8 @@ RULES: dict[str, dict[str, Callable[[Row], bool | None]]] = {
     "price": {"far": _is_far},
     "digit": {"wrong": _is_wrong, "told": _is_told},
 }
+CALM_RULES: dict[str, tuple[str, ...]] = {"late": ("unsure_and_late",), "price": ("far",), "digit": ("told",)}
+"""What is in use in a calm world."""
 SHARES = {"late": 0.7, "price": 0.2, "digit": 0.1}
 AUDIT_SHARE = {"late": 0.05, "price": 0.0, "digit": 0.02}
 
@@ -145,12 +148,16 @@ class World:
         Share of what goes wrong, 0 for none; 1 is the usual mix.
     models
         Which of the models there are.
+    calm
+        As in production: few predictions fail, and nearly every truth comes in time. Else most of them do not, so that
+        a few hundred events show everything.
     """
 
     registry: Registry
     seed: int = 0
     trouble: float = 1.0
     models: tuple[str, ...] = tuple(CONTRACTS)
+    calm: bool = False
     ids: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -181,14 +188,20 @@ class World:
             made[model] = build_profile(table, contract.fields, model=model, labels=labels, score=score, label=label)
         return made
 
+    def rules(self, model: str) -> dict[str, str]:
+        """A model's failure rules, as SQL."""
+        return {name: text for name, text in SQL_RULES[model].items() if not self.calm or name in CALM_RULES[model]}
+
     def oracle_models(self) -> dict[str, Model]:
         """What the oracle needs."""
-        import json
-
         return {
-            model: Model(document, json.loads(self.profiles[model].to_json()), RULES[model], AUDIT_SHARE[model])
-            for model, document in CONTRACTS.items()
-            if model in self.models
+            model: Model(
+                CONTRACTS[model],
+                json.loads(self.profiles[model].to_json()),
+                {name: RULES[model][name] for name in self.rules(model)},
+                AUDIT_SHARE[model],
+            )
+            for model in self.models
         }
 
     def schemas(self) -> dict[int, dict[str, Any]]:
@@ -245,7 +258,7 @@ class World:
             yield chance.uniform(0, 200), self._event("inputs", identifier, asked)
             again = {**answer, "score": 0.125, "version": "v9", "truth_due": event_us}
             yield chance.uniform(0, 200), self._event("predictions", identifier, self.value("predictions", again))
-        if chance.random() < 0.75:
+        if chance.random() < (0.98 if self.calm else 0.75):
             yield from self._feedback(common, model, score, chance, big=big)
 
     def _answer(self, common: dict[str, Any], model: str, chance: random.Random) -> tuple[dict[str, Any], float | None]:
@@ -270,7 +283,7 @@ class World:
     def _feedback(
         self, common: dict[str, Any], model: str, score: float | None, chance: random.Random, *, big: bool
     ) -> Iterator[tuple[float, Event]]:
-        identifier = common["prediction_id"]
+        identifier, latest = common["prediction_id"], 3_000 if self.calm else 6_000
         for n in range(1 + (self._is(chance, 0.2)) + (self._is(chance, 0.1))):
             kind = "user" if chance.random() < 0.2 else "truth"
             if self._is(chance, 0.003):
@@ -290,7 +303,7 @@ class World:
                 **common, "feedback_id": f"f{n}-{identifier}", "kind": kind, "label": label, "value": value,
                 "facts": facts[: chance.randrange(4)], "note": chance.choice((None, "said so")),
             }  # fmt: skip
-            delay = 0.05 if self._is(chance, 0.05) else chance.uniform(0.2, 400) if n else chance.uniform(0.2, 6000)
+            delay = 0.05 if self._is(chance, 0.05) else chance.uniform(0.2, 400) if n else chance.uniform(0.2, latest)
             value_ = self.value("feedback", record)
             yield from self._sent("feedback", identifier, value_, delay, chance, big=big)
         if self._is(chance, 0.01):  # of a prediction that nobody made
