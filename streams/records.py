@@ -153,10 +153,16 @@ def _decoded(message: Any, cluster: str, codec: Codec, notes: list[str]) -> list
     except (DecodeError, RegistryUnreachableError) as error:
         notes.append(f"{message.topic()}-{message.partition()} offset {message.offset()} cannot be read: {error}")
         return []
+    return [_known(as_row(record, message, cluster))]
+
+
+def as_row(record: Record, message: Any, cluster: str) -> Record:
+    """A decoded event as the archive has it."""
     place = (cluster, message.partition(), message.offset(), message.timestamp()[1])
-    features = record.pop("features", None) or {}
-    facts = {f"fact_{fact['name']}": fact["value"] for fact in record.pop("facts", ())}
-    return [_known({**dict(zip(PLACE, place, strict=True)), **record, **features, **facts})]
+    features = record.get("features") or {}
+    facts = {f"fact_{fact['name']}": fact["value"] for fact in record.get("facts") or ()}
+    event = {name: value for name, value in record.items() if name not in ("features", "facts")}
+    return {**dict(zip(PLACE, place, strict=True)), **event, **features, **facts}
 
 
 def in_order(rows: list[Record]) -> list[Record]:

@@ -19,15 +19,15 @@ from streams.agents.pump import Given, NotYetError
 from streams.agents.scheduler import Scheduler
 from streams.merging import Hole, Merger
 from streams.progress import Progress
-from streams.routing import fetch, is_there, item_of
+from streams.routing import Payloads, fetch, fetch_from_log, is_there, item_of
 from streams.runtime import Runtime
 from streams.tables import alert as alert_table
 from streams.tables import dead_letter
 from streams.tables import progress as progress_table
 from streams.watch import Watch, keep_alert
 
-ARCHIVE_WAIT_S = 30.0
-"""The plane archives before it sends a failure; a shared archive may show the file a moment later."""
+ARCHIVE_WAIT_S = 10.0
+"""The plane archives the open segment every second, five while it is behind; then the topic is asked."""
 
 log = structlog.get_logger("flywheel.agents")
 
@@ -107,18 +107,27 @@ class Failures:
     def __call__(self, given: Sequence[Given]) -> None:
         records = [each.record for each in given if each.record["model"] in self._runtime.plans]
         payloads = fetch(self._runtime.config.archive_dir, records)
-        missing = [record["failure_id"] for record in records if not is_there(payloads, record)]
+        missing = [record for record in records if not is_there(payloads, record)]
         if missing:
             now = time.monotonic()
             self._waiting_since = self._waiting_since or now
             if now - self._waiting_since < ARCHIVE_WAIT_S:
                 raise NotYetError(f"{len(missing)} failures wait for their inputs in the archive.")
-            log.error("failures_without_input", count=len(missing), first=missing[0])
+            payloads = self._from_log(missing, payloads)
         self._waiting_since = None
         for model, plan in self._runtime.plans.items():
             items = [item_of(record, payloads, plan.contract) for record in records if record["model"] == model]
             if items:
                 self._runtime.label_stores[model].ingest(items)
+
+    def _from_log(self, missing: Sequence[dict[str, Any]], known: Payloads) -> Payloads:
+        runtime = self._runtime
+        own = [record for record in missing if record["cluster"] == runtime.cluster]
+        payloads = fetch_from_log(runtime.bootstrap, runtime.codec, own, known)
+        gone = [record["failure_id"] for record in missing if not is_there(payloads, record)]
+        if gone:
+            log.error("failures_without_input", count=len(gone), first=gone[0])
+        return payloads
 
 
 class Alerts:

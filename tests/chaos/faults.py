@@ -1,4 +1,4 @@
-"""What goes wrong, when, and how it ends: a random plan, and the hands that carry it out."""
+"""What goes wrong, in which order, and how it ends: a random plan, and the hands that carry it out."""
 
 from __future__ import annotations
 
@@ -23,20 +23,23 @@ FULL_S = (12.0, 30.0)
 SLOW_S = (4.0, 12.0)
 DELAY_S = (0.02, 0.3)
 RESTART_S = (0.0, 2.0)
-CALM_END = 0.9
-"""Nothing begins after this share of the time: what began late is still felt at the end."""
+AT_WORK_SHARE = 0.8
+"""Of the kills: of a worker that has partitions and works; the others may hit one that is just starting."""
+PATIENCE_S = 40.0
+"""How long such a worker is waited for."""
 
 
-def plan(chance: random.Random, kills: int, seconds: float, *, can_fill: bool) -> list[tuple[float, str]]:
-    """Moments and kinds of what goes wrong."""
+def plan(chance: random.Random, kills: int, *, can_fill: bool) -> list[str]:
+    """What goes wrong, one after the other."""
     stopped = round(kills * STOPPED_SHARE)
     few = max(2, kills // 12)
     numbers = {
         "kill": kills - stopped, "stop": stopped, "broker": few, "database": few,
         "full disk": few if can_fill else 0, "delay": few, "cut": few, "halve": few,
     }  # fmt: skip
-    moments = [(chance.uniform(0, CALM_END * seconds), kind) for kind, n in numbers.items() for _ in range(n)]
-    return sorted(moments)
+    kinds = [kind for kind, n in numbers.items() for _ in range(n)]
+    chance.shuffle(kinds)
+    return kinds
 
 
 @dataclass
@@ -55,15 +58,23 @@ class Arena:
     _number: itertools.count[int] = field(default_factory=itertools.count)
     _dead: set[str] = field(default_factory=set)
 
-    def begin(self, kind: str) -> None:
-        """Let something go wrong."""
-        hands: dict[str, Callable[[], None]] = {
-            "kill": self._kill, "stop": self._stop, "broker": lambda: self._restart(self.kafka),
-            "database": lambda: self._restart(self.postgres), "full disk": self._fill, "delay": self._delay,
-            "cut": self._cut, "halve": self._halve,
-        }  # fmt: skip
-        hands[kind]()
+    def try_to(self, kind: str, waited_s: float) -> bool:
+        """Let something go wrong; whether it could: a kill may want a worker that works, and waits for one."""
+        if kind in ("kill", "stop", "full disk"):
+            must_work = kind == "full disk" or self.chance.random() < AT_WORK_SHARE
+            worker = self._victim(must_work=must_work and waited_s < PATIENCE_S)
+            if worker is None:
+                return False
+            {"kill": self._kill, "stop": self._stop, "full disk": self._fill}[kind](worker)
+        elif kind in ("broker", "database"):
+            server: Server = self.kafka if kind == "broker" else self.postgres
+            if not server.is_running:
+                return False
+            self._restart(server)
+        else:
+            {"delay": self._delay, "cut": self._cut, "halve": self._halve}[kind]()
         self.done[kind] += 1
+        return True
 
     def look(self) -> None:
         """End what has lasted long enough, and start workers again that are gone."""
@@ -92,37 +103,31 @@ class Arena:
 
         self._after(RESTART_S, start)
 
-    def _victim(self) -> Worker | None:
+    def _victim(self, *, must_work: bool) -> Worker | None:
         running = [w for w in self.workers if not w.is_stopped and w.name not in self._dead and not w.has_ended]
-        return self.chance.choice(running) if running else None
+        chosen = [w for w in running if w.works] if must_work else running
+        return self.chance.choice(chosen) if chosen else None
 
-    def _kill(self) -> None:
-        worker = self._victim()
-        if worker is None:  # all are down already: the next one that starts
-            self._after((1.0, 1.0), self._kill)
-            return
+    def _kill(self, worker: Worker) -> None:
         worker.kill()
         self._start_later(worker)
 
-    def _stop(self) -> None:
-        worker = self._victim()
-        if worker is None:
-            self._after((1.0, 1.0), self._stop)
-            return
+    def _stop(self, worker: Worker) -> None:
         worker.stop()
         self._after(STOPPED_S, worker.go_on)
 
     def _restart(self, server: Server) -> None:
-        if not server.is_running:
-            return
         self.chance.choice((server.kill, server.stop))()
-        self._after(AWAY_S, lambda: None if server.is_running else _start(server))
 
-    def _fill(self) -> None:
-        disks = [worker.disk for worker in self.workers if worker.disk is not None]
-        disk = self.chance.choice(disks)
-        disk.fill()
-        self._after(FULL_S, disk.empty)
+        def start() -> None:
+            server.start()
+
+        self._after(AWAY_S, start)
+
+    def _fill(self, worker: Worker) -> None:
+        assert worker.disk is not None
+        worker.disk.fill()
+        self._after(FULL_S, worker.disk.empty)
 
     def _delay(self) -> None:
         self.proxy.delay_s = self.chance.uniform(*DELAY_S)
@@ -134,7 +139,3 @@ class Arena:
     def _halve(self) -> None:
         self.proxy.halve(0.6, self.chance)
         self._after(SLOW_S, self.proxy.heal)
-
-
-def _start(server: Server) -> None:
-    server.start()

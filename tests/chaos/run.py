@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -43,6 +44,8 @@ SETTINGS = {
 DISK_BYTES = 768 * 1024 * 1024
 FULL = {"predictions": 1_000_000, "kills": 100, "seconds": 900.0}
 SHORT = {"predictions": 200_000, "kills": 20, "seconds": 100.0}
+REFUSALS = ("Error: No Kafka broker answers", "Error: The database")
+"""What a worker says that is started while the broker or the database is away; it is started again."""
 LOOK_S = 0.1
 SAY_S = 20.0
 
@@ -63,7 +66,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="200,000 predictions and 20 kills, as in the tests")
     parser.add_argument("-n", "--predictions", type=int, help="how many (1,000,000)")
     parser.add_argument("--kills", type=int, help="kill -9 and SIGSTOP of workers (100)")
-    parser.add_argument("--seconds", type=float, help="how long events flow (900)")
+    parser.add_argument(
+        "--seconds", type=float, help="about how long that takes, when the machine is fast enough (900)"
+    )
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--segment-records", type=int, default=4_096)
     parser.add_argument("--seed", type=int, help="of the events and of what goes wrong; default: a new one")
@@ -97,11 +102,9 @@ def workers_of(folder: Path, size: Size, *, can_fill: bool) -> Iterator[list[Wor
 @contextmanager
 def sender(kafka: KafkaServer, registry: Path, seed: int, size: Size) -> Iterator[subprocess.Popen[str]]:
     """The process that sends all events."""
-    what = json.dumps(
-        {"bootstrap": kafka.bootstrap, "registry": str(registry), "what": [seed, size.predictions, size.seconds]}
-    )
-    command = [sys.executable, "-m", "tests.chaos.send", what]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    what = {"bootstrap": kafka.bootstrap, "registry": str(registry), "seed": seed, "predictions": size.predictions}
+    command = [sys.executable, "-m", "tests.chaos.send", json.dumps(what)]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield process
     finally:
@@ -109,18 +112,30 @@ def sender(kafka: KafkaServer, registry: Path, seed: int, size: Size) -> Iterato
         process.wait()
 
 
-def rage(arena: Arena, moments: list[tuple[float, str]], process: subprocess.Popen[str]) -> None:
-    """Carry out the plan while events flow."""
-    started = said = time.monotonic()
-    moments = list(moments)
-    while moments or process.poll() is None or not arena.is_calm:
+def rage(arena: Arena, kinds: Sequence[str], process: subprocess.Popen[str], mean_s: float) -> None:
+    """Carry out the plan; events flow along with it, however fast this machine is.
+
+    Parameters
+    ----------
+    mean_s
+        Between one thing and the next.
+    """
+    assert process.stdin is not None
+    waiting = list(kinds)
+    said = time.monotonic()
+    due = said + arena.chance.expovariate(1 / mean_s)
+    while waiting or process.poll() is None or not arena.is_calm:
         now = time.monotonic()
-        while moments and moments[0][0] <= now - started:
-            arena.begin(moments.pop(0)[1])
+        if waiting and now >= due and arena.try_to(waiting[0], now - due):
+            waiting.pop(0)
+            due = time.monotonic() + arena.chance.expovariate(1 / mean_s)
         arena.look()
+        if process.poll() is None:
+            process.stdin.write(f"{1 - len(waiting) / (len(kinds) + 1) if waiting else 1}\n")
+            process.stdin.flush()
         if now - said >= SAY_S:
             said = now
-            say(f"{now - started:5.0f} s: {dict(arena.done)}, {len(arena.ended)} ended by themselves")
+            say(f"{dict(arena.done)}, {len(arena.ended)} ended by themselves, {len(waiting)} things to come")
         time.sleep(LOOK_S)
     if process.returncode:
         raise RuntimeError("the events could not be sent")
@@ -164,9 +179,9 @@ def run(folder: Path, size: Size, seed: int, *, can_fill: bool) -> dict[str, Any
         reviewer = stack.enter_context(Reviewer(config, world))
         workers = stack.enter_context(workers_of(folder, size, can_fill=can_fill))
         arena = Arena(chance, kafka, postgres, proxy, workers)
-        moments = plan(chance, size.kills, size.seconds, can_fill=can_fill)
+        kinds = plan(chance, size.kills, can_fill=can_fill)
         with sender(kafka, registry, chance.randrange(1 << 30), size) as process:
-            rage(arena, moments, process)
+            rage(arena, kinds, process, size.seconds / len(kinds))
         raged_s = time.monotonic() - began
         say(f"{raged_s:5.0f} s: all was sent, nothing goes wrong any more; computing what must be there")
         reviewer.stop()
@@ -181,14 +196,15 @@ def run(folder: Path, size: Size, seed: int, *, can_fill: bool) -> dict[str, Any
                 "workers that did not stop in order", dict(enumerate(codes)), dict.fromkeys(range(size.workers), 0)
             )
         )
-    kinds = sum((each.kinds for each in expected.values()), type(next(iter(expected.values())).kinds)())
+    events = sum((each.kinds for each in expected.values()), Counter[str]())
     return {
         "seed": seed,
         "size": asdict(size),
-        "events": dict(kinds),
+        "events": dict(events),
         "faults": dict(arena.done) | ({} if can_fill else {"full disk": "not possible here: no mount"}),
         "told of a full disk": sum(worker.told("join_store_not_saved") for worker in workers),
-        "ended by themselves": arena.ended,
+        "starts refused": sum(any(words in text for words in REFUSALS) for text in arena.ended),
+        "ended by themselves": [text for text in arena.ended if not any(words in text for words in REFUSALS)],
         "seconds": {"raged": round(raged_s), "settled": round(settled_s)},
         "comparisons": [asdict(tally) for tally in tallies],
         "differences": sum(tally.differ for tally in tallies),
@@ -211,6 +227,7 @@ def table(result: dict[str, Any]) -> str:
         "delay": "slow network", "cut": "connections cut", "halve": "connections half open",
     }  # fmt: skip
     lines += [f"{words:<32}{faults.get(kind, 0):>9}" for kind, words in names.items()]
+    lines += [f"{'starts while a server was away':<32}{result['starts refused']:>9,}"]
     lines += [f"{'workers that ended by themselves':<32}{len(result['ended by themselves']):>9,}", ""]
     total = sum(events[noun] for noun in ("inputs", "predictions", "feedback"))
     lines += [f"{'events':<32}{total:>9,}", *(f"  {kind:<30}{n:>9,}" for kind, n in events.items()), ""]

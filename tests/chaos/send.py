@@ -1,10 +1,10 @@
-"""The services: a process that sends a world's events at a steady pace, and says how many of each kind it were."""
+"""The services: a process that sends a world's events, as far as it is told on stdin, and says how many it were."""
 
 from __future__ import annotations
 
 import json
 import sys
-import time
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -15,17 +15,32 @@ from schemas.registry import FileRegistry
 from streams.kafka import producer_settings
 from streams.testing.world import World
 
-EVENTS_PER_PREDICTION = 3.3
-LOOK_EVERY = 500
+EVENTS_PER_PREDICTION = 3.5
+LOOK_EVERY = 200
 
 
-def send(bootstrap: str, registry: Path, seed: int, predictions: int, seconds: float) -> Counter[str]:
-    """Send everything within about so many seconds."""
-    world = World(FileRegistry(registry), seed=seed, calm=True)
+class Pace:
+    """The share of the events that may have been sent by now: lines on stdin, the last one 1."""
+
+    def __init__(self) -> None:
+        self.share = 0.0
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in sys.stdin:
+            self.share = float(line)
+
+
+def send(bootstrap: str, registry: Path, seed: int, predictions: int) -> Counter[str]:
+    """Send everything."""
+    world, pace = World(FileRegistry(registry), seed=seed, calm=True), Pace()
     producer = Producer({**producer_settings(bootstrap), "error_cb": lambda _error: None})
     sent: Counter[str] = Counter()
-    started, pace = time.monotonic(), seconds / (EVENTS_PER_PREDICTION * predictions)
     for i, event in enumerate(world.events(predictions, big=True)):
+        if i % LOOK_EVERY == 0:
+            producer.poll(0)
+            while pace.share < 1.0 and i > pace.share * predictions * EVENTS_PER_PREDICTION:
+                producer.poll(0.02)
         while True:
             try:
                 producer.produce(topic(event.noun), event.value, event.key)
@@ -33,10 +48,6 @@ def send(bootstrap: str, registry: Path, seed: int, predictions: int, seconds: f
             except BufferError:  # the broker is away: a service would drop, this one waits
                 producer.poll(0.1)
         sent[event.noun] += 1
-        if i % LOOK_EVERY == 0:
-            producer.poll(0)
-            while time.monotonic() < started + i * pace:
-                producer.poll(0.02)
     left = producer.flush(120)
     if left:
         raise RuntimeError(f"{left} events did not reach the broker")
@@ -45,4 +56,4 @@ def send(bootstrap: str, registry: Path, seed: int, predictions: int, seconds: f
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    print(json.dumps(send(given["bootstrap"], Path(given["registry"]), *given["what"])))
+    print(json.dumps(send(given["bootstrap"], Path(given["registry"]), given["seed"], given["predictions"])))

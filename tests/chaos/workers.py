@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tests.chaos.disk import SmallDisk
 ROOT = Path(__file__).resolve().parents[2]
 STOP_DEADLINE_S = 60.0
 LAST_BYTES = 3_000
+HAS_PARTITIONS = re.compile(rb'"numbers": \[\d[^\n]*"partitions_assigned"')
 
 
 def configure(folder: Path, world: World, brokers: str, database: str, segment_records: int) -> Config:
@@ -52,6 +54,7 @@ class Worker:
     def start(self) -> None:
         """Start it; it must not run."""
         command = [sys.executable, "-m", "streams.cli", "worker"]
+        self._said_before = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -68,6 +71,13 @@ class Worker:
     def has_ended(self) -> bool:
         """Whether it ended, by itself or by a kill."""
         return self.process.poll() is not None
+
+    @property
+    def works(self) -> bool:
+        """Whether it has had partitions since its start."""
+        with self.log_file.open("rb") as log:
+            log.seek(self._said_before)
+            return HAS_PARTITIONS.search(log.read()) is not None
 
     def kill(self) -> None:
         """End it as a power cut would."""

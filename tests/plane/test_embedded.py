@@ -16,6 +16,7 @@ from streams.broker import RETENTION_BYTES_MAX, EmbeddedBroker
 from streams.kafka import consumer_settings, producer_settings
 from streams.plane.loop import DataPlane
 from streams.plane.testing import Plane
+from streams.routing import Payloads, fetch, fetch_from_log, is_there, item_of
 from streams.testing import wait_until
 from streams.testing.oracle import Oracle, Result, Settings
 from streams.testing.outputs import OutputReader, Outputs, read_logs
@@ -115,6 +116,22 @@ def test_a_restart_goes_on_with_or_without_its_join_store(bench: Bench, store: s
     bench.outputs.compare(bench.expected())
     aside = [path.name for path in join.iterdir() if ".aside-" in path.name]
     assert len(aside) == (PARTITIONS if store in ("damaged", "of another contract") else 0)
+
+
+def test_what_a_failure_names_is_the_same_from_the_topics_as_from_the_archive(bench: Bench) -> None:
+    """The worker that sent a failure may die before it archives the record: its heir may be long in coming."""
+    bench.send(bench.world.events(500))
+    bench.run()
+    failures = [{**failure, "policy": "p"} for failure in bench.outputs.failures]
+    archived = fetch(bench.plane.settings.archive_dir, failures)
+    read = fetch_from_log(
+        bench.broker.bootstrap, Codec(bench.world.registry), failures, Payloads(inputs={}, feedback={})
+    )
+    assert len(failures) > 100
+    for failure in failures:
+        contract = bench.world.contracts[failure["model"]]
+        assert is_there(read, failure)
+        assert repr(item_of(failure, read, contract)) == repr(item_of(failure, archived, contract))
 
 
 def test_records_that_the_broker_dropped_are_told_and_the_work_goes_on(bench: Bench) -> None:
