@@ -431,6 +431,9 @@ class DataPlane:
             consumer.incremental_assign(starts)
         else:
             consumer.assign(starts)
+        # The client keeps a partition paused over an assignment: while it waited for its siblings, or was throttled here
+        # before it was somewhere else.
+        consumer.resume([each for each in starts if each.partition in ready])
         if waiting:
             consumer.pause(waiting)
         log.info("partitions_assigned", numbers=sorted(ready), waiting=len(waiting))

@@ -16,8 +16,8 @@ from schemas.registry import Codec, FileRegistry
 from streams.config import Config
 from streams.testing.effects import Tally
 from streams.testing.outputs import read_logs
+from streams.testing.worker import ROOT
 from streams.testing.world import World
-from tests.chaos.workers import ROOT
 
 MODEL = "digit"
 LABELS = ("0", "1", "2")

@@ -26,12 +26,12 @@ from streams.kafka import cluster_id, create_topics
 from streams.testing import KafkaServer, PostgresServer, ServerMissingError, TcpProxy, free_port
 from streams.testing.effects import Effects, Expected, Log, Tally, expect_all, topic_tallies
 from streams.testing.outputs import OutputReader, Outputs
+from streams.testing.worker import ROOT, configure, settle
 from streams.testing.world import World
 from tests.chaos.disk import may_mount
 from tests.chaos.faults import Arena, plan
 from tests.chaos.review import Reviewer
-from tests.chaos.settle import settle
-from tests.chaos.workers import ROOT, Worker, configure
+from tests.chaos.workers import Worker
 
 PARTITIONS = 4
 SESSION_MS = 5_000
@@ -46,6 +46,7 @@ FULL = {"predictions": 1_000_000, "kills": 100, "seconds": 900.0}
 SHORT = {"predictions": 200_000, "kills": 20, "seconds": 100.0}
 REFUSALS = ("Error: No Kafka broker answers", "Error: The database")
 """What a worker says that is started while the broker or the database is away; it is started again."""
+SETTLE_DEADLINE_S = 1_200.0
 LOOK_S = 0.1
 SAY_S = 20.0
 
@@ -174,7 +175,8 @@ def run(folder: Path, size: Size, seed: int, *, can_fill: bool) -> dict[str, Any
         proxy = stack.enter_context(TcpProxy(kafka.behind_port, port))
         postgres = stack.enter_context(PostgresServer())
         create_topics(kafka.bootstrap, PARTITIONS)
-        config = configure(folder, world, f"127.0.0.1:{port}", postgres.database("chaos"), size.segment_records)
+        place = {"database": postgres.database("chaos"), "segment_records": size.segment_records}
+        config = configure(folder, world, f"127.0.0.1:{port}", **place)
         log = Log(kafka.bootstrap, cluster_id(kafka.bootstrap), registry, config.archive_dir, size.segment_records)
         reviewer = stack.enter_context(Reviewer(config, world))
         workers = stack.enter_context(workers_of(folder, size, can_fill=can_fill))
@@ -186,7 +188,7 @@ def run(folder: Path, size: Size, seed: int, *, can_fill: bool) -> dict[str, Any
         say(f"{raged_s:5.0f} s: all was sent, nothing goes wrong any more; computing what must be there")
         reviewer.stop()
         expected = expect_all(log, PARTITIONS)
-        settle(config, kafka.bootstrap, expected, arena)
+        settle(config, kafka.bootstrap, expected, SETTLE_DEADLINE_S, arena.look)
         codes = [worker.end() for worker in workers]
         settled_s = time.monotonic() - began
         say(f"{settled_s:5.0f} s: settled; comparing")
