@@ -53,6 +53,10 @@ REASONS: Mapping[str, Reason] = {
         "The features are not of the types that the model's contract has.",
         "Correct the producer, or the contract; then replay.",
     ),
+    "orphan": Reason(
+        "Feedback for a prediction that did not come within the join horizon (join_horizon_s).",
+        "Find out why the prediction was not logged; log it, then replay.",
+    ),
     "bad_event": Reason(
         "An event of the control plane that cannot be decoded.", "Find out who writes to this topic; then replay."
     ),

@@ -18,11 +18,12 @@ import polars as pl
 import structlog
 
 from streams.crash import crash_point
+from streams.plane.horizon import Horizon
 from streams.plane.join import ModelStore
 from streams.plane.numbered import TIMER_SCHEMA, Timers
 from streams.plane.plan import HASH_SEEDS, ModelPlan, Versions
 
-FORMAT = 1
+FORMAT = 2
 NAME = "checkpoint.json"
 CANNOT_WRITE = (OSError, pl.exceptions.PolarsError)
 """What a full disk raises, and one that is gone or read-only: numpy and the file system the first, polars either."""
@@ -39,7 +40,7 @@ class Checkpoint:
     newest_us: tuple[int, ...]
 
 
-def stamp(cluster: str, plans: Mapping[str, ModelPlan], segment_records: int) -> dict[str, Any]:
+def stamp(cluster: str, plans: Mapping[str, ModelPlan], segment_records: int, horizon: Horizon) -> dict[str, Any]:
     """What must be equal for a store to be of use: hashes are stable within one version of polars only."""
     return {
         "format": FORMAT,
@@ -47,6 +48,7 @@ def stamp(cluster: str, plans: Mapping[str, ModelPlan], segment_records: int) ->
         "seeds": list(HASH_SEEDS),
         "cluster": cluster,
         "segment_records": segment_records,
+        "epoch_ms": horizon.epoch_ms,
         "models": {model: [plan.profile.profile_id, plan.contract.fingerprint] for model, plan in plans.items()},
     }
 
@@ -56,7 +58,7 @@ def save(
     stamped: dict[str, Any],
     place: Checkpoint,
     stores: Mapping[str, ModelStore],
-    timers: Mapping[str, Timers],
+    timers: Mapping[str, Mapping[str, Timers]],
     versions: Versions,
 ) -> None:
     """Write new runs, then replace the checkpoint, then drop the files that it no longer names.
@@ -68,12 +70,16 @@ def save(
     """
     crash_point("checkpoint:before")
     runs_folder = folder / "runs"
-    tables = {m: f"timers-{uuid.uuid4().hex}.parquet" for m, timer in timers.items() if timer.table().height}
+    tables = {
+        kind: {m: f"{kind}-{uuid.uuid4().hex}.parquet" for m, timer in of_kind.items() if timer.table().height}
+        for kind, of_kind in timers.items()
+    }
     try:
         runs_folder.mkdir(parents=True, exist_ok=True)
         runs = {m: {name: runs.save(runs_folder) for name, runs in store.sets().items()} for m, store in stores.items()}
-        for model, name in tables.items():
-            timers[model].table().write_parquet(runs_folder / name)
+        for kind, names in tables.items():
+            for model, name in names.items():
+                timers[kind][model].table().write_parquet(runs_folder / name)
         state = {
             "stamp": stamped,
             "positions": place.positions,
@@ -103,10 +109,10 @@ def _named(folder: Path) -> set[str]:
     """Runs and tables that the checkpoint on disk names."""
     try:
         state = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        runs = {item["name"] for sets in state["runs"].values() for items in sets.values() for item in items}
+        return runs | {name for names in state["timers"].values() for name in names.values()}
+    except (OSError, ValueError, AttributeError):  # none, damaged, or of another format: it names nothing of use
         return set()
-    runs = {item["name"] for sets in state["runs"].values() for items in sets.values() for item in items}
-    return runs | set(state["timers"].values())
 
 
 def _sweep(runs_folder: Path, kept: Collection[str]) -> None:
@@ -118,8 +124,8 @@ def _sweep(runs_folder: Path, kept: Collection[str]) -> None:
 
 def load(
     folder: Path, stamped: dict[str, Any], plans: Mapping[str, ModelPlan]
-) -> tuple[Checkpoint, dict[str, ModelStore], dict[str, pl.DataFrame], Versions] | None:
-    """The store of a folder, its timers (still to be resumed), and its versions; None if there is none of use."""
+) -> tuple[Checkpoint, dict[str, ModelStore], dict[str, dict[str, pl.DataFrame]], Versions] | None:
+    """The store of a folder, its timers by kind (still to be resumed), its versions; None if there is none of use."""
     path = folder / NAME
     if not path.exists():
         return None
@@ -131,8 +137,9 @@ def load(
         for model, store in stores.items():
             for name, runs in store.sets().items():
                 runs.load(folder / "runs", state["runs"][model][name])
-        timers = {model: pl.DataFrame(schema=TIMER_SCHEMA) for model in plans}
-        timers |= {model: pl.read_parquet(folder / "runs" / name) for model, name in state["timers"].items()}
+        timers = {kind: {m: pl.DataFrame(schema=TIMER_SCHEMA) for m in plans} for kind in ("timers", "early")}
+        for kind, names in state["timers"].items():
+            timers[kind] |= {model: pl.read_parquet(folder / "runs" / name) for model, name in names.items()}
         versions = Versions([(str(v), str(r)) for v, r in state["versions"]])
         place = Checkpoint(tuple(state["positions"]), tuple(state["orders_ts"]), tuple(state["newest_us"]))
     except Exception as error:  # any damage at all: the store is a cache, and what is wrong with it is logged

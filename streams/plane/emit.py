@@ -17,6 +17,7 @@ from streams.plane.decode import Bad
 from streams.plane.segments import Segment, Track
 from streams.plane.source import Chunk
 
+REASON_ORPHAN = "orphan"
 DEAD_VALUE_BYTES_MAX = 64 * 1024
 REPLAY_BYTES_MAX = 512
 SUMMARY_BYTES_MAX = 8 * 1024 * 1024
@@ -83,6 +84,20 @@ class Emitter:
                     "value": None if value is None or not self._keeps_bytes else value[:DEAD_VALUE_BYTES_MAX],
                     "value_bytes": -1 if value is None else len(value),
                     "replay_of": _replay_of(chunk.headers.get(offset)),
+                },
+            )  # fmt: skip
+
+    def orphans(self, source: str, partition: int, found: Sequence[tuple[str, int, int]]) -> None:
+        """Set feedback aside whose prediction never came; what it said is in the archive."""
+        for identifier, offset, timestamp in found:
+            self.send(
+                "dead-letters",
+                f"{source}/{partition}/{offset}",
+                {
+                    "cluster": self._cluster, "topic": source, "partition": partition, "offset": offset,
+                    "timestamp": timestamp, "reason": REASON_ORPHAN, "event_time": timestamp * 1000,
+                    "detail": "No prediction came within the join horizon.", "key": identifier.encode(),
+                    "value": None, "value_bytes": 0, "replay_of": None,
                 },
             )  # fmt: skip
 

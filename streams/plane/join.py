@@ -17,17 +17,23 @@ when the log is read again after a restart).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from streams.plane.horizon import EPOCHS, Horizon
 from streams.plane.plan import KIND_TRUTH, KIND_USER, ORDER_TIMER, ORDER_TOPICS, TOPIC_OF_ORDER, ModelPlan
 from streams.plane.store import Hashes, Rows, RunSet, joined
 
 Indexes = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+
+
+EARLIER = 1 << 40
+"""The epoch under which the rows of earlier logs are kept, which nobody can read again: it is never over."""
 
 
 class ModelStore:
@@ -93,6 +99,8 @@ class Joined:
         What is counted.
     duplicate_inputs, duplicate_predictions, duplicate_feedback
         Offsets of records that an earlier one makes superfluous.
+    early, early_lives
+        Indexes of feedback that came before its prediction, and the epochs in which the lives of their ids began.
     """
 
     pairs: Pairs
@@ -100,6 +108,8 @@ class Joined:
     duplicate_inputs: Indexes
     duplicate_predictions: Indexes
     duplicate_feedback: Indexes
+    early: Indexes
+    early_lives: Indexes
 
 
 def distinct(h1: Hashes, h2: Hashes) -> tuple[Hashes, Hashes, Indexes]:
@@ -128,8 +138,7 @@ class _Side:
     is_known: Flags  # of the batch's rows: the store holds it already
 
     @classmethod
-    def of(cls, found: RunSet, u1: Hashes, u2: Hashes, batch: Rows, batch_ids: Indexes) -> _Side:
-        which, rows = found.find(u1, u2)
+    def of(cls, which: Indexes, rows: Rows, batch: Rows, batch_ids: Indexes) -> _Side:
         is_known = np.zeros(len(batch), bool)
         if not len(rows):
             return cls(batch_ids, batch, 0, is_known)
@@ -172,11 +181,22 @@ def _place(number: Any, row: Any) -> tuple[int, int, int]:
     return int(number), int(row["order"]) % ORDER_TOPICS, int(row["offset"])
 
 
-def join(store: ModelStore, inputs: Rows, predictions: Rows, feedback: Rows, timers: Rows, timer_of: Indexes) -> Joined:
+def join(
+    store: ModelStore,
+    horizon: Horizon,
+    epoch: int,
+    inputs: Rows,
+    predictions: Rows,
+    feedback: Rows,
+    timers: Rows,
+    timer_of: Indexes,
+) -> Joined:
     """Join a batch, and add its new rows to the store.
 
     Parameters
     ----------
+    horizon, epoch
+        Whose lives are not over in the epoch, that of all rows of the batch.
     inputs, predictions, feedback
         The batch's rows, with their place in the order.
     timers
@@ -190,8 +210,12 @@ def join(store: ModelStore, inputs: Rows, predictions: Rows, feedback: Rows, tim
     u1, u2, number = distinct(h1, h2)
     n = len(u1)
     a, b = len(inputs), len(inputs) + len(predictions)
-    left = _Side.of(store.inputs, u1, u2, inputs, number[:a])
-    right = _Side.of(store.predictions, u1, u2, predictions, number[a:b])
+    held = [_alive(runs.find(u1, u2, epoch - EPOCHS), horizon, epoch) for runs in store.sets().values()]
+    lives = _begun(held, horizon, epoch, n)
+    for rows, ids in ((inputs, number[:a]), (predictions, number[a:b]), (given, number[b:])):
+        rows["age"] = epoch - lives[ids]
+    left = _Side.of(*held[0], inputs, number[:a])
+    right = _Side.of(*held[1], predictions, number[a:b])
 
     first_input, first_prediction = left.first(n), right.first(n)
     twice_i = _duplicates(left, first_input)
@@ -201,9 +225,9 @@ def join(store: ModelStore, inputs: Rows, predictions: Rows, feedback: Rows, tim
         kept = np.ones(len(given), bool)
         kept[len(feedback) :] = ~np.isin(timer_of, predictions["offset"][twice_p])
         given, given_ids = given[kept], given_ids[kept]
-    said = _Side.of(store.feedback, u1, u2, given, given_ids)
-    store.inputs.add(_without(inputs, left.is_known | twice_i))
-    store.predictions.add(_without(predictions, right.is_known | twice_p))
+    said = _Side.of(*held[2], given, given_ids)
+    store.inputs.add(_without(inputs, left.is_known | twice_i), epoch)
+    store.predictions.add(_without(predictions, right.is_known | twice_p), epoch)
 
     is_pair = (first_input >= 0) & (first_prediction >= 0)
     order_i = np.where(is_pair, left.rows["order"][first_input], 0) if len(left.rows) else np.zeros(n, np.int64)
@@ -224,7 +248,11 @@ def join(store: ModelStore, inputs: Rows, predictions: Rows, feedback: Rows, tim
     twice_f = np.ones(len(given), bool)
     in_batch = sequence.index[sequence.index >= said.batch_start] - said.batch_start
     twice_f[in_batch] = False
-    store.feedback.add(_without(given, said.is_known | twice_f))
+    store.feedback.add(_without(given, said.is_known | twice_f), epoch)
+    early = np.flatnonzero(~twice_f[: len(feedback)])
+    before = first_prediction[given_ids[early]]
+    if len(right.rows):
+        early = early[(before < 0) | (right.rows["order"][before] > given["order"][early])]
     truths = _truths(
         sequence, said, left.rows, right.rows, first_input, first_prediction, is_pair, pair_order, is_new, pair_offset
     )
@@ -234,7 +262,29 @@ def join(store: ModelStore, inputs: Rows, predictions: Rows, feedback: Rows, tim
         inputs["offset"][twice_i],
         predictions["offset"][twice_p],
         feedback["offset"][twice_f[: len(feedback)]],
+        early,
+        lives[given_ids[early]],
     )
+
+
+def _alive(found: tuple[Indexes, Rows], horizon: Horizon, epoch: int) -> tuple[Indexes, Rows]:
+    """The rows found whose lives are not over; those of later lives are there when the store is ahead of the log."""
+    which, rows = found
+    if not len(rows):
+        return found
+    life = horizon.lives(rows)
+    is_alive = ((life >= epoch - EPOCHS) & (life <= epoch)) | (rows["order"] < ORDER_TOPICS)
+    return found if is_alive.all() else (which[is_alive], rows.take(np.flatnonzero(is_alive)))
+
+
+def _begun(held: Sequence[tuple[Indexes, Rows]], horizon: Horizon, epoch: int, count: int) -> Indexes:
+    """The epoch in which the life of every id began: this one, if it has none."""
+    lives = np.full(count, epoch, np.int64)
+    for which, rows in held:
+        if len(rows):
+            is_own = rows["order"] >= ORDER_TOPICS
+            lives[which[is_own]] = horizon.lives(rows)[is_own]
+    return lives
 
 
 def _without(rows: Rows, flags: Flags) -> Rows:

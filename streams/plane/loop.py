@@ -24,9 +24,10 @@ from streams.plane.archive import ArchiveWriter
 from streams.plane.check import Checker
 from streams.plane.decode import Bad, Decoded, Decoder
 from streams.plane.emit import Emitter, segment_record
+from streams.plane.horizon import Horizon
 from streams.plane.numbered import Batch, Clock, Numbered
 from streams.plane.pick import Found
-from streams.plane.plan import TOPIC_INPUTS, TOPIC_PREDICTIONS, ModelPlan
+from streams.plane.plan import TOPIC_FEEDBACK, TOPIC_INPUTS, TOPIC_PREDICTIONS, ModelPlan
 from streams.plane.restore import Resume, earlier_logs, resume
 from streams.plane.segments import NO_EVENT, Track
 from streams.plane.source import Chunk, Frontier, Log, asked, runs
@@ -110,7 +111,8 @@ class DataPlane:
         self._decoders = [Decoder(registry) for _ in SOURCES]
         self._checkers = [Checker(place, plans, settings.future_skew_ms * 1000) for place in range(len(SOURCES))]
         self._archive = ArchiveWriter(settings.archive_dir, settings.cluster, settings.segment_records)
-        self._stamp = checkpoint.stamp(settings.cluster, plans, settings.segment_records)
+        self._horizon = Horizon.of(settings.join_horizon_s)
+        self._stamp = checkpoint.stamp(settings.cluster, plans, settings.segment_records, self._horizon)
         self._profiles = {model: plan.profile.profile_id for model, plan in plans.items()}
         self._owned: set[tuple[str, int]] = set()
         self._numbers: dict[int, Numbered] = {}
@@ -201,7 +203,7 @@ class DataPlane:
             found = numbered.work(batches, clock, self.stages)
             crash_point("emit:before")
             if is_news:
-                self._send(found)
+                self._send(number, found)
             crash_point("emit:failures")
             self.metrics["worked"] += sum(len(chunk) for chunk in taken if chunk is not None)
             self.stages.lap("send")
@@ -240,7 +242,8 @@ class DataPlane:
                     raise
                 log.warning("registry_away", topic=TOPICS[place], reason=error.message)
 
-    def _send(self, found: Found) -> None:
+    def _send(self, number: int, found: Found) -> None:
+        self._emitter.orphans(TOPICS[TOPIC_FEEDBACK], number, found.orphans)
         for record in found.failures:
             self._emitter.send("failures", record["prediction_id"], record)
         for record in found.outcomes:
@@ -381,9 +384,8 @@ class DataPlane:
         self._last_checkpoint = time.monotonic()
         is_unsaved = False
         for number, numbered in self._numbers.items():
-            for timers in numbered.timers.values():
-                timers.forget(self._committed[TOPICS[TOPIC_PREDICTIONS], number])
-            numbered.expire(self._s.join_horizon_s * 1000)
+            numbered.forget(self._committed[TOPICS[TOPIC_PREDICTIONS], number])
+            numbered.expire()
             tracks = numbered.tracks
             place = checkpoint.Checkpoint(
                 tuple(t.position for t in tracks),
@@ -391,8 +393,9 @@ class DataPlane:
                 tuple(t.newest_event_us for t in tracks),
             )
             folder = self._s.join_dir / f"{number:04d}"
+            timers = {"timers": numbered.timers, "early": numbered.early}
             try:
-                checkpoint.save(folder, self._stamp, place, numbered.stores, numbered.timers, numbered.versions)
+                checkpoint.save(folder, self._stamp, place, numbered.stores, timers, numbered.versions)
             except checkpoint.CANNOT_WRITE as error:  # it is a cache: what is not in it is read again from the log
                 if not self._is_unsaved:
                     log.warning("join_store_not_saved", folder=str(folder), reason=str(error))
@@ -431,8 +434,7 @@ class DataPlane:
             consumer.incremental_assign(starts)
         else:
             consumer.assign(starts)
-        # The client keeps a partition paused over an assignment: while it waited for its siblings, or was throttled here
-        # before it was somewhere else.
+        # The client keeps a partition paused over an assignment: because it waited for its siblings, or was throttled.
         consumer.resume([each for each in starts if each.partition in ready])
         if waiting:
             consumer.pause(waiting)
@@ -448,11 +450,12 @@ class DataPlane:
         ]
         logs = [Log(place, track.position, track.order_ts) for place, track in enumerate(tracks)]
         numbered = Numbered(
-            number, self._plans, Frontier(logs, s.order_slack_ms), tracks,
-            cluster=s.cluster, policy=s.policy, emit_outcomes=s.emit_outcomes,
+            number, self._plans, Frontier(logs, s.order_slack_ms, self._horizon), tracks,
+            cluster=s.cluster, policy=s.policy, emit_outcomes=s.emit_outcomes, horizon=self._horizon,
         )  # fmt: skip
         if found.stores is not None:
-            numbered.stores, numbered.timers, numbered.versions = found.stores, found.timers, found.versions
+            numbered.stores, numbered.versions = found.stores, found.versions
+            numbered.timers, numbered.early = found.timers, found.early
         if s.earlier and found.stores is None:
             earlier_logs(numbered, s.archive_dir, s.earlier)
         for name, low, gone in found.gone:

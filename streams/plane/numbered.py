@@ -13,11 +13,13 @@ from schemas.events import SOURCES
 from schemas.times import HOUR_US
 from streams.plane.count import count_pairs, count_truths
 from streams.plane.decode import Decoded
-from streams.plane.join import Joined, ModelStore, join, timer_rows
+from streams.plane.horizon import EPOCHS, LEAD_EPOCHS_MAX, Horizon
+from streams.plane.join import Joined, ModelStore, distinct, join, timer_rows
 from streams.plane.pick import Found, Ids, Origin, pick
 from streams.plane.plan import (
     ORDER_OF_TOPIC,
     ORDER_TOPICS,
+    TOPIC_FEEDBACK,
     TOPIC_INPUTS,
     TOPIC_PREDICTIONS,
     ModelPlan,
@@ -35,13 +37,17 @@ TIMER_SCHEMA = {
     "deadline_us": pl.Int64,
     "prediction_id": pl.String,
     "offset": pl.Int64,
+    "order_ts": pl.Int64,
     "crossed_offset": pl.Int64,  # of the prediction that let it run out; -1: still running
 }
 
 
 @dataclass
 class Timers:
-    """Predictions of one model whose truth must come by a deadline, by hour of the deadline."""
+    """What must come by a deadline, by hour of the deadline, and the predictions at whose passage it ran out.
+
+    Of a model's predictions: their truths, in event time. Of feedback that came early: its prediction, in broker time.
+    """
 
     running: dict[int, list[pl.DataFrame]] = field(default_factory=dict)
     fired: list[pl.DataFrame] = field(default_factory=list)
@@ -75,11 +81,11 @@ class Timers:
         ]
 
     @classmethod
-    def of(cls, table: pl.DataFrame, resume_offset: int) -> Timers:
-        """From a checkpoint: those that predictions before the offset started and none before it let run out."""
+    def of(cls, table: pl.DataFrame, set_before: int, crossed_from: int) -> Timers:
+        """From a checkpoint: those set by records before an offset, and run out at no prediction before another."""
         timers = cls()
         crossed = pl.col("crossed_offset")
-        is_running = (pl.col("offset") < resume_offset) & ((crossed < 0) | (crossed >= resume_offset))
+        is_running = (pl.col("offset") < set_before) & ((crossed < 0) | (crossed >= crossed_from))
         timers.add(table.filter(is_running).with_columns(crossed_offset=pl.lit(-1, pl.Int64)))
         return timers
 
@@ -145,14 +151,17 @@ class Numbered:
         cluster: str,
         policy: str,
         emit_outcomes: bool,
+        horizon: Horizon,
     ) -> None:
         self.number = number
         self.plans = plans
+        self.horizon = horizon
         self.frontier = frontier
         self.tracks = tracks
         self.versions = Versions()
         self.stores: dict[str, ModelStore] = {model: ModelStore(plan) for model, plan in plans.items()}
         self.timers: dict[str, Timers] = {model: Timers() for model in plans}
+        self.early: dict[str, Timers] = {model: Timers() for model in plans}
         self._origin, self._emit_outcomes = Origin(cluster, number, policy), emit_outcomes
 
     def advance(self, topic: int, chunk: Chunk, good: list[tuple[Decoded, str]]) -> Clock:
@@ -180,19 +189,42 @@ class Numbered:
         found = Found()
         for model, plan in self.plans.items():
             given = [batches[topic].get(model) for topic in range(len(SOURCES))]
+            if clock is not None:
+                self._orphans(plan, clock, found)
             if any(batch is not None for batch in given) or self.timers[model].running:
                 self._work_model(plan, given, clock, found, stages)
         return found
 
-    def expire(self, horizon_ms: int) -> None:
-        """Let go of runs that are older than the horizon: records further apart than that need not meet.
-
-        What earlier logs held (their orders are below that of the first millisecond) stays: nobody can read it again.
-        """
-        before = (max(track.order_ts for track in self.tracks) - horizon_ms) * ORDER_TOPICS
+    def expire(self) -> None:
+        """Let go of what no record can meet any more, also not one that a restart reads again."""
+        newest = self.horizon.epoch(max(track.order_ts for track in self.tracks))
+        again = [track.commit[1] if track.position > track.commit[0] else track.order_ts for track in self.tracks]
+        oldest = max(self.horizon.epoch(min(again)), newest - LEAD_EPOCHS_MAX)
         for store in self.stores.values():
             for runs in store.sets().values():
-                runs.expire(before, ORDER_TOPICS)
+                runs.expire(oldest - EPOCHS - 1)
+
+    def forget(self, committed: int) -> None:
+        """Let go of what ran out at predictions before the committed offset."""
+        for timers in (*self.timers.values(), *self.early.values()):
+            timers.forget(committed)
+
+    def _orphans(self, plan: ModelPlan, clock: Clock, found: Found) -> None:
+        """Feedback whose life is over at the first prediction of an epoch, and in which no prediction came."""
+        horizon, epoch = self.horizon, self.horizon.epoch(int(clock.order_ts[0]))
+        over = self.early[plan.model].ran_out(epoch * horizon.epoch_ms * 1000)
+        if not over.height:
+            return
+        crossed = int(clock.offsets[0])
+        self.early[plan.model].fired.append(over.with_columns(crossed_offset=pl.lit(crossed, pl.Int64)))
+        h1, h2, number = distinct(*hashes(over["prediction_id"]))
+        lives = horizon.life_of_over(over["deadline_us"].to_numpy())
+        which, rows = self.stores[plan.model].predictions.find(h1, h2, int(lives.min()))
+        came = set(zip(which.tolist(), horizon.lives(rows).tolist(), strict=True))
+        is_alone = [pair not in came for pair in zip(number.tolist(), lives.tolist(), strict=True)]
+        alone = over.filter(pl.Series(is_alone))
+        self.tracks[TOPIC_PREDICTIONS].count("orphans", [crossed] * alone.height)
+        found.orphans += alone.select("prediction_id", "offset", "order_ts").rows()
 
     def _work_model(
         self, plan: ModelPlan, given: list[Batch | None], clock: Clock | None, found: Found, stages: Stages
@@ -214,8 +246,15 @@ class Numbered:
         started, over = self._time_outs(plan, given[TOPIC_PREDICTIONS], clock)
         timers = _timer_rows(plan, over, clock)
         stages.lap("rows")
-        joined = join(self.stores[model], rows[0], rows[1], rows[2], timers, over["offset"].to_numpy())
+        if not any(map(len, (*rows, timers))):
+            return
+        first = next(int(each["order"][0]) for each in (*rows, timers) if len(each))
+        epoch = self.horizon.epoch(first // ORDER_TOPICS)
+        a, b, c = rows
+        joined = join(self.stores[model], self.horizon, epoch, a, b, c, timers, over["offset"].to_numpy())
         self._set_timers(model, started, over, joined)
+        if len(joined.early):
+            self._wait(model, given[TOPIC_FEEDBACK], joined)
         stages.lap("join")
         self._count(plan, joined)
         stages.lap("count")
@@ -225,6 +264,20 @@ class Numbered:
         found.failures += some.failures
         found.outcomes += some.outcomes
         stages.lap("pick")
+
+    def _wait(self, model: str, batch: Batch | None, joined: Joined) -> None:
+        assert batch is not None
+        early = pl.DataFrame(
+            {
+                "deadline_us": self.horizon.over_us(joined.early_lives),
+                "prediction_id": batch.frame["prediction_id"].gather(joined.early),
+                "offset": batch.offsets[joined.early],
+                "order_ts": batch.order_ts[joined.early],
+                "crossed_offset": np.full(len(joined.early), -1, np.int64),
+            },
+            schema=TIMER_SCHEMA,
+        )
+        self.early[model].add(early)
 
     def _time_outs(
         self, plan: ModelPlan, batch: Batch | None, clock: Clock | None
@@ -240,6 +293,7 @@ class Numbered:
                     "deadline_us": due + plan.timeout_us,
                     "prediction_id": batch.frame["prediction_id"],
                     "offset": batch.offsets,
+                    "order_ts": batch.order_ts,
                     "crossed_offset": np.full(len(due), -1, np.int64),
                 },
                 schema=TIMER_SCHEMA,

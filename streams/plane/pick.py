@@ -30,6 +30,8 @@ class Found:
 
     failures: list[dict[str, Any]] = field(default_factory=list)
     outcomes: list[dict[str, Any]] = field(default_factory=list)
+    orphans: list[tuple[str, int, int]] = field(default_factory=list)
+    """Feedback whose prediction never came: id, offset, and the broker's time stamp in ms."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ their prediction.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +26,10 @@ from schemas import archive
 from schemas.errors import RecordsGoneError
 from schemas.events import SOURCES, topic
 from streams.plane import checkpoint
-from streams.plane.join import ModelStore, timer_rows
+from streams.plane.horizon import EPOCHS, Horizon
+from streams.plane.join import EARLIER, ModelStore, timer_rows
 from streams.plane.numbered import TIMER_SCHEMA, Numbered, Timers
-from streams.plane.plan import ORDER_OF_TOPIC, TOPIC_PREDICTIONS, ModelPlan, Versions, hashes
+from streams.plane.plan import ORDER_OF_TOPIC, TOPIC_FEEDBACK, TOPIC_PREDICTIONS, ModelPlan, Versions, hashes
 from streams.plane.segments import NO_EVENT
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Resume:
     starts: list[tuple[int, int]] = field(default_factory=list)
     stores: dict[str, ModelStore] | None = None
     timers: dict[str, Timers] = field(default_factory=dict)
+    early: dict[str, Timers] = field(default_factory=dict)
     versions: Versions = field(default_factory=Versions)
     gone: list[tuple[str, int, int]] = field(default_factory=list)
 
@@ -93,14 +94,15 @@ def resume(
             for (position, order_ts, newest_us), c, marks in zip(seen, found.committed, found.marks, strict=True):
                 found.positions.append(min(position, c))
                 found.starts.append((order_ts, newest_us) if position < c else marks)
-            again = found.positions[TOPIC_PREDICTIONS]
-            found.timers = {model: Timers.of(table, again) for model, table in timers.items()}
+            again, told = found.positions[TOPIC_PREDICTIONS], found.positions[TOPIC_FEEDBACK]
+            found.timers = {model: Timers.of(table, again, again) for model, table in timers["timers"].items()}
+            found.early = {model: Timers.of(table, told, again) for model, table in timers["early"].items()}
             return found
         log.warning("join_store_out_of_range", partition=number, positions=place.positions)
     if all(c == low for c, (low, _) in zip(found.committed, ends, strict=True)):
         found.positions, found.starts = list(found.committed), list(found.marks)
         return found
-    found.positions = _rebuild_from(consumer, number, settings, found.committed, [low for low, _ in ends])
+    found.positions = _rebuild_from(consumer, number, settings, found, [low for low, _ in ends])
     found.starts = [
         marks if position == c else (0, NO_EVENT)
         for position, c, marks in zip(found.positions, found.committed, found.marks, strict=True)
@@ -110,11 +112,18 @@ def resume(
 
 
 def _rebuild_from(
-    consumer: Consumer, number: int, settings: PlaneSettings, committed: list[int], lows: list[int]
+    consumer: Consumer, number: int, settings: PlaneSettings, found: Resume, lows: list[int]
 ) -> list[int]:
+    """Where lives began that the first record to be worked on can belong to: two horizons before it.
+
+    One horizon is how far back a life can have begun; another tells whether it is the life of its own first record.
+    """
     if settings.is_embedded:  # it cannot tell offsets by time, and holds little
         return lows
-    since_ms = int(time.time() * 1000) - settings.join_horizon_s * 1000
+    committed = found.committed
+    begun = [marks[0] for marks, c, low in zip(found.marks, committed, lows, strict=True) if c > low]
+    epoch_ms = Horizon.of(settings.join_horizon_s).epoch_ms
+    since_ms = min(begun, default=0) - (2 * EPOCHS + 1) * epoch_ms
     asked = [TopicPartition(topic(noun), number, max(0, since_ms)) for noun in SOURCES]
     answers = consumer.offsets_for_times(asked, timeout=TIMEOUT_S)
     positions = []
@@ -151,7 +160,7 @@ def earlier_logs(numbered: Numbered, root: Path, ends: Mapping[tuple[str, str, i
             if frame.height:
                 rows = made[noun](frame)
                 rows["order"], rows["offset"] = ORDER_OF_TOPIC[place], EARLIER_OFFSETS + np.arange(len(rows))
-                store.sets()[noun].add(_first_of_each(rows) if noun != "feedback" else rows)
+                store.sets()[noun].add(_first_of_each(rows) if noun != "feedback" else rows, EARLIER)
         _earlier_time_outs(numbered, plan, frames["predictions"], frames["feedback"])
 
 
@@ -178,6 +187,7 @@ def _earlier_time_outs(numbered: Numbered, plan: ModelPlan, predictions: pl.Data
             "deadline_us": due["truth_due"] + plan.timeout_us,
             "prediction_id": due["prediction_id"],
             "offset": np.full(due.height, EARLIER_OFFSETS),
+            "order_ts": np.zeros(due.height, np.int64),
             "crossed_offset": np.full(due.height, -1, np.int64),
         },
         schema=TIMER_SCHEMA,
@@ -192,4 +202,4 @@ def _earlier_time_outs(numbered: Numbered, plan: ModelPlan, predictions: pl.Data
         h1, h2 = hashes(over["prediction_id"])
         order = np.full(len(h1), TOPIC_PREDICTIONS, np.int64)
         offsets = EARLIER_OFFSETS + np.arange(len(h1), dtype=np.int64)
-        numbered.stores[plan.model].feedback.add(timer_rows(plan, h1, h2, order, offsets))
+        numbered.stores[plan.model].feedback.add(timer_rows(plan, h1, h2, order, offsets), EARLIER)

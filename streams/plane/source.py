@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streams.plane.horizon import Horizon
+
 Ints = npt.NDArray[np.int64]
 TIMESTAMP_LOG_APPEND = 2
 STAMPS_STRIDE = 32
@@ -173,9 +175,9 @@ class Log:
 class Frontier:
     """The three logs of one partition number."""
 
-    def __init__(self, logs: Sequence[Log], slack_ms: int) -> None:
+    def __init__(self, logs: Sequence[Log], slack_ms: int, horizon: Horizon) -> None:
         self.logs = logs
-        self._slack_ms = slack_ms
+        self._slack_ms, self._horizon = slack_ms, horizon
 
     @property
     def in_hand(self) -> int:
@@ -199,9 +201,13 @@ class Frontier:
         ]
 
     def take(self, at_most: int) -> list[Chunk | None] | None:
-        """Take out about ``at_most`` records that may be worked on, by topic, cut between time stamps; None: none."""
+        """Take out about ``at_most`` records that may be worked on, by topic, cut between time stamps; None: none.
+
+        All of them are of one epoch.
+        """
         limits = self.limits()
-        cut = NEVER
+        first = min((int(log.chunks[0].order_ts[0]) for log in self.logs if log.chunks), default=NEVER)
+        cut = self._horizon.end(self._horizon.epoch(first))
         for log in self.logs:
             seen = 0
             for chunk in log.chunks:

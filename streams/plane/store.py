@@ -2,8 +2,8 @@
 
 Rows are never changed or marked: what a record joins with is decided by its place in the order (see :mod:`join`), so a
 store that is ahead of the log after a restart gives the same answers as one that is not. New rows form a sorted run;
-runs of like size are merged; a run written to disk is immutable and read through a memory map. A run is dropped whole
-when its newest row is older than the join horizon.
+runs of like size and of one epoch are merged; a run written to disk is immutable and read through a memory map. A run
+is dropped whole when the lives of its rows are over (see :mod:`horizon`).
 
 Arrays with fields keep one row's values together (a row found is a row copied); only the first 64 bits of the hashes
 are a contiguous array of their own, which is what is searched, after a filter of one or two bytes a row has told which
@@ -47,6 +47,7 @@ def row_type(*fields: tuple[Any, ...]) -> np.dtype[Any]:
             ("order", np.int64),  # 4 * broker timestamp in ms + place of the topic
             ("offset", np.int64),
             ("event_us", np.int64),
+            ("age", np.uint8),  # epochs since the life of its id began (see :mod:`horizon`)
             *fields,
         ]
     )
@@ -64,7 +65,7 @@ class Run:
 
     search: Hashes
     rows: Rows
-    newest_order: int
+    epoch: int
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     is_saved: bool = False
 
@@ -76,10 +77,10 @@ class Run:
         self._filter = np.packbits(bits, bitorder="little")
 
     @classmethod
-    def of(cls, rows: Rows) -> Run:
+    def of(cls, rows: Rows, epoch: int) -> Run:
         """A run of rows in any order."""
         rows = rows.take(np.argsort(rows[SEARCH_FIELD]))
-        return cls(np.ascontiguousarray(rows[SEARCH_FIELD]), rows, int(rows["order"].max()))
+        return cls(np.ascontiguousarray(rows[SEARCH_FIELD]), rows, epoch)
 
     def __len__(self) -> int:
         return len(self.search)
@@ -100,7 +101,7 @@ class Run:
                 self.search, self.rows = _mapped(folder, self.name)
 
     @classmethod
-    def load(cls, folder: Path, name: str, newest_order: int, dtype: np.dtype[Any]) -> Run:
+    def load(cls, folder: Path, name: str, epoch: int, dtype: np.dtype[Any]) -> Run:
         """Map a saved run.
 
         Raises
@@ -111,7 +112,7 @@ class Run:
         search, rows = _mapped(folder, name)
         if rows.dtype != dtype or search.dtype != np.uint64 or len(search) != len(rows):
             raise ValueError(f"run {name} does not hold such rows")
-        return cls(search, rows, newest_order, name, True)
+        return cls(search, rows, epoch, name, True)
 
 
 def _mapped(folder: Path, name: str) -> tuple[Hashes, Rows]:
@@ -131,27 +132,40 @@ class RunSet:
     def __len__(self) -> int:
         return sum(len(run) for run in self.runs)
 
-    def add(self, rows: Rows) -> None:
-        """Add rows that are not yet in the set."""
+    def add(self, rows: Rows, epoch: int) -> None:
+        """Add rows of one epoch that are not yet in the set."""
         if not len(rows):
             return
-        self.runs.append(Run.of(rows))
-        while len(self.runs) >= RUNS_MAX and len(self.runs[-RUNS_MAX]) <= RUNS_MAX * len(self.runs[-1]):
-            merged = Run.of(joined([run.rows for run in self.runs[-RUNS_MAX:]]))
-            del self.runs[-RUNS_MAX:]
-            self.runs.append(merged)
-        if len(self.runs) > 3 * RUNS_MAX:  # many sizes in falling order: merge the small half
-            merged = Run.of(joined([run.rows for run in self.runs[RUNS_MAX:]]))
-            del self.runs[RUNS_MAX:]
-            self.runs.append(merged)
+        if self.runs and self.runs[-1].epoch != epoch:
+            self._merge(self._first_of_last_epoch())  # an epoch that is over is one run
+        self.runs.append(Run.of(rows, epoch))
+        first = self._first_of_last_epoch()
+        while len(self.runs) - first >= RUNS_MAX and len(self.runs[-RUNS_MAX]) <= RUNS_MAX * len(self.runs[-1]):
+            self._merge(len(self.runs) - RUNS_MAX)
+        if len(self.runs) - first > 3 * RUNS_MAX:  # many sizes in falling order: merge the small half
+            self._merge(first + RUNS_MAX)
 
-    def find(self, h1: Hashes, h2: Hashes) -> tuple[npt.NDArray[np.int64], Rows]:
+    def _first_of_last_epoch(self) -> int:
+        first = len(self.runs) - 1
+        while first and self.runs[first - 1].epoch == self.runs[-1].epoch:
+            first -= 1
+        return first
+
+    def _merge(self, first: int) -> None:
+        """Make one run of those from this place on."""
+        if len(self.runs) - first > 1:
+            merged = Run.of(joined([run.rows for run in self.runs[first:]]), self.runs[-1].epoch)
+            self.runs[first:] = [merged]
+
+    def find(self, h1: Hashes, h2: Hashes, since: int) -> tuple[npt.NDArray[np.int64], Rows]:
         """All rows of the given ids.
 
         Parameters
         ----------
         h1, h2
             Distinct hashes, sorted by ``h1`` (a sorted search walks the run once and is kind to the cache).
+        since
+            Only rows of this epoch and later ones.
 
         Returns
         -------
@@ -161,6 +175,8 @@ class RunSet:
         found: list[Rows] = []
         which: list[npt.NDArray[np.int64]] = []
         for run in self.runs:
+            if run.epoch < since:
+                continue
             ids = run.may_hold(h1)
             places = np.searchsorted(run.search, h1[ids])
             ids, places = ids[places < len(run)], places[places < len(run)]
@@ -179,19 +195,17 @@ class RunSet:
             return np.empty(0, np.int64), np.empty(0, self.dtype)
         return np.concatenate(which), joined(found)
 
-    def expire(self, before_order: int, from_order: int = 0) -> list[Run]:
-        """Drop and return the runs whose newest row is before ``before_order``, but not before ``from_order``."""
-        gone = [run for run in self.runs if from_order <= run.newest_order < before_order]
-        self.runs = [run for run in self.runs if not from_order <= run.newest_order < before_order]
-        return gone
+    def expire(self, before: int) -> None:
+        """Drop the runs of epochs before this one."""
+        self.runs = [run for run in self.runs if run.epoch >= before]
 
     def save(self, folder: Path) -> list[dict[str, Any]]:
         """Write what is not yet on disk; the description that :meth:`load` needs."""
         folder.mkdir(parents=True, exist_ok=True)
         for run in self.runs:
             run.save(folder)
-        return [{"name": run.name, "newest_order": run.newest_order} for run in self.runs]
+        return [{"name": run.name, "epoch": run.epoch} for run in self.runs]
 
     def load(self, folder: Path, description: list[dict[str, Any]]) -> None:
         """Map the runs of a description; see :meth:`Run.load` for errors."""
-        self.runs = [Run.load(folder, item["name"], int(item["newest_order"]), self.dtype) for item in description]
+        self.runs = [Run.load(folder, item["name"], int(item["epoch"]), self.dtype) for item in description]

@@ -63,6 +63,8 @@ class Settings:
     segment_records: int
     window_us: int
     future_skew_us: int
+    epoch_ms: int = 75_600_000
+    """An eighth of the join horizon."""
 
 
 @dataclass
@@ -97,8 +99,9 @@ class Result:
 
 @dataclass
 class _Known:
-    """What is known of one prediction id."""
+    """What is known of one prediction id in its present life."""
 
+    life: int
     asked: dict[str, Any] | None = None
     answer: dict[str, Any] | None = None
     seen: set[str] = field(default_factory=set)
@@ -144,7 +147,9 @@ class _Run:
         self, models: Mapping[str, Model], schemas: Mapping[int, Any], settings: Settings, number: int
     ) -> None:
         self._models, self._schemas, self._settings, self._number = models, schemas, settings, number
-        self._known: dict[tuple[str, str], _Known] = defaultdict(_Known)
+        self._lives: dict[tuple[str, str], _Known] = {}
+        self._epoch = self._clock = -1
+        self._early: list[tuple[_Known, int]] = []
         self._timers: list[tuple[int, str, str]] = []
         self._newest = -math.inf
         self._result = Result()
@@ -157,7 +162,8 @@ class _Run:
                 highest = max(highest, record.timestamp)
                 merged.append((highest, place, record.offset, record))
             self._result.orders[NOUNS[place]] = highest
-        for _, place, _, record in sorted(merged, key=lambda item: item[:3]):
+        for highest, place, _, record in sorted(merged, key=lambda item: item[:3]):
+            self._epoch = highest // self._settings.epoch_ms
             self._record(place, record)
         return self._result
 
@@ -166,6 +172,9 @@ class _Run:
         segment = self._result.segments.setdefault((noun, record.offset // size), Segment(record.offset, 0))
         segment.end = record.offset + 1
         segment.counters["records"] += 1
+        if noun == "predictions" and self._epoch > self._clock:
+            self._clock = self._epoch
+            self._orphans(segment)
         event = self._decode(noun, record)
         if isinstance(event, str):
             segment.counters["dead"] += 1
@@ -220,8 +229,24 @@ class _Run:
 
     # -- the join -----------------------------------------------------------------------------------------------------
 
+    def _known(self, model: str, identifier: str) -> _Known:
+        """What is known of an id: nothing more once its life is over."""
+        known = self._lives.get((model, identifier))
+        if known is None or self._epoch > known.life + 8:
+            known = self._lives[model, identifier] = _Known(self._epoch)
+        return known
+
+    def _orphans(self, segment: Segment) -> None:
+        """Feedback in whose life, which is over now, no prediction came."""
+        over = [(known, offset) for known, offset in self._early if self._epoch > known.life + 8]
+        self._early = [(known, offset) for known, offset in self._early if self._epoch <= known.life + 8]
+        for known, offset in over:
+            if known.answer is None:
+                segment.counters["orphans"] += 1
+                self._result.dead["feedback", offset] = "orphan"
+
     def _input(self, event: dict[str, Any], place: _Place) -> None:
-        known = self._known[event["model"], event["prediction_id"]]
+        known = self._known(event["model"], event["prediction_id"])
         if known.asked is not None:
             place.segment.counters["duplicates"] += 1
             return
@@ -230,7 +255,7 @@ class _Run:
             self._pair(known, place)
 
     def _prediction(self, event: dict[str, Any], place: _Place) -> None:
-        known = self._known[event["model"], event["prediction_id"]]
+        known = self._known(event["model"], event["prediction_id"])
         self._newest = max(self._newest, event["event_time"])
         timeout = self._models[event["model"]].target.get("truth_timeout_s")
         if known.answer is not None:
@@ -247,7 +272,7 @@ class _Run:
             self._time_out(model, identifier, place)
 
     def _time_out(self, model: str, identifier: str, place: _Place) -> None:
-        known = self._known[model, identifier]
+        known = self._known(model, identifier)
         if known.said["truth"]:
             return
         said: dict[str, Any] = {
@@ -261,11 +286,13 @@ class _Run:
             self._outcome(known, "truth", place, 1, is_correction=False)
 
     def _feedback(self, event: dict[str, Any], place: _Place) -> None:
-        known = self._known[event["model"], event["prediction_id"]]
+        known = self._known(event["model"], event["prediction_id"])
         if event["feedback_id"] in known.seen:
             place.segment.counters["duplicates"] += 1
             return
         known.seen.add(event["feedback_id"])
+        if known.answer is None:
+            self._early.append((known, event["offset"]))
         event["is_time_out"] = False
         said = known.said[event["kind"]]
         if known.is_pair and said:

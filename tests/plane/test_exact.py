@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas.registry import Codec, FileRegistry
+from streams.plane.horizon import Horizon
 from streams.plane.testing import FakeKafka, Killed, Plane
 from streams.testing.oracle import Oracle, Result, Settings
 from streams.testing.outputs import Outputs
@@ -32,7 +33,6 @@ class Run:
         monkeypatch.setattr("streams.plane.loop.Consumer", kafka.consumer)
         monkeypatch.setattr("streams.plane.emit.Producer", kafka.producer)
         monkeypatch.setattr("streams.plane.loop.time", kafka.time)
-        monkeypatch.setattr("streams.plane.restore.time", kafka.time)
 
     def start(self, kill_at: int = -1) -> bool:
         """Run a plane until everything is worked on, or it is killed; whether it came to its end."""
@@ -53,7 +53,14 @@ class Run:
 
     def expected(self) -> dict[int, Result]:
         oracle = Oracle(
-            self.world.oracle_models(), self.world.schemas(), Settings(self.plane.segment_records, WINDOW_US, SKEW_US)
+            self.world.oracle_models(),
+            self.world.schemas(),
+            Settings(
+                self.plane.segment_records,
+                WINDOW_US,
+                SKEW_US,
+                Horizon.of(self.plane.settings.join_horizon_s).epoch_ms,
+            ),
         )
         return {p: oracle.run(p, self.kafka.topics(p)) for p in range(self.kafka.partitions)}
 
@@ -93,6 +100,16 @@ def test_one_uninterrupted_run_finds_everything(runs: Any) -> None:
     run.check()
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_feedback_whose_prediction_never_comes_is_told_of_and_lives_end_for_everything(runs: Any, seed: int) -> None:
+    run = runs(seed, 800, more={"join_horizon_s": 1})
+    assert run.start()
+    run.check()
+    orphans = [place for place, reason in run.result().dead.items() if reason == "orphan"]
+    assert {name for name, _, _ in orphans} == {"feedback"}
+    assert len(orphans) > 10
+
+
 CUTS = st.fixed_dictionaries(
     {
         "seed": st.integers(0, 2**31),
@@ -100,6 +117,7 @@ CUTS = st.fixed_dictionaries(
         "segment_records": st.sampled_from((16, 100, 256, 4_096)),
         "is_log_append": st.booleans(),
         "predictions": st.sampled_from((30, 120)),
+        "more": st.sampled_from(({}, {"join_horizon_s": 1})),
     }
 )
 

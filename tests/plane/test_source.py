@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.plane.horizon import Horizon
 from streams.plane.source import Frontier, Log, runs, timestamps
 from streams.plane.testing import CREATE_TIME, LOG_APPEND_TIME, SLACK_MS, FakeMessage
 
@@ -24,7 +25,7 @@ class Reader:
         self.chance = random.Random(seed)
         self.skews = [self.chance.randrange(skew_ms + 1) for _ in range(3)]
         self.logs = [Log(place, 0) for place in range(3)]
-        self.frontier = Frontier(self.logs, SLACK_MS)
+        self.frontier = Frontier(self.logs, SLACK_MS, Horizon.of(3600))
         self.records: list[list[FakeMessage]] = [[] for _ in range(3)]
         self.now = 1_000_000
         self.worked: list[tuple[int, int, int]] = []

@@ -17,6 +17,9 @@ IDS = st.tuples(st.integers(0, 40), st.integers(0, 2))
 BATCHES = st.lists(st.lists(IDS, min_size=1, max_size=12), max_size=40)
 
 
+EPOCH = 50
+
+
 def rows_of(ids: list[tuple[int, int]], first: int) -> np.ndarray:
     rows = np.zeros(len(ids), TYPE)
     rows["h1"], rows["h2"] = [a for a, _ in ids], [b for _, b in ids]
@@ -27,20 +30,20 @@ def rows_of(ids: list[tuple[int, int]], first: int) -> np.ndarray:
 def filled(batches: list[list[tuple[int, int]]]) -> tuple[RunSet, dict[tuple[int, int], set[int]]]:
     found, known, n = RunSet(TYPE), defaultdict(set), 0
     for ids in batches:
-        found.add(rows_of(ids, n))
+        found.add(rows_of(ids, n), n // EPOCH)
         for identifier in ids:
             known[identifier].add(n)
             n += 1
     return found, known
 
 
-def answers(runs: RunSet) -> dict[tuple[int, int], set[int]]:
+def answers(runs: RunSet, since: int = 0) -> dict[tuple[int, int], set[int]]:
     """What is found of every id that there could be."""
     ids = [(a, b) for a in range(41) for b in range(3)]
     given_ = defaultdict(set)
     for b in range(3):  # distinct and sorted by the first half
         h1 = np.arange(41, dtype=np.uint64)
-        which, rows = runs.find(h1, np.full(41, b, np.uint64))
+        which, rows = runs.find(h1, np.full(41, b, np.uint64), since)
         for i, row in zip(which.tolist(), rows, strict=True):
             given_[i, b].add(int(row["offset"]))
     return {identifier: given_[identifier] for identifier in ids if given_[identifier]}
@@ -51,7 +54,7 @@ def test_all_rows_of_an_id_are_found_however_they_were_added(batches: list[list[
     runs, known = filled(batches)
     assert answers(runs) == known
     assert len(runs) == sum(map(len, batches))
-    assert len(runs.runs) <= 3 * RUNS_MAX
+    assert len(runs.runs) <= 3 * RUNS_MAX + len(runs) // EPOCH
 
 
 @settings(max_examples=20)
@@ -66,7 +69,7 @@ def test_a_saved_store_goes_on_where_it_was(
     n = len(runs)
     for ids in later:
         for each in (runs, again):
-            each.add(rows_of(ids, n))
+            each.add(rows_of(ids, n), n // EPOCH)
         n += len(ids)
     assert answers(again) == answers(runs)
     described = again.save(folder)
@@ -76,21 +79,17 @@ def test_a_saved_store_goes_on_where_it_was(
 
 
 @given(batches=BATCHES, before=st.integers(0, 200))
-def test_a_run_goes_whole_and_only_when_its_newest_row_is_too_old(
+def test_an_epoch_is_not_found_when_it_is_too_old_whether_it_was_dropped_or_not(
     batches: list[list[tuple[int, int]]], before: int
 ) -> None:
     runs, known = filled(batches)
-    gone = runs.expire(before)
-    assert all(run.newest_order < before for run in gone)
-    left = answers(runs)
+    epoch = before // EPOCH
+    found = answers(runs, epoch)
     for identifier, places in known.items():
-        assert {place for place in places if place >= before} <= left.get(identifier, set())
-
-
-def test_what_is_before_the_given_order_stays() -> None:
-    runs, _ = filled([[(1, 1)], [(2, 2)], [(3, 3)]])
-    assert [run.newest_order for run in runs.expire(2, 1)] == [1]
-    assert [run.newest_order for run in runs.runs] == [0, 2]
+        assert {place for place in places if place >= before + EPOCH} <= found.get(identifier, set())
+    runs.expire(epoch)
+    assert answers(runs) == found
+    assert all(run.epoch >= epoch for run in runs.runs)
 
 
 def test_files_of_other_rows_are_refused(tmp_path: Path) -> None:
@@ -99,4 +98,4 @@ def test_files_of_other_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not hold such rows"):
         RunSet(row_type(("other", np.int8))).load(tmp_path, described)
     with pytest.raises(FileNotFoundError):
-        RunSet(TYPE).load(tmp_path, [{"name": "absent", "newest_order": 0}])
+        RunSet(TYPE).load(tmp_path, [{"name": "absent", "epoch": 0}])
