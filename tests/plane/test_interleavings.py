@@ -55,7 +55,6 @@ class Planes(RuleBasedStateMachine):
         self.patch.setattr("streams.plane.loop.Consumer", self.group.consumer)
         self.patch.setattr("streams.plane.emit.Producer", self.group.producer)
         self.patch.setattr("streams.plane.loop.time", self.group.time)
-        self.patch.setattr("streams.plane.restore.time", self.group.time)
         world().seed = seed
         self.waiting: dict[str, list[Event]] = {noun: [] for noun in SOURCES}
         for event in world().events(60):
