@@ -88,7 +88,6 @@ def run(world: World, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
         kafka.stop.clear()
         fakes = {
             "loop.Consumer": kafka.consumer, "emit.Producer": kafka.producer, "loop.time": kafka.time,
-            "restore.time": kafka.time,
         }  # fmt: skip
         patches = [mock.patch(f"streams.plane.{name}", fake) for name, fake in fakes.items()]
         for patch in patches:

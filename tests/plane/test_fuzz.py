@@ -42,7 +42,6 @@ def run(seed: int) -> tuple[Counter[str], Counter[str]]:
         kafka.pass_ms(BACKLOG_MS)
         fakes = {
             "loop.Consumer": kafka.consumer, "emit.Producer": kafka.producer, "loop.time": kafka.time,
-            "restore.time": kafka.time,
         }  # fmt: skip
         for name, fake in fakes.items():
             patches.enter_context(mock.patch(f"streams.plane.{name}", fake))
