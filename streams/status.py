@@ -32,7 +32,7 @@ from streams.windows import LogTotals, WindowReader
 
 QUALITY_DAYS = 7
 RUNS_SHOWN = 5
-COUNTED = ("duplicates", "dead", "gap", "late")
+COUNTED = ("duplicates", "misplaced", "orphans", "dead", "gap", "late")
 """What may become of a record but being worked on, as segments count it."""
 SEVERITIES = ("critical", "page", "warn", "info")
 CLOSED = "closed"
@@ -223,7 +223,7 @@ def coverage(monitored: int, events: dict[str, dict[str, int]]) -> dict[str, flo
     """Monitored pairs as a share of distinct predictions and of distinct inputs on the topics."""
     shares = {}
     for noun in ("predictions", "inputs"):
-        distinct = events[noun]["in"] - events[noun]["duplicates"]
+        distinct = events[noun]["in"] - events[noun]["duplicates"] - events[noun]["misplaced"]
         shares[noun] = round(monitored / distinct, 6) if distinct > 0 else None
     return shares
 

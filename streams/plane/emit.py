@@ -47,10 +47,17 @@ class Emitter:
 
     def send(self, noun: str, key: str, record: dict[str, Any]) -> None:
         """Hand one event to the producer; waits while its queue is full."""
-        value = self._codec.encode(self._ids[noun], record)
+        self._produce(topic(noun), self._codec.encode(self._ids[noun], record), key.encode())
+
+    def forward(self, source: str, partition: int, chunk: Chunk, place: int) -> None:
+        """Send a record once more, to the partition that its key belongs to; sent twice, it is a duplicate there."""
+        headers = chunk.headers.get(int(chunk.offsets[place]))
+        self._produce(source, chunk.values[place], chunk.keys[place], partition=partition, headers=headers)
+
+    def _produce(self, name: str, value: bytes | None, key: bytes | None, **more: Any) -> None:
         while True:
             try:
-                self._producer.produce(topic(noun), value, key.encode(), on_delivery=self._on_delivery)
+                self._producer.produce(name, value, key, on_delivery=self._on_delivery, **more)
                 return
             except BufferError:  # back-pressure: the plane stops consuming until the broker takes more
                 self._producer.poll(0.1)

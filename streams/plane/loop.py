@@ -26,6 +26,7 @@ from streams.plane.decode import Bad, Decoded, Decoder
 from streams.plane.emit import Emitter, segment_record
 from streams.plane.horizon import Horizon
 from streams.plane.numbered import Batch, Clock, Numbered
+from streams.plane.partitioner import ANYWHERE, partitions_of
 from streams.plane.pick import Found
 from streams.plane.plan import TOPIC_FEEDBACK, TOPIC_INPUTS, TOPIC_PREDICTIONS, ModelPlan
 from streams.plane.restore import Resume, earlier_logs, resume
@@ -214,13 +215,15 @@ class DataPlane:
     def _decode(self, number: int, place: int, chunk: Chunk) -> list[tuple[Decoded, str]]:
         decoded, bad = self._decoded(place, chunk.values, chunk.keys)
         self.stages.lap("decode")
-        good, misplaced = self._checkers[place].check(decoded, chunk)
+        good, unplaced = self._checkers[place].check(decoded, chunk)
         track = self._numbers[number].tracks[place]
         first = track.commit[0]  # what is before was archived and told; it is read again for the join store
-        bad = [item for item in (*bad, *misplaced) if chunk.offsets[item.place] >= first]
+        bad = [item for item in (*bad, *unplaced) if chunk.offsets[item.place] >= first]
         if bad:
             track.count("dead", (chunk.offsets[item.place] for item in bad))
             self._emitter.dead_letters(TOPICS[place], number, chunk, bad)
+        if self._partitions > 1:
+            good = self._at_home(number, place, chunk, good)
         for part, _ in good:
             offsets, stamps = chunk.offsets[part.places], chunk.timestamps[part.places]
             new = int(offsets.searchsorted(first))
@@ -228,6 +231,25 @@ class DataPlane:
                 self._archive.add(SOURCES[place], number, part.schema_id, part.frame[new:], offsets[new:], stamps[new:])
         self.stages.lap("check")
         return good
+
+    def _at_home(
+        self, number: int, place: int, chunk: Chunk, good: list[tuple[Decoded, str]]
+    ) -> list[tuple[Decoded, str]]:
+        """The events whose keys belong to this partition; the others are forwarded to theirs, and count there."""
+        belong = partitions_of(chunk.keys, self._partitions)
+        is_away = (belong != number) & (belong != ANYWHERE)
+        if not is_away.any():
+            return good
+        first, kept = self._numbers[number].tracks[place].commit[0], []
+        for part, model in good:
+            gone = is_away[part.places]
+            for i in part.places[gone].tolist():
+                if chunk.offsets[i] >= first:
+                    self._numbers[number].tracks[place].count("misplaced", [chunk.offsets[i]])
+                    self._emitter.forward(TOPICS[place], int(belong[i]), chunk, i)
+            if not gone.all():
+                kept.append((Decoded(part.schema_id, part.places[~gone], part.frame.filter(~gone)), model))
+        return kept
 
     def _decoded(
         self, place: int, values: list[bytes | None], keys: list[bytes | None]

@@ -2,7 +2,7 @@
 
 MurmurHash2 as Kafka's Java client has it (``org.apache.kafka.common.utils.Utils.murmur2``), the sign bit taken off,
 modulo the number of partitions; librdkafka calls it ``murmur2_random``. A null key belongs anywhere. Keys are worked on
-by their length, all of one length as a matrix of 32-bit words: 0.1 us a key.
+by their length, all of one length as a matrix of 32-bit words: 0.03 us a key.
 
 References: Austin Appleby, MurmurHash2 (2008).
 """
@@ -10,6 +10,7 @@ References: Austin Appleby, MurmurHash2 (2008).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,24 +29,29 @@ def partitions_of(keys: Sequence[bytes | None], count: int) -> Ints:
     >>> partitions_of([b"a", b"abc", b"abcdefgh", b"", None], 12).tolist()
     [4, 3, 9, 9, -1]
     """
-    found = np.full(len(keys), ANYWHERE, np.int64)
-    lengths = np.fromiter((ANYWHERE if key is None else len(key) for key in keys), np.int64, len(keys))
-    for length in np.unique(lengths[lengths >= 0]).tolist():
+    if None in keys:
+        found = np.full(len(keys), ANYWHERE, np.int64)
+        given = [(place, key) for place, key in enumerate(keys) if key is not None]
+        found[[place for place, _ in given]] = partitions_of([key for _, key in given], count)
+        return found
+    own = cast(Sequence[bytes], keys)
+    hashes = np.empty(len(own), np.uint32)
+    lengths = np.fromiter(map(len, own), np.int64, len(own))
+    for length in np.unique(lengths).tolist():
         places = np.flatnonzero(lengths == length)
-        joined = b"".join(keys[i] or b"" for i in places.tolist())
-        hashes = _murmur2(np.frombuffer(joined, np.uint8).reshape(len(places), length))
-        found[places] = (hashes & np.uint32(0x7FFFFFFF)).astype(np.int64) % count
-    return found
+        some = own if len(places) == len(own) else [own[place] for place in places.tolist()]
+        hashes[places] = _murmur2(np.frombuffer(b"".join(some), np.uint8).reshape(len(places), length))
+    return (hashes & np.uint32(0x7FFFFFFF)).astype(np.int64) % count
 
 
 def _murmur2(keys: npt.NDArray[np.uint8]) -> Words:
     """The hash of every row; unsigned 32-bit arithmetic wraps around, as Java's does."""
     rows, length = keys.shape
     whole = length // 4 * 4
-    words = np.ascontiguousarray(keys[:, :whole]).view("<u4").astype(np.uint32, copy=False)
+    words = np.ascontiguousarray(keys[:, :whole]).view("<u4").astype(np.uint32, copy=False).T.copy()
     h = np.full(rows, SEED ^ length, np.uint32)
     for column in range(whole // 4):
-        k = words[:, column] * M
+        k = words[column] * M
         k ^= k >> R
         h = h * M ^ k * M
     if length > whole:

@@ -14,9 +14,8 @@ import random
 import signal
 import sys
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,10 +27,12 @@ from schemas.registry import FileRegistry, Registry
 from streams.kafka import cluster_id, consumer_settings, producer_settings
 from streams.plane.loop import DataPlane, PlaneSettings
 from streams.plane.plan import ModelPlan
-from streams.testing.oracle import Record
+from streams.testing.oracle import Record, belongs
 from streams.testing.world import AUDIT_SHARE, SKEW_US, SQL_RULES, START_US, WINDOW_US, Event, World
 
 SLACK_MS = 500
+MISPLACED_SHARE = 0.03
+"""Of the events, put on some partition by another partitioner."""
 START_MS = START_US // 1000
 IDLE_POLLS = 40
 CREATE_TIME, LOG_APPEND_TIME = 1, 2
@@ -125,12 +126,31 @@ class FakeKafka:
         at = self.now_ms
         for event in events:
             at += self.chance.choice((0, 0, 0, 1, 1, 7))
-            partition = zlib.crc32(event.key or b"") % self.partitions
+            partition = belongs(event.key, self.partitions)
+            if self.chance.random() < MISPLACED_SHARE:
+                partition = self.chance.randrange(self.partitions)
             log = self.logs[topic(event.noun), partition]
             stamp = (LOG_APPEND_TIME, at)
             if not self.is_log_append:
                 stamp = (CREATE_TIME, at - self.chance.randrange(SLACK_MS - 10))
             log.append(FakeMessage(topic(event.noun), partition, len(log), stamp, event.key, event.value, at))
+
+    def append(self, name: str, partition: int, key: bytes | None, value: bytes | None) -> None:
+        """Put one record on a topic, now; those that are to come later follow it."""
+        log = self.logs[name, partition]
+        place = next((i for i, message in enumerate(log) if message.visible_ms > self.now_ms), len(log))
+        at = max(self.now_ms, log[place - 1].timestamp_[1] if place else 0)
+        kind = LOG_APPEND_TIME if self.is_log_append else CREATE_TIME
+        later = [replace(message, offset_=message.offset_ + 1) for message in log[place:]]
+        log[place:] = [FakeMessage(name, partition, place, (kind, at), key, value, self.now_ms), *later]
+
+    def deliver(self, sent: Iterable[tuple[str, bytes, bytes, int]]) -> None:
+        """Take in what producers sent: to a source topic where a partition is named, else beside."""
+        for name, key, value, partition in sent:
+            if partition < 0:
+                self.sent.append((name, key, value))
+            else:
+                self.append(name, partition, key, value)
 
     def topics(self, partition: int) -> list[list[Record]]:
         """The three logs of a partition number, for the oracle."""
@@ -161,10 +181,10 @@ class FakeProducer:
 
     def __init__(self, kafka: FakeKafka) -> None:
         self._kafka = kafka
-        self._waiting: list[tuple[str, bytes, bytes]] = []
+        self._waiting: list[tuple[str, bytes, bytes, int]] = []
 
-    def produce(self, name: str, value: bytes, key: bytes, on_delivery: Callable[..., None]) -> None:
-        self._waiting.append((name, key, value))
+    def produce(self, name: str, value: bytes, key: bytes, partition: int = -1, **_others: Any) -> None:
+        self._waiting.append((name, key, value, partition))
 
     def poll(self, timeout: float) -> int:
         return 0
@@ -173,12 +193,12 @@ class FakeProducer:
         try:
             self._kafka.called()
         except Killed:  # some of what was sent arrived
-            self._kafka.sent += self._waiting[: self._kafka.chance.randrange(len(self._waiting) + 1)]
+            self._kafka.deliver(self._waiting[: self._kafka.chance.randrange(len(self._waiting) + 1)])
             raise
         if self._kafka.chance.random() < 0.1:
             return 1  # the broker is slow: some arrived, the rest will
-        self._kafka.sent += self._waiting
-        self._waiting = []
+        waiting, self._waiting = self._waiting, []
+        self._kafka.deliver(waiting)
         return 0
 
 

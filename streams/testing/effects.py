@@ -27,7 +27,7 @@ import sqlalchemy as sa
 from schemas import archive, parts
 from schemas.events import SOURCES, noun, topic
 from schemas.registry import Codec, FileRegistry
-from streams.testing.oracle import Oracle, Record, Result, Row, Settings, failures_of
+from streams.testing.oracle import Oracle, Record, Result, Row, Settings, belongs, failures_of
 from streams.testing.outputs import Outputs, read_logs
 from streams.testing.summaries import counts_of, part_key
 from streams.testing.world import CONTRACTS, SKEW_US, WINDOW_US, World
@@ -76,6 +76,7 @@ class Log:
     registry: Path
     archive: Path
     segment_records: int
+    partitions: int
     is_calm: bool = True
 
     def world(self) -> World:
@@ -102,7 +103,7 @@ def expect(log: Log, number: int) -> Expected:
     world = log.world()
     logs = read_logs(log.bootstrap, [number])
     topics = [logs[topic(name), number] for name in SOURCES]
-    settings = Settings(log.segment_records, WINDOW_US, SKEW_US)
+    settings = Settings(log.segment_records, WINDOW_US, SKEW_US, log.partitions)
     result = Oracle(world.oracle_models(), world.schemas(), settings).run(number, topics)
     for segment in result.segments.values():
         segment.parts = dict(segment.parts)  # a defaultdict of a defaultdict's factory does not travel
@@ -125,6 +126,7 @@ def _kinds(world: World, result: Result, topics: Sequence[Sequence[Record]]) -> 
                 newest = max(newest, event["event_time"])
     for segment in result.segments.values():
         kinds["duplicates"] += segment.counters["duplicates"]
+        kinds["misplaced"] += segment.counters["misplaced"]
         kinds["malformed"] += segment.counters["dead"]
         for key, counts in segment.parts.items():
             if key[3:5] == ALL_BY_EVENT:
@@ -201,7 +203,9 @@ def _archive(log: Log, number: int, name: str, dead: Collection[tuple[str, int]]
     wanted = {
         record.offset: (record.timestamp, record.key.decode())
         for record in read_logs(log.bootstrap, [number], [name])[topic(name), number]
-        if record.key is not None and (name, record.offset) not in dead
+        if record.key is not None
+        and (name, record.offset) not in dead
+        and belongs(record.key, log.partitions) == number
     }
     found: dict[int, Any] = {}
     if archive.files(log.archive, name, log.cluster):

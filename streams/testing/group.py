@@ -12,9 +12,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from schemas.events import topic
-from streams.plane.testing import LOG_APPEND_TIME, FakeConsumer, FakeKafka, FakeMessage, Killed, Plane
-from streams.testing.world import Event
+from streams.plane.testing import FakeConsumer, FakeKafka, FakeMessage, Killed, Plane
 
 MEMBER = "member"
 """The setting that tells a consumer whose it is."""
@@ -37,13 +35,6 @@ class Group(FakeKafka):
         self.members: dict[str, Member] = {}
         self.target: dict[int, str] = {}
         self.held: dict[Place, str] = {}
-
-    def append(self, event: Event, partition: int) -> None:
-        """Put one event on its topic, now."""
-        log = self.logs[topic(event.noun), partition]
-        at = max(self.now_ms, log[-1].timestamp_[1] if log else 0)
-        stamp = (LOG_APPEND_TIME, at)
-        log.append(FakeMessage(topic(event.noun), partition, len(log), stamp, event.key, event.value, at))
 
     def consumer(self, settings: Mapping[str, Any]) -> GroupConsumer:
         """Replaces ``confluent_kafka.Consumer``."""

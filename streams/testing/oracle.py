@@ -63,6 +63,8 @@ class Settings:
     segment_records: int
     window_us: int
     future_skew_us: int
+    partitions: int
+    """Of a topic: whose keys belong to another one are misplaced."""
     epoch_ms: int = 75_600_000
     """An eighth of the join horizon."""
 
@@ -179,6 +181,9 @@ class _Run:
         if isinstance(event, str):
             segment.counters["dead"] += 1
             self._result.dead[noun, record.offset] = event
+            return
+        if belongs(record.key, self._settings.partitions) != self._number:
+            segment.counters["misplaced"] += 1
             return
         event["offset"] = record.offset
         place = _Place(noun, segment, record.offset)
@@ -521,6 +526,21 @@ def _losses(model: Model, p: float, y: float) -> Counter[int]:
     counts[parts.CALIBRATION_Y + score_bin] += y > 0.5
     counts[parts.CALIBRATION_P + score_bin] += _micro(p)
     return counts
+
+
+def belongs(key: bytes | None, partitions: int) -> int:
+    """The partition of a key, as Java's clients have it: MurmurHash2 without its sign, modulo the partitions."""
+    data, mask, m = key or b"", 0xFFFFFFFF, 0x5BD1E995
+    h = (0x9747B28C ^ len(data)) & mask
+    for i in range(0, len(data) - 3, 4):
+        k = (int.from_bytes(data[i : i + 4], "little") * m) & mask
+        k = ((k ^ (k >> 24)) * m) & mask
+        h = ((h * m) ^ k) & mask
+    rest = data[len(data) // 4 * 4 :]
+    if rest:
+        h = ((h ^ int.from_bytes(rest, "little")) * m) & mask
+    h = ((h ^ (h >> 13)) * m) & mask
+    return ((h ^ (h >> 15)) & 0x7FFFFFFF) % partitions
 
 
 def _random(number: int, offset: int) -> float:

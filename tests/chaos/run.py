@@ -177,7 +177,9 @@ def run(folder: Path, size: Size, seed: int, *, can_fill: bool) -> dict[str, Any
         create_topics(kafka.bootstrap, PARTITIONS)
         place = {"database": postgres.database("chaos"), "segment_records": size.segment_records}
         config = configure(folder, world, f"127.0.0.1:{port}", **place)
-        log = Log(kafka.bootstrap, cluster_id(kafka.bootstrap), registry, config.archive_dir, size.segment_records)
+        log = Log(
+            kafka.bootstrap, cluster_id(kafka.bootstrap), registry, config.archive_dir, size.segment_records, PARTITIONS
+        )
         reviewer = stack.enter_context(Reviewer(config, world))
         workers = stack.enter_context(workers_of(folder, size, can_fill=can_fill))
         arena = Arena(chance, kafka, postgres, proxy, workers)

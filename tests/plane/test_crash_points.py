@@ -98,7 +98,7 @@ def test_a_kill_at_any_point_changes_nothing(own_kafka: KafkaServer, tmp_path: P
         wait_until(lambda: has_died(worker, bootstrap, events), DEADLINE_S, f"a death at {point}", PAUSE_S)
         assert worker.process.returncode == -signal.SIGKILL, f"{point}: {worker.last_words()}"
     worker.start()
-    log = Log(bootstrap, cluster_id(bootstrap), registry, config.archive_dir, SEGMENT_RECORDS)
+    log = Log(bootstrap, cluster_id(bootstrap), registry, config.archive_dir, SEGMENT_RECORDS, PARTITIONS)
     expected = expect_all(log, PARTITIONS)
 
     def look() -> None:

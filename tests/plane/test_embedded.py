@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,8 +37,7 @@ class Bench:
     def send(self, events: Iterator[Event]) -> None:
         producer = Producer(producer_settings(self.broker.bootstrap))
         for event in events:
-            partition = zlib.crc32(event.key or b"") % PARTITIONS
-            producer.produce(topic(event.noun), event.value, event.key, partition)
+            producer.produce(topic(event.noun), event.value, event.key)
         assert producer.flush(30) == 0
 
     def lengths(self) -> dict[tuple[str, int], int]:
@@ -74,7 +72,9 @@ class Bench:
 
     def expected(self) -> dict[int, Result]:
         oracle = Oracle(
-            self.world.oracle_models(), self.world.schemas(), Settings(self.plane.segment_records, WINDOW_US, SKEW_US)
+            self.world.oracle_models(),
+            self.world.schemas(),
+            Settings(self.plane.segment_records, WINDOW_US, SKEW_US, PARTITIONS),
         )
         logs = read_logs(self.broker.bootstrap, PARTITIONS)
         return {p: oracle.run(p, [logs[topic(name), p] for name in SOURCES]) for p in range(PARTITIONS)}

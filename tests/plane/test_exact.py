@@ -59,6 +59,7 @@ class Run:
                 self.plane.segment_records,
                 WINDOW_US,
                 SKEW_US,
+                self.kafka.partitions,
                 Horizon.of(self.plane.settings.join_horizon_s).epoch_ms,
             ),
         )
@@ -174,7 +175,7 @@ def test_a_new_log_goes_on_where_the_archive_of_the_last_one_ends(runs: Any, see
     logs = []
     for before, after in zip(first.kafka.topics(0), second.kafka.topics(0), strict=True):
         logs.append([*before, *(replace(record, offset=record.offset + len(before)) for record in after)])
-    oracle = Oracle(first.world.oracle_models(), first.world.schemas(), Settings(256, WINDOW_US, SKEW_US))
+    oracle = Oracle(first.world.oracle_models(), first.world.schemas(), Settings(256, WINDOW_US, SKEW_US, 1))
     result = oracle.run(0, logs)
     assert added_up(found) == added_up(segment.plain() for segment in result.segments.values())
     rules = {(f["failure_id"], f["truth"], f["user"]) for run in (first, second) for f in run.result().failures}

@@ -50,7 +50,9 @@ def run(seed: int) -> tuple[Counter[str], Counter[str]]:
         outputs = Outputs(Codec(world.registry))
         for name, _, value in kafka.sent:
             outputs.add(name, value)
-        oracle = Oracle(world.oracle_models(), world.schemas(), Settings(SEGMENT_RECORDS, WINDOW_US, SKEW_US))
+        oracle = Oracle(
+            world.oracle_models(), world.schemas(), Settings(SEGMENT_RECORDS, WINDOW_US, SKEW_US, PARTITIONS)
+        )
         expected = {p: oracle.run(p, kafka.topics(p)) for p in range(PARTITIONS)}
         outputs.compare(expected)
         return _counters(expected), Counter(outputs.dead.values())

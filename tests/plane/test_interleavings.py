@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import zlib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from schemas.registry import Codec, FileRegistry
 from streams import crash
 from streams.plane.testing import Killed, Plane
 from streams.testing.group import Group, Member
-from streams.testing.oracle import Oracle, Settings
+from streams.testing.oracle import Oracle, Settings, belongs
 from streams.testing.outputs import Outputs
 from streams.testing.world import SKEW_US, WINDOW_US, Event, World
 
@@ -138,7 +137,7 @@ class Planes(RuleBasedStateMachine):
 
     def _append(self, event: Event) -> None:
         self.sent.append(event)
-        self.group.append(event, zlib.crc32(event.key or b"") % PARTITIONS)
+        self.group.append(topic(event.noun), belongs(event.key, PARTITIONS), event.key, event.value)
 
     def _work_until_dead(self, name: str, *, forgets: bool) -> None:
         member = self.member(name)
@@ -172,7 +171,9 @@ class Planes(RuleBasedStateMachine):
             self.member(name).end()
         for sent_to, _, value in self.group.sent[read:]:
             outputs.add(sent_to, value)
-        oracle = Oracle(world().oracle_models(), world().schemas(), Settings(self.segment, WINDOW_US, SKEW_US))
+        oracle = Oracle(
+            world().oracle_models(), world().schemas(), Settings(self.segment, WINDOW_US, SKEW_US, PARTITIONS)
+        )
         topics = {p: self.group.topics(p) for p in range(PARTITIONS)}
         outputs.compare({p: oracle.run(p, records) for p, records in topics.items()})
         assert {key: at.offset // self.segment for key, at in self.group.commits.items()} == {

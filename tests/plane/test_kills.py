@@ -24,7 +24,7 @@ from schemas.events import SOURCES, topic
 from schemas.registry import Codec, FileRegistry
 from streams.kafka import producer_settings
 from streams.testing import KafkaServer, wait_until
-from streams.testing.oracle import Oracle, Record, Result, Settings
+from streams.testing.oracle import Oracle, Record, Result, Settings, belongs
 from streams.testing.outputs import Logs, OutputReader, Outputs, read_logs
 from streams.testing.world import SKEW_US, WINDOW_US, World
 
@@ -32,6 +32,8 @@ PARTITIONS = 4
 PREDICTIONS = 50_000
 KILLS = 10
 SEGMENT_RECORDS = 4_096
+MISPLACED_EVERY = 50
+"""Every so many events come from a service with another partitioner."""
 SECONDS = 25.0
 """How long events flow."""
 DEADLINE_S = 240.0
@@ -81,7 +83,8 @@ def _send(world: World, bootstrap: str, seconds: float) -> None:
         if i % 1_000 == 0:
             while time.monotonic() < started + seconds * i / (3.2 * PREDICTIONS):
                 producer.poll(0.02)
-        producer.produce(topic(event.noun), event.value, event.key)
+        partition = i // MISPLACED_EVERY % PARTITIONS if i % MISPLACED_EVERY == 0 else -1
+        producer.produce(topic(event.noun), event.value, event.key, partition=partition)
         producer.poll(0)
     assert producer.flush(60) == 0
 
@@ -89,7 +92,7 @@ def _send(world: World, bootstrap: str, seconds: float) -> None:
 def _expected(registry: Path, number: int, topics: list[list[Record]]) -> Result:
     """In a process of its own."""
     world = World(FileRegistry(registry))
-    oracle = Oracle(world.oracle_models(), world.schemas(), Settings(SEGMENT_RECORDS, WINDOW_US, SKEW_US))
+    oracle = Oracle(world.oracle_models(), world.schemas(), Settings(SEGMENT_RECORDS, WINDOW_US, SKEW_US, PARTITIONS))
     result = oracle.run(number, topics)
     for segment in result.segments.values():
         segment.parts = dict(segment.parts)  # a defaultdict of a defaultdict's factory does not travel
@@ -187,7 +190,9 @@ def _check_archive(root: Path, logs: Logs, dead: dict[tuple[str, int, int], str]
                 (p, record.offset, record.timestamp, record.key.decode())
                 for p in range(PARTITIONS)
                 for record in logs[topic(name), p]
-                if record.key is not None and (name, p, record.offset) not in dead
+                if record.key is not None
+                and (name, p, record.offset) not in dead
+                and belongs(record.key, PARTITIONS) == p
             ],
             schema=rows.schema,
             orient="row",

@@ -132,7 +132,9 @@ def test_ten_kills_of_the_worker_change_no_window_item_dead_letter_or_label(
         worker.start()
     sender.join()
     logs = read_logs(bootstrap, PARTITIONS)
-    oracle = Oracle(world.oracle_models(), world.schemas(), Settings(config.segment_records, WINDOW_US, SKEW_US))
+    oracle = Oracle(
+        world.oracle_models(), world.schemas(), Settings(config.segment_records, WINDOW_US, SKEW_US, PARTITIONS)
+    )
     expected = {p: oracle.run(p, [logs[topic(name), p] for name in SOURCES]) for p in range(PARTITIONS)}
     ends = {key: len(records) for key, records in logs.items()}
     engine = open_database(config.database_url)
