@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from labeling.items import NewItem, Position
 from schemas import archive
 from schemas.contract import Contract
 from schemas.events import topic
 from schemas.registry import Codec
-from streams.kafka import CONSUMER, unreachable
 from streams.plane.plan import RULE_AUDIT, RULE_NO_TRUTH
 from streams.records import as_row
-
-LOG_TIMEOUT_S = 20.0
+from streams.seek import Place, read_records
 
 
 @dataclass(frozen=True)
@@ -74,40 +70,16 @@ def fetch_from_log(bootstrap: str, codec: Codec, failures: Sequence[Mapping[str,
         If the broker does not answer.
     """
     found = {"inputs": dict(known.inputs), "feedback": dict(known.feedback)}
-    wanted: dict[tuple[str, int], set[int]] = {}
+    wanted: dict[Place, dict[tuple[str, int, int], dict[str, Any]]] = {}
     for failure in failures:
         for noun, column in (("inputs", "input_offset"), ("feedback", "feedback_offset")):
             place = (failure["cluster"], failure["partition"], failure[column])
             if place[2] >= 0 and place not in found[noun]:
-                wanted.setdefault((noun, place[1]), set()).add(place[2])
-    if not wanted:
-        return known
-    cluster, nouns = failures[0]["cluster"], {topic(noun): noun for noun in found}
-    own = {"bootstrap.servers": bootstrap, "group.id": "flywheel-routing", "error_cb": lambda _error: None}
-    consumer, deadline = Consumer({**CONSUMER, **own}), time.monotonic() + LOG_TIMEOUT_S
-    try:
-        consumer.assign([TopicPartition(topic(noun), p, min(offsets)) for (noun, p), offsets in wanted.items()])
-        while wanted and time.monotonic() < deadline:
-            for message in consumer.consume(1_000, 0.2):
-                error, noun = message.error(), nouns.get(message.topic(), "")
-                offsets = wanted.get((noun, message.partition()), set())
-                if (error is None and message.offset() >= max(offsets, default=0)) or _is_gone(error):
-                    wanted.pop((noun, message.partition()), None)
-                if error is None and message.offset() in offsets:
-                    row = as_row(codec.decode(message.value()), message, cluster)
-                    found[noun][cluster, message.partition(), message.offset()] = row
-    except KafkaException as error:
-        raise unreachable(bootstrap) from error
-    finally:
-        consumer.close()
-    if wanted:
-        raise unreachable(bootstrap)
+                wanted[topic(noun), place[1], place[2]] = found[noun]
+    for at, message in read_records(bootstrap, wanted).items():
+        cluster = failures[0]["cluster"]
+        wanted[at][cluster, at[1], at[2]] = as_row(codec.decode(message.value()), message, cluster)
     return Payloads(found["inputs"], found["feedback"])
-
-
-def _is_gone(error: KafkaError | None) -> bool:
-    """Whether records are no longer on the topic."""
-    return error is not None and error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)  # noqa: SLF001
 
 
 def is_there(payloads: Payloads, failure: Mapping[str, Any]) -> bool:

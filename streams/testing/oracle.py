@@ -80,7 +80,8 @@ class Segment:
 
     def plain(self) -> dict[str, Any]:
         """For comparing: nothing that is zero."""
-        counts = {key: {c: n for c, n in part.items() if n} for key, part in self.parts.items()}
+        counts = {key: {c: _in_64_bits(n) for c, n in part.items()} for key, part in self.parts.items()}
+        counts = {key: {c: n for c, n in part.items() if n} for key, part in counts.items()}
         return {
             "start": self.start,
             "end": self.end,
@@ -502,6 +503,14 @@ def _micro(x: float) -> int:
     if math.isnan(x):
         return 0
     return round(max(-9e12, min(9e12, x)) * 1e6)
+
+
+def _in_64_bits(n: int) -> int:
+    """Counters have 64 bits and wrap around: sums stay the same in any order, and can be taken back, even so.
+
+    It takes scores of 10^12 and more.
+    """
+    return (n + 2**63) % 2**64 - 2**63
 
 
 def _sums(model: Model, p: float, y: float) -> dict[int, int]:

@@ -200,7 +200,7 @@ def test_while_the_registry_is_away_a_record_of_an_unknown_schema_waits_and_is_n
 
 
 def test_every_reason_is_explained_in_the_table_and_in_the_readme() -> None:
-    constants = [item for module in (check, decode, pump) for item in vars(module).items()]
+    constants = [item for module in (check, decode, emit, pump) for item in vars(module).items()]
     used = {value for name, value in constants if name.startswith("REASON_")}
     assert used == set(REASONS)
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
