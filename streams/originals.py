@@ -74,7 +74,7 @@ def find_originals(
             found[row] = Original(missing=f"{row.topic} has another record there: it was made anew")
         else:
             found[row] = Original(message.key(), message.value(), row.topic)
-    return found
+    return {row: found[row] for row in rows}
 
 
 def _kept(message: Any, codec: Codec, row: sa.Row[Any]) -> Original | None:
