@@ -160,7 +160,9 @@ class Config(BaseSettings):
     clock_skew_ms: PositiveInt = Field(
         default=250, description="a worker whose clock is further from a broker's does not start; below order_slack_ms"
     )
-    join_horizon_s: PositiveInt = Field(default=7 * DAY_S, description="how long feedback may wait for its prediction")
+    join_horizon_s: PositiveInt = Field(
+        default=7 * DAY_S, description="how far apart the records of one prediction id may come and still meet"
+    )
     disorder_ms: NaturalInt = Field(default=60_000, description="allowed disorder of event times in a partition")
     future_skew_ms: NaturalInt = Field(default=300_000, description="events further ahead of the clock are set aside")
     window_s: PositiveInt = Field(default=300, description="length of a window of event time; divides a day")

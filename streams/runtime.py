@@ -18,6 +18,7 @@ from retrain.predictor import Predictor
 from retrain.registry import Registry as ModelRegistry
 from retrain.registry import Version
 from schemas.database import open_database, read
+from schemas.errors import ConfigError
 from schemas.registry import Codec, Registry
 from schemas.times import SECOND_US
 from streams.config import Config
@@ -118,6 +119,13 @@ class Runtime:
 def plan_of(config: Config, name: str) -> ModelPlan:
     """The plan of a configured model."""
     model = config.model(name)
+    timeout_s = model.contract.target.truth_timeout_s
+    if timeout_s is not None and timeout_s >= config.join_horizon_s:
+        raise ConfigError(
+            f"A truth of '{name}' may come until {timeout_s} s after it is due (truth_timeout_s), but predictions are "
+            f"remembered for {config.join_horizon_s} s only (join_horizon_s).",
+            action="Set a longer join_horizon_s in flywheel.toml.",
+        )
     return ModelPlan(
         model.contract, model.profile, dict(model.failures), config.window_s * SECOND_US, model.labeling.audit_share
     )
