@@ -346,6 +346,9 @@ def main(path: Path) -> None:
         world, folder, cluster=cluster_id(spec["bootstrap"]), archive_dir=Path(spec["archive"]), **spec["plane"]
     )
     consumer = consumer_settings(spec["bootstrap"], spec["group"], is_embedded=plane.is_embedded)
+    if spec.get("is_classic"):  # as beside a broker that does not have the new protocol
+        del consumer["group.protocol"], consumer["group.remote.assignor"]
+        consumer |= {"partition.assignment.strategy": "range", "session.timeout.ms": spec["session_ms"]}
     running = plane.make(world.registry, consumer, producer_settings(spec["bootstrap"]))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
