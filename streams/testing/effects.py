@@ -67,6 +67,13 @@ class Tally:
         return cls(all_[0].what, expected, found, sum(each.differ for each in all_), examples)
 
 
+def assert_equal(tallies: Sequence[Tally]) -> None:
+    """Fail, with all that differs, unless everything is as expected."""
+    differ = [f"{each.what}: {each.differ} differ: {'; '.join(each.examples)}" for each in tallies if each.differ]
+    if differ:
+        raise AssertionError("\n".join(differ))
+
+
 @dataclass(frozen=True)
 class Log:
     """Where the events are, and the settings with which they were worked on."""

@@ -16,7 +16,7 @@ from schemas.registry import Codec, FileRegistry
 from streams.crash import VARIABLE
 from streams.kafka import cluster_id, producer_settings
 from streams.testing import KafkaServer, wait_until
-from streams.testing.effects import Effects, Log, expect_all
+from streams.testing.effects import Effects, Log, assert_equal, expect_all
 from streams.testing.worker import WorkerProcess, configure, settle
 from streams.testing.world import Event, World
 
@@ -108,6 +108,6 @@ def test_a_kill_at_any_point_changes_nothing(own_kafka: KafkaServer, tmp_path: P
     assert worker.end() == 0, worker.last_words()
     engine = make_engine(config.database_url)
     tallies = Effects(engine, Codec(FileRegistry(registry)), log, expected).tallies()
-    assert [tally for tally in tallies if tally.differ] == []
+    assert_equal(tallies)
     assert all(tally.found for tally in tallies)
     engine.dispose()

@@ -14,7 +14,7 @@ from schemas.events import topic
 from schemas.registry import Codec, FileRegistry
 from streams.kafka import cluster_id, create_topics, producer_settings
 from streams.testing import KafkaCluster, KafkaServer, wait_until
-from streams.testing.effects import Effects, Log, expect_all
+from streams.testing.effects import Effects, Log, assert_equal, expect_all
 from streams.testing.worker import WorkerProcess, configure, settle
 from streams.testing.world import World
 
@@ -88,5 +88,5 @@ def test_the_death_of_a_leader_loses_and_doubles_nothing(
     engine = make_engine(config.database_url)
     tallies = Effects(engine, Codec(FileRegistry(registry)), log, expected).tallies()
     engine.dispose()
-    assert [tally for tally in tallies if tally.differ] == []
+    assert_equal(tallies)
     assert all(tally.found for tally in tallies)

@@ -17,7 +17,7 @@ from schemas.events import topic
 from schemas.registry import Codec, FileRegistry
 from streams.kafka import cluster_id, producer_settings
 from streams.testing import KafkaServer, wait_until
-from streams.testing.effects import Log, Tally, compare_archive, expect_all, in_processes, topic_tallies
+from streams.testing.effects import Log, Tally, assert_equal, compare_archive, expect_all, in_processes, topic_tallies
 from streams.testing.outputs import OutputReader, Outputs
 from streams.testing.world import World
 
@@ -138,6 +138,6 @@ def test_joining_leaving_dying_and_hanging_change_no_count(
     dead = [set(each.result.dead) for each in expected.values()]
     archived = Tally.total(in_processes(compare_archive, [log] * PARTITIONS, list(expected), dead))
     tallies = [*topic_tallies(reader.outputs, expected), archived]
-    assert [tally for tally in tallies if tally.differ] == []
+    assert_equal(tallies)
     assert len(set(reader.outputs.dead.values())) > 8
     assert archived.found > 2 * PREDICTIONS
