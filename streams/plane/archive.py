@@ -6,6 +6,7 @@ with a larger end, which wins. Layout and reading: :mod:`schemas.archive`.
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class ArchiveWriter:
     def __init__(self, root: Path, cluster: str, segment_records: int) -> None:
         self._root = root / cluster
         self._size = segment_records
+        self._token = uuid.uuid4().hex[:8]
         self._open: dict[tuple[str, int, int, int], _Open] = {}
 
     def add(self, noun: str, partition: int, schema_id: int, frame: pl.DataFrame, offsets: Ints, stamps: Ints) -> None:
@@ -50,10 +52,14 @@ class ArchiveWriter:
                 held.is_changed = True
 
     def write(self, noun: str, partition: int, segment: int, end: int, *, is_complete: bool) -> None:
-        """Write a segment's files if they changed; a complete one is let go."""
+        """Write a segment's files if they changed; a complete one is written under its last name, and let go.
+
+        Where the last record of a schema came early, the open segment's file has an earlier end: it goes with the older
+        ones, so it is not enough.
+        """
         for key in [k for k in self._open if k[:3] == (noun, partition, segment)]:
             held = self._open[key]
-            if held.is_changed:
+            if held.is_changed or is_complete:
                 self._write(key, held, end)
             if is_complete:
                 self._drop_older(key, end)
@@ -70,7 +76,7 @@ class ArchiveWriter:
         if not held.is_sorted:  # models of one schema stand one after the other in a step
             held.frames, held.is_sorted = [held.frames[0].sort("offset")], True
         path = folder / ArchiveFile.name(segment, end, schema_id)
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_suffix(f".{self._token}.tmp")  # a zombie and its heir may write the same file
         held.frames[0].write_parquet(temporary, compression="zstd", compression_level=1, statistics=True)
         crash_point("archive:written")
         temporary.replace(path)

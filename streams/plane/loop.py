@@ -419,7 +419,7 @@ class DataPlane:
             try:
                 checkpoint.save(folder, self._stamp, place, numbered.stores, timers, numbered.versions)
             except checkpoint.CANNOT_WRITE as error:  # it is a cache: what is not in it is read again from the log
-                if not self._is_unsaved:
+                if not (self._is_unsaved or is_unsaved):
                     log.warning("join_store_not_saved", folder=str(folder), reason=str(error))
                 is_unsaved = True
         if self._is_unsaved and not is_unsaved:

@@ -131,3 +131,16 @@ def test_the_audit_share_of_a_model_is_its_own_or_the_common_one(tmp_path: Path)
     assert config.model("a").labeling.audit_share == 0.2
     assert config.model("b").labeling.audit_share == 0.5
     assert config.model("b").labeling.required_n == 2
+
+
+def test_workers_that_share_a_state_directory_have_a_join_store_and_a_lock_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    toml(tmp_path, '[flywheel]\nstate_dir = "shared"\n')
+    alone = load_config()
+    assert (alone.join_dir, alone.worker_lock) == (tmp_path / "shared" / "join", tmp_path / "shared" / "join.lock")
+    monkeypatch.setenv("FLYWHEEL_JOIN_STORE", "own/join")
+    second = load_config()
+    assert (second.join_dir, second.worker_lock) == (tmp_path / "own" / "join", tmp_path / "own" / "join.lock")
+    assert second.archive_dir == alone.archive_dir

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 from collections import Counter
@@ -10,9 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from schemas.registry import Codec, FileRegistry
 from streams.plane.horizon import Horizon
@@ -143,6 +146,31 @@ def test_no_kill_at_any_call_changes_what_is_found(
             shutil.rmtree(run.plane.settings.join_dir, ignore_errors=True)
     assert run.start()
     run.check()
+
+
+def test_a_full_disk_under_the_join_store_changes_nothing_and_is_told_once(
+    runs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a cache: the worker goes on without checkpoints, and makes one when there is room again."""
+    run, save, saves = runs(8, 400), np.save, 0
+
+    def no_room(file: Any, array: Any) -> None:
+        nonlocal saves
+        saves += 1
+        if 3 < saves < 12:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(file, array)
+
+    monkeypatch.setattr("streams.plane.loop.CHECKPOINT_INTERVAL_S", 1.0)
+    monkeypatch.setattr("streams.plane.store.np.save", no_room)
+    with capture_logs() as told:
+        assert run.start()
+    run.check()
+    assert saves > 12
+    assert [each["event"] for each in told if "saved" in each["event"]] == [
+        "join_store_not_saved",
+        "join_store_saved_again",
+    ]
 
 
 def added_up(segments: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], dict[int, int]]:

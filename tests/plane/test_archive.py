@@ -1,0 +1,45 @@
+"""Every record of a segment is in the archive once, whenever its file was written last, and whoever writes too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from schemas import archive
+from streams.plane.archive import ArchiveWriter
+
+SEGMENT_RECORDS = 10
+
+
+def add(writer: ArchiveWriter, schema_id: int, *offsets: int) -> None:
+    ids = [f"id-{offset}" for offset in offsets]
+    frame = pl.DataFrame({"prediction_id": ids, "model": ["m"] * len(ids)})
+    writer.add("inputs", 0, schema_id, frame, np.array(offsets), np.array(offsets))
+
+
+def archived(root: Path) -> list[int]:
+    return sorted(archive.scan(root, "inputs").collect()["offset"].to_list())
+
+
+def test_a_schema_whose_last_record_came_before_the_last_look_is_kept_when_the_segment_completes(
+    tmp_path: Path,
+) -> None:
+    writer = ArchiveWriter(tmp_path, "c", SEGMENT_RECORDS)
+    add(writer, 1, 0, 1)
+    add(writer, 2, 2, 3)
+    writer.write("inputs", 0, 0, 4, is_complete=False)
+    add(writer, 2, 4, 5, 6, 7, 8, 9)
+    writer.write("inputs", 0, 0, 10, is_complete=True)
+    assert archived(tmp_path) == list(range(10))
+    assert {file.end for file in archive.files(tmp_path, "inputs")} == {10}
+
+
+def test_a_zombie_that_writes_its_open_segment_late_takes_nothing_away(tmp_path: Path) -> None:
+    zombie, heir = (ArchiveWriter(tmp_path, "c", SEGMENT_RECORDS) for _ in range(2))
+    add(zombie, 1, 0, 1, 2)
+    add(heir, 1, *range(10))
+    heir.write("inputs", 0, 0, 10, is_complete=True)
+    zombie.write("inputs", 0, 0, 3, is_complete=False)
+    assert archived(tmp_path) == list(range(10))
