@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 import threading
 from collections import Counter
@@ -12,11 +13,17 @@ from confluent_kafka import Producer
 
 from schemas.events import topic
 from schemas.registry import FileRegistry
-from streams.kafka import producer_settings
+from streams.kafka import producer_settings, topic_info
 from streams.testing.world import World
 
 EVENTS_PER_PREDICTION = 3.5
 LOOK_EVERY = 200
+MISPLACED_SHARE = 0.02
+
+
+def source_partitions(bootstrap: str) -> int:
+    """Of each source topic."""
+    return topic_info(bootstrap)["inputs"].partitions
 
 
 class Pace:
@@ -32,7 +39,8 @@ class Pace:
 
 
 def send(bootstrap: str, registry: Path, seed: int, predictions: int) -> Counter[str]:
-    """Send everything."""
+    """Send everything; a few come from a service with another partitioner."""
+    chance, partitions = random.Random(seed), source_partitions(bootstrap)
     world, pace = World(FileRegistry(registry), seed=seed, calm=True), Pace()
     producer = Producer({**producer_settings(bootstrap), "error_cb": lambda _error: None})
     sent: Counter[str] = Counter()
@@ -43,7 +51,8 @@ def send(bootstrap: str, registry: Path, seed: int, predictions: int) -> Counter
                 producer.poll(0.02)
         while True:
             try:
-                producer.produce(topic(event.noun), event.value, event.key)
+                partition = chance.randrange(partitions) if chance.random() < MISPLACED_SHARE else -1
+                producer.produce(topic(event.noun), event.value, event.key, partition=partition)
                 break
             except BufferError:  # the broker is away: a service would drop, this one waits
                 producer.poll(0.1)

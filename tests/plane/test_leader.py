@@ -77,7 +77,7 @@ def test_the_death_of_a_leader_loses_and_doubles_nothing(
     assert parts[1].wait(DEADLINE_S)
     cluster.nodes[leader].start()
     sender.join()
-    log = Log(bootstrap, cluster_id(bootstrap), registry, config.archive_dir, SEGMENT_RECORDS)
+    log = Log(bootstrap, cluster_id(bootstrap), registry, config.archive_dir, SEGMENT_RECORDS, PARTITIONS)
     expected = expect_all(log, PARTITIONS)
 
     def look() -> None:

@@ -106,7 +106,9 @@ def test_joining_leaving_dying_and_hanging_change_no_count(
     own_kafka: KafkaServer, tmp_path: Path, planes: list[PlaneProcess], protocol: str
 ) -> None:
     bootstrap, registry = own_kafka.bootstrap, tmp_path / "registry.json"
-    log = Log(bootstrap, cluster_id(bootstrap), registry, tmp_path / "archive", SEGMENT_RECORDS, is_calm=False)
+    log = Log(
+        bootstrap, cluster_id(bootstrap), registry, tmp_path / "archive", SEGMENT_RECORDS, PARTITIONS, is_calm=False
+    )
     sender = Sender(World(FileRegistry(registry), seed=len(protocol)), bootstrap)
 
     def start(name: str) -> PlaneProcess:
