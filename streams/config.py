@@ -152,7 +152,7 @@ class Config(BaseSettings):
         default=16_384, description="records of a segment; never change it on a log that was already summarised"
     )
     batch_records: PositiveInt = Field(
-        default=10_000, le=100_000, description="records of a micro-batch; larger than 20,000 leaves the CPU's caches"
+        default=20_000, le=100_000, description="records of a micro-batch; larger than 20,000 leaves the CPU's caches"
     )
     summary_interval_ms: PositiveInt = Field(default=1_000, description="how often the open segment is summarised")
     archive_interval_ms: PositiveInt = Field(default=1_000, description="how often the open segment is archived")

@@ -11,9 +11,11 @@ from confluent_kafka import KafkaError, Producer
 
 from schemas.errors import BrokerUnreachableError
 from schemas.events import REPLAY_HEADER, topic
-from schemas.registry import Codec
+from schemas.registry import HEADER, MAGIC, Codec
 from streams.crash import crash_point
 from streams.plane.decode import Bad
+from streams.plane.encode import encode
+from streams.plane.pick import Events
 from streams.plane.segments import Segment, Track
 from streams.plane.source import Chunk
 
@@ -41,13 +43,20 @@ class Emitter:
     def __init__(
         self, settings: Mapping[str, Any], codec: Codec, ids: Mapping[str, int], cluster: str, *, keeps_bytes: bool
     ) -> None:
-        self._producer = Producer({**settings, "error_cb": self._on_error})
+        self._producer = Producer({**settings, "error_cb": self._on_error, "delivery.report.only.error": True})
         self._codec, self._ids, self._cluster, self._keeps_bytes = codec, ids, cluster, keeps_bytes
         self._lost: KafkaError | None = None
 
     def send(self, noun: str, key: str, record: dict[str, Any]) -> None:
         """Hand one event to the producer; waits while its queue is full."""
         self._produce(topic(noun), self._codec.encode(self._ids[noun], record), key.encode())
+
+    def send_all(self, noun: str, events: Events) -> None:
+        """Hand events to the producer; waits while its queue is full."""
+        name, schema_id = topic(noun), self._ids[noun]
+        values = encode(HEADER.pack(MAGIC, schema_id), self._codec.parsed(schema_id), events.columns)
+        for key, value in zip(events.keys, values, strict=True):
+            self._produce(name, value, key.encode())
 
     def forward(self, source: str, partition: int, chunk: Chunk, place: int) -> None:
         """Send a record once more, to the partition that its key belongs to; sent twice, it is a duplicate there."""

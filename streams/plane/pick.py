@@ -18,18 +18,22 @@ from streams.plane.store import Hashes, Rows
 
 PREFIX_SHIFT = np.uint64(48)
 AUDIT_MIX = np.uint64(0x9E3779B97F4A7C15)
-OUTCOME_FIELDS = (
-    "prediction_id", "model", "version", "role", "event_time", "score", "label", "truth", "partition", "input_offset",
-    "prediction_offset", "feedback_offset",
-)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Events:
+    """Events of one kind as columns: lists or arrays with one entry each, or what all of them have."""
+
+    keys: list[str]
+    columns: dict[str, Any]
 
 
 @dataclass
 class Found:
     """Events to be sent."""
 
-    failures: list[dict[str, Any]] = field(default_factory=list)
-    outcomes: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[Events] = field(default_factory=list)
+    outcomes: list[Events] = field(default_factory=list)
     orphans: list[tuple[str, int, int]] = field(default_factory=list)
     """Feedback whose prediction never came: id, offset, and the broker's time stamp in ms."""
 
@@ -92,18 +96,18 @@ def pick(
     """Failures, and outcomes if they are wanted, of a joined step."""
     found = Found()
     if len(joined.pairs) and plan.audit_share > 0:
-        found.failures += _audit(plan, joined.pairs, ids, versions, origin)
+        _audit(plan, joined.pairs, ids, versions, origin, found)
     added = np.flatnonzero(joined.truths.sign > 0)
     if len(added) and (plan.rules or plan.timeout_us is not None or emit_outcomes):
         _pick_truths(plan, joined, added, ids, versions, origin, found, emit_outcomes=emit_outcomes)
     return found
 
 
-def _audit(plan: ModelPlan, pairs: Pairs, ids: Ids, versions: Versions, origin: Origin) -> list[dict[str, Any]]:
+def _audit(plan: ModelPlan, pairs: Pairs, ids: Ids, versions: Versions, origin: Origin, found: Found) -> None:
     at = np.flatnonzero(audited(origin.number, pairs.predictions["offset"], plan.audit_share))
-    nothing = pl.Series([None] * len(at), dtype=pl.String)
-    rows = _Picked(pairs.inputs.take(at), pairs.predictions.take(at), np.full(len(at), -1), nothing, nothing)
-    return _records(plan, RULE_AUDIT, plan.audit_share, rows, ids, versions, origin)
+    if len(at):
+        rows = _Picked(pairs.inputs.take(at), pairs.predictions.take(at), -1, None, None)
+        found.failures.append(_failures(plan, RULE_AUDIT, plan.audit_share, rows, ids, versions, origin))
 
 
 def _pick_truths(
@@ -136,18 +140,12 @@ def _pick_truths(
     for rule, flags in picked.items():
         at = np.flatnonzero(flags)
         if len(at):
-            found.failures += _records(plan, rule, 1.0, rows(at), ids, versions, origin)
-    if emit_outcomes:
-        at = np.flatnonzero(own["kind"] == KIND_TRUTH)
-        records = _records(plan, "", 1.0, rows(at), ids, versions, origin)
-        found.outcomes += [
-            {
-                "outcome_id": f"{record['prediction_id']}/{record['feedback_offset']}",
-                "value": None if np.isnan(value) else value,
-                **{name: record[name] for name in OUTCOME_FIELDS},
-            }
-            for record, value in zip(records, own["value"][at].tolist(), strict=True)
-        ]
+            found.failures.append(_failures(plan, rule, 1.0, rows(at), ids, versions, origin))
+    at = np.flatnonzero(own["kind"] == KIND_TRUTH) if emit_outcomes else added[:0]
+    if len(at):
+        texts, columns = _columns(plan, rows(at), ids, versions, origin)
+        names = [f"{text}/{place}" for text, place in zip(texts, offset[at].tolist(), strict=True)]
+        found.outcomes.append(Events(texts, {**columns, "outcome_id": names, "value": own["value"][at]}))
 
 
 @dataclass(frozen=True)
@@ -156,51 +154,44 @@ class _Picked:
 
     asked: Rows
     answers: Rows
-    offset: Indexes
-    truth: pl.Series
-    user: pl.Series
+    offset: Indexes | int
+    truth: pl.Series | None
+    user: pl.Series | None
 
 
-def _records(
+def _failures(
     plan: ModelPlan, rule: str, probability: float, rows: _Picked, ids: Ids, versions: Versions, origin: Origin
-) -> list[dict[str, Any]]:
+) -> Events:
+    texts, columns = _columns(plan, rows, ids, versions, origin)
+    own = {
+        "failure_id": [f"{text}/{rule}" for text in texts],
+        "rule": rule,
+        "policy": origin.policy,
+        "selection_probability": probability,
+        "user": None if rows.user is None else rows.user.to_list(),
+        "cluster": origin.cluster,
+    }
+    return Events(texts, columns | own)
+
+
+def _columns(
+    plan: ModelPlan, rows: _Picked, ids: Ids, versions: Versions, origin: Origin
+) -> tuple[list[str], dict[str, Any]]:
+    """Prediction ids, and the columns that failures and outcomes have in common."""
     answers = rows.answers
-    if not len(answers):
-        return []
-    columns = zip(
-        ids.texts(answers["h1"], answers["h2"]),
-        [versions.names[number] for number in answers["version"].tolist()],
-        answers["event_us"].tolist(),
-        [None if score != score else score for score in answers["score"].tolist()],
-        plan.words(answers["label"]).to_list(),
-        rows.truth.to_list(),
-        rows.user.to_list(),
-        rows.asked["offset"].tolist(),
-        answers["offset"].tolist(),
-        rows.offset.tolist(),
-        strict=True,
-    )
-    return [
-        {
-            "failure_id": f"{identifier}/{rule}",
-            "prediction_id": identifier,
-            "model": plan.model,
-            "version": version,
-            "role": role,
-            "rule": rule,
-            "policy": origin.policy,
-            "selection_probability": probability,
-            "event_time": event_us,
-            "score": score,
-            "label": label,
-            "truth": truth,
-            "user": user,
-            "cluster": origin.cluster,
-            "partition": origin.number,
-            "input_offset": input_offset,
-            "prediction_offset": prediction_offset,
-            "feedback_offset": feedback_offset,
-        }
-        for identifier, (version, role), event_us, score, label, truth, user, input_offset, prediction_offset,
-        feedback_offset in columns
-    ]  # fmt: skip
+    texts = ids.texts(answers["h1"], answers["h2"])
+    names = [versions.names[number] for number in answers["version"].tolist()]
+    return texts, {
+        "prediction_id": texts,
+        "model": plan.model,
+        "version": [version for version, _ in names],
+        "role": [role for _, role in names],
+        "event_time": answers["event_us"],
+        "score": answers["score"],
+        "label": plan.words(answers["label"]).to_list(),
+        "truth": None if rows.truth is None else rows.truth.to_list(),
+        "partition": origin.number,
+        "input_offset": rows.asked["offset"],
+        "prediction_offset": answers["offset"],
+        "feedback_offset": rows.offset,
+    }

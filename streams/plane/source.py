@@ -150,6 +150,15 @@ class Log:
         """Records not yet worked on."""
         return sum(map(len, self.chunks))
 
+    def below(self, limit: int) -> int:
+        """Records in hand with an order time stamp below the limit."""
+        count = 0
+        for chunk in self.chunks:
+            if chunk.order_ts[-1] >= limit:
+                return count + int(chunk.order_ts.searchsorted(limit))
+            count += len(chunk)
+        return count
+
     def limit(self, other: int, slack_ms: int) -> int:
         """Records of the topic at place ``other`` with an order time stamp below this one come before all that may come
         here."""
@@ -183,6 +192,11 @@ class Frontier:
     def in_hand(self) -> int:
         """Records in hand of all three topics."""
         return sum(log.in_hand for log in self.logs)
+
+    @property
+    def ready(self) -> int:
+        """Records in hand that may be worked on."""
+        return sum(log.below(limit) for log, limit in zip(self.logs, self.limits(), strict=True))
 
     def limits(self) -> list[int]:
         """For each topic: records below this order time stamp may be worked on."""

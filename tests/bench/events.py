@@ -23,6 +23,8 @@ MODEL = "bench"
 NUMBERS = tuple(f"n{i:02d}" for i in range(12))
 CATEGORIES = tuple(f"c{i}" for i in range(8))
 DOMAIN = tuple("abcd" + letter for letter in "efghijklmn")
+SLICES = DOMAIN[:3]
+"""Values of the first category of which every summary has the counters, too."""
 VERSIONS = ("1", "2")
 LABELS = ("late", "soon")
 SHARE_WITH_TRUTH = 0.6
@@ -36,7 +38,8 @@ SECOND_US = 1_000_000
 
 def contract_document() -> dict[str, Any]:
     numbers = [{"name": name, "type": "double", "min": -10.0, "max": 10.0} for name in NUMBERS]
-    categories = [{"name": name, "type": "string", "domain": list(DOMAIN)} for name in CATEGORIES]
+    categories: list[dict[str, Any]] = [{"name": n, "type": "string", "domain": list(DOMAIN)} for n in CATEGORIES]
+    categories[0]["slices"] = list(SLICES)
     return {
         "type": "record",
         "name": "Bench",
@@ -94,14 +97,17 @@ class Chunk:
                 yield "feedback", self.ids[i], {**common, **truth, "feedback_id": f"f{self.ids[i]}"}
 
     def confusion(self) -> Counter[str]:
-        """Decided predictions by window, version, truth and label."""
-        return Counter(
-            f"{time // SECOND_US // WINDOW_S * WINDOW_S}|{version}|{truth}|{label}"
-            for time, version, truth, label, decided in zip(
-                self.times_us, self.versions, self.truths, self.labels, self.has_truth, strict=True
-            )
-            if decided
-        )
+        """Decided predictions by window, version, truth and label; those of a slice also under its value."""
+        counts: Counter[str] = Counter()
+        first = self.categories[:, 0].tolist()
+        rows = zip(self.times_us, self.versions, self.truths, self.labels, first, self.has_truth, strict=True)
+        for time, version, truth, label, category, is_decided in rows:
+            if is_decided:
+                cell = f"{time // SECOND_US // WINDOW_S * WINDOW_S}|{version}|{truth}|{label}"
+                counts[cell] += 1
+                if category < len(SLICES):
+                    counts[f"{cell}|{SLICES[category]}"] += 1
+        return counts
 
     def table(self) -> pl.DataFrame:
         return pl.DataFrame(list(self.features())).with_columns(

@@ -1,6 +1,7 @@
 """What one would write with Faust and river: three agents, a join in dictionaries, histograms and confusion matrices.
 
-State in plain dictionaries flatters this peer: Faust's own tables cost twice as much and lose less.
+It is flattered: state in plain dictionaries (Faust's own tables cost twice as much and lose less), no slices, no
+archive.
 """
 
 from __future__ import annotations
@@ -131,5 +132,5 @@ async def _run(job: Job) -> Measured:
     await done.wait()
     measured.stop()
     await app.stop()
-    measured.is_exact = monitor.outcomes() == job.expected()
+    measured.is_exact = monitor.outcomes() == {k: n for k, n in job.expected().items() if k.count("|") == 3}
     return measured

@@ -37,7 +37,10 @@ class Job:
         return json.dumps(asdict(self))
 
     def expected(self) -> dict[str, int]:
-        """Confusion counts by "window|version|truth|label"; the window is its start in seconds."""
+        """Confusion counts by "window|version|truth|label", of a slice by that and "|value".
+
+        The window is its start in seconds.
+        """
         counts: dict[str, int] = json.loads((Path(self.folder) / "expected.json").read_text())
         return counts
 

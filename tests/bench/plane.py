@@ -19,11 +19,13 @@ from schemas.registry import Codec, FileRegistry
 from streams.config import Config
 from streams.kafka import MOCK_CLUSTER, cluster_id, consumer_settings, producer_settings
 from streams.plane.loop import DataPlane, PlaneSettings
+from streams.plane.pick import audited
 from streams.plane.plan import ModelPlan
 from streams.testing import wait_until
 from tests.bench.events import LABELS, SECOND_US, WINDOW_S
 from tests.bench.job import Job, Measured
 
+AUDIT_SHARE = Config.model_fields["audit_share"].default
 DEADLINE_S = 600.0
 POLL_S = 0.005
 
@@ -67,9 +69,12 @@ def run(job: Job) -> Measured:
         measured.stages_us[stage] = (seconds * per_prediction, plane.stages.cpu_s[stage] * per_prediction)
     others = measured.cpu_s - sum(plane.stages.cpu_s.values())
     measured.stages_us["other threads"] = (0.0, others * per_prediction)
-    wrong = sum(count for key, count in job.expected().items() if key.split("|")[2] != key.split("|")[3])
-    failures = sum(ends(job.bootstrap)["failures", p] - before["failures", p] for p in range(4))
-    measured.is_exact = outcomes(job, registry, before) == job.expected() and failures == wrong
+    cells = [(key.split("|"), count) for key, count in job.expected().items()]
+    wrong = sum(count for cell, count in cells if len(cell) == 4 and cell[2] != cell[3])
+    after = ends(job.bootstrap)
+    failures = sum(after["failures", p] - before["failures", p] for p in range(4))
+    audits = sum(int(audited(p, np.arange(after["predictions", p]), AUDIT_SHARE).sum()) for p in range(4))
+    measured.is_exact = outcomes(job, registry, before) == job.expected() and failures == wrong + audits
     return measured
 
 
@@ -105,7 +110,7 @@ def plan(folder: Path) -> ModelPlan:
         label=sample["label"],
         labels=contract.target.labels,
     )
-    return ModelPlan(contract, profile, {"wrong": "truth <> label"}, WINDOW_S * SECOND_US, 0.0)
+    return ModelPlan(contract, profile, {"wrong": "truth <> label"}, WINDOW_S * SECOND_US, AUDIT_SHARE)
 
 
 def reader(job_bootstrap: str) -> Consumer:
@@ -113,11 +118,11 @@ def reader(job_bootstrap: str) -> Consumer:
 
 
 def ends(bootstrap: str) -> dict[tuple[str, int], int]:
-    """End offsets of what the plane writes."""
+    """End offsets of the predictions and of what the plane writes."""
     consumer = reader(bootstrap)
     found = {
         (noun, p): consumer.get_watermark_offsets(TopicPartition(topic(noun), p), timeout=30)[1]
-        for noun in ("summaries", "failures")
+        for noun in ("predictions", "summaries", "failures")
         for p in range(4)
     }
     consumer.close()
@@ -135,13 +140,16 @@ def outcomes(job: Job, registry: FileRegistry, before: dict[tuple[str, int], int
     counts: dict[str, int] = {}
     for segment in newest.values():
         for part in segment["parts"]:
-            if part["axis"] != "event" or part["slice"] != ALL_SLICE:
+            if part["axis"] != "event":
                 continue
+            of_slice = "" if part["slice"] == ALL_SLICE else "|" + part["slice"].partition("=")[2]
             codes = np.frombuffer(part["codes"], "<i4")
             for code, count in zip(codes.tolist(), np.frombuffer(part["counts"], "<i8").tolist(), strict=True):
                 predicted, true = divmod(code - CONFUSION, CONFUSION_SIDE)
                 if 0 <= predicted < len(LABELS) and 0 <= true < len(LABELS):
-                    key_ = f"{part['window'] // SECOND_US}|{part['version']}|{LABELS[true]}|{LABELS[predicted]}"
+                    key_ = (
+                        f"{part['window'] // SECOND_US}|{part['version']}|{LABELS[true]}|{LABELS[predicted]}{of_slice}"
+                    )
                     counts[key_] = counts.get(key_, 0) + count
     return counts
 
