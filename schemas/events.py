@@ -44,7 +44,7 @@ def topic(noun: str) -> str:
     return f"{PREFIX}.{noun}.v1"
 
 
-def partitions_of(noun_: str, partitions: int) -> int:
+def partition_count(noun_: str, partitions: int) -> int:
     """How many partitions the topic of a noun has where the source topics have ``partitions``."""
     return 1 if noun_ in SINGLE else partitions
 

@@ -30,7 +30,7 @@ from types import TracebackType
 from typing import Self
 
 from schemas.errors import FlywheelError
-from schemas.events import NOUNS, partitions_of, topic
+from schemas.events import NOUNS, partition_count, topic
 
 RETENTION_BYTES_MAX = 5 * 1024 * 1024
 """What the mock keeps of a partition (``rd_kafka_mock_partition_init``), in bytes of the batches as they were sent."""
@@ -129,7 +129,7 @@ class EmbeddedBroker:
         self._library.rd_kafka_mock_set_group_consumer_heartbeat_interval_ms(self._mock, HEARTBEAT_INTERVAL_MS)
         self._library.rd_kafka_mock_set_group_consumer_session_timeout_ms(self._mock, SESSION_TIMEOUT_MS)
         with self._awake():
-            ours = {topic(noun): partitions_of(noun, partitions) for noun in NOUNS}
+            ours = {topic(noun): partition_count(noun, partitions) for noun in NOUNS}
             for name in ours if topics is None else topics:
                 self.create_topic(name, ours.get(name, partitions))
 

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from schemas.errors import BrokerUnreachableError, TopicLayoutError
-from schemas.events import COMPACTED, NOUNS, SINGLE, SOURCES, partitions_of, topic
+from schemas.events import COMPACTED, NOUNS, SINGLE, SOURCES, partition_count, topic
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 """Of a summary: 2,000 parts of 1,000 counters of 12 bytes are 24 MB before compression, a quarter of that after."""
@@ -175,7 +175,7 @@ def create_topics(bootstrap: str, partitions: int, *, timeout_s: float = 30.0) -
     new = [
         NewTopic(
             name,
-            num_partitions=partitions_of(noun, partitions),
+            num_partitions=partition_count(noun, partitions),
             replication_factor=-1,
             config={**BASE_TOPIC, **TOPICS.get(noun, {})},
         )

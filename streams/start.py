@@ -15,6 +15,7 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaError, Kaf
 from schemas.errors import FlywheelError
 from schemas.events import SOURCES, topic
 from streams.kafka import ANSWER_TIMEOUT_S, CONSUMER, api_versions, producer_settings, unreachable
+from streams.plane.packed import Packed
 from streams.plane.partitioner import ANYWHERE, partitions_of
 
 log = structlog.get_logger("flywheel.worker")
@@ -105,7 +106,7 @@ def check_partitioner(bootstrap: str, partitions: int) -> None:
     wrong = []
     for noun in SOURCES:
         keys, places = _newest_keys(bootstrap, topic(noun), partitions)
-        belong = partitions_of(keys, partitions)
+        belong = partitions_of(Packed.of(keys), partitions)
         known = belong != ANYWHERE
         count, misplaced = int(known.sum()), int((known & (belong != places)).sum())
         foreign = misplaced / max(count, 1) * partitions / (partitions - 1)

@@ -23,6 +23,7 @@ import polars as pl
 from schemas.errors import DecodeError, UnknownSchemaError
 from schemas.registry import HEADER, HEADER_BYTES, MAGIC, Codec, Registry, split_header
 from streams.plane.layout import Layout
+from streams.plane.packed import Packed
 from streams.plane.panics import panics_unprinted
 
 SENTINEL = "\x00sentinel"
@@ -77,11 +78,12 @@ class Decoder:
         self._heads: dict[int, Head | None] = {}
         self._is_mixed = False  # the last batch had several schemas, as inputs of several models have
 
-    def decode(self, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> tuple[list[Decoded], list[Bad]]:
+    def decode(self, packed: Packed, packed_keys: Packed) -> tuple[list[Decoded], list[Bad]]:
         """Columns of the good records, by schema, and the bad records."""
-        whole = None if self._is_mixed else self._whole(values, keys)
+        whole = None if self._is_mixed else self._whole(packed, packed_keys)
         if whole is not None:
             return [whole], []
+        values, keys = packed.tolist(), packed_keys.tolist()
         bad: list[Bad] = []
         by_schema: dict[int, list[int]] = {}
         for place, value in enumerate(values):
@@ -111,17 +113,16 @@ class Decoder:
                     decoded.append(Decoded(schema_id, order, table))
         return decoded, bad
 
-    def _whole(self, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> Decoded | None:
+    def _whole(self, values: Packed, keys: Packed) -> Decoded | None:
         """The usual batch: every value good and of one schema."""
-        if len(values) <= SINGLE_MAX:
+        if len(values) <= SINGLE_MAX or len(values.nulls) or values.sizes[0] < HEADER_BYTES:
             return None
-        first = values[0]
-        if first is None or len(first) < HEADER_BYTES or first[0] != MAGIC:
+        if values.data[0] != MAGIC or values.sizes.max() > VALUE_BYTES_MAX:
             return None
-        schema_id = int.from_bytes(first[1:HEADER_BYTES])
+        schema_id = int.from_bytes(values.data[1:HEADER_BYTES])
         try:
-            frame = self._block(schema_id, values, keys)  # type: ignore[arg-type]
-        except (TypeError, UnknownSchemaError):  # a null value, or an id that nobody registered
+            frame = self._block(schema_id, values, keys)
+        except UnknownSchemaError:  # an id that nobody registered
             return None
         return None if frame is None else Decoded(schema_id, np.arange(len(values)), frame)
 
@@ -135,7 +136,8 @@ class Decoder:
         bad: list[Bad],
     ) -> None:
         if len(places) > SINGLE_MAX:
-            frame = self._block(schema_id, [values[i] or b"" for i in places], [keys[i] for i in places])
+            some, own_keys = Packed.of([values[i] for i in places]), Packed.of([keys[i] for i in places])
+            frame = self._block(schema_id, some, own_keys)
             if frame is not None:
                 frames.append((places, frame))
                 return
@@ -181,17 +183,13 @@ class Decoder:
             for place, record in zip(places, records, strict=True):
                 self._columns(schema_id, [place], [record], frames, bad)
 
-    def _block(self, schema_id: int, values: Sequence[bytes], keys: Sequence[bytes | None]) -> pl.DataFrame | None:
+    def _block(self, schema_id: int, values: Packed, keys: Packed) -> pl.DataFrame | None:
         head = self._head(schema_id)
         if head is None:
             return None
         container, sentinel, _, layout = head
-        body = b"".join(values)  # twice joined is cheaper than once summed up
-        lengths = np.fromiter(map(len, values), np.int64, len(values))
-        if len(body) > VALUE_BYTES_MAX and lengths.max() > VALUE_BYTES_MAX:
-            return None
-        size = len(body) + len(sentinel)
-        block = b"".join((container, _zigzag(len(values) + 1), _zigzag(size), body, sentinel, SYNC))
+        size = len(values.data) + len(sentinel)
+        block = b"".join((container, _zigzag(len(values) + 1), _zigzag(size), values.data, sentinel, SYNC))
         frame = _guarded(lambda: pl.read_avro(io.BytesIO(block)))
         if frame is None or frame.height != len(values) + 1:
             return None
@@ -199,7 +197,7 @@ class Decoder:
         if frame["_magic"].to_numpy().any() or (ids != ids[-1]).any() or frame[self._id][-1] != SENTINEL:
             return None
         frame = without(frame.head(len(values)), ("_magic", "_id"))
-        if not layout.is_exact(frame, body, lengths):
+        if not layout.is_exact(frame, values.data, values.sizes):
             return None
         same = _guarded(lambda: _are_keys(frame[self._id], keys))
         return frame if same else None
@@ -255,11 +253,12 @@ def without(frame: pl.DataFrame, names: Collection[str]) -> pl.DataFrame:
     return pl.DataFrame([column for column in frame.get_columns() if column.name not in names])
 
 
-def _are_keys(ids: pl.Series, keys: Sequence[bytes | None]) -> bool:
-    given = pl.Series(keys, dtype=pl.Binary)
-    if ids.null_count() or given.null_count():
+def _are_keys(ids: pl.Series, keys: Packed) -> bool:
+    """Whether the ids, none of them empty, are the keys: all the lengths, and all the bytes in a row."""
+    if len(keys.nulls) or ids.null_count() or not keys.sizes.all():
         return False
-    return bool((given == ids.cast(pl.Binary)).all() and not (ids == "").any())
+    is_size = ids.str.len_bytes().to_numpy() == keys.sizes
+    return bool(is_size.all()) and ids.str.join("").item().encode() == keys.data
 
 
 def _field(name: str, avro_type: str) -> dict[str, str]:

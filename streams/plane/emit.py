@@ -61,7 +61,7 @@ class Emitter:
     def forward(self, source: str, partition: int, chunk: Chunk, place: int) -> None:
         """Send a record once more, to the partition that its key belongs to; sent twice, it is a duplicate there."""
         headers = chunk.headers.get(int(chunk.offsets[place]))
-        self._produce(source, chunk.values[place], chunk.keys[place], partition=partition, headers=headers)
+        self._produce(source, chunk.values.at(place), chunk.keys.at(place), partition=partition, headers=headers)
 
     def _produce(self, name: str, value: bytes | None, key: bytes | None, **more: Any) -> None:
         while True:
@@ -88,7 +88,7 @@ class Emitter:
     def dead_letters(self, source: str, partition: int, chunk: Chunk, bad: Sequence[Bad]) -> None:
         """Set records aside, with their origin; what is said of one is a function of the log."""
         for item in bad:
-            value, key = chunk.values[item.place], chunk.keys[item.place]
+            value, key = chunk.values.at(item.place), chunk.keys.at(item.place)
             offset, timestamp = int(chunk.offsets[item.place]), int(chunk.timestamps[item.place])
             self.send(
                 "dead-letters",

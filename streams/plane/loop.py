@@ -26,6 +26,7 @@ from streams.plane.decode import Bad, Decoded, Decoder
 from streams.plane.emit import Emitter, segment_record
 from streams.plane.horizon import Horizon
 from streams.plane.numbered import Batch, Clock, Numbered
+from streams.plane.packed import Packed
 from streams.plane.partitioner import ANYWHERE, partitions_of
 from streams.plane.pick import Found
 from streams.plane.plan import TOPIC_FEEDBACK, TOPIC_INPUTS, TOPIC_PREDICTIONS, ModelPlan
@@ -254,9 +255,7 @@ class DataPlane:
                 kept.append((Decoded(part.schema_id, part.places[~gone], part.frame.filter(~gone)), model))
         return kept
 
-    def _decoded(
-        self, place: int, values: list[bytes | None], keys: list[bytes | None]
-    ) -> tuple[list[Decoded], list[Bad]]:
+    def _decoded(self, place: int, values: Packed, keys: Packed) -> tuple[list[Decoded], list[Bad]]:
         """A schema that is not in the cache has to be asked for: while the registry is away, its records wait."""
         deadline = time.monotonic() + REGISTRY_PATIENCE_S
         while True:

@@ -9,11 +9,10 @@ References: Austin Appleby, MurmurHash2 (2008).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
-
 import numpy as np
 import numpy.typing as npt
+
+from streams.plane.packed import Packed
 
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint32]
@@ -23,25 +22,22 @@ R = np.uint32(24)
 ANYWHERE = -1
 
 
-def partitions_of(keys: Sequence[bytes | None], count: int) -> Ints:
+def partitions_of(keys: Packed, count: int) -> Ints:
     """The partition of every key, :data:`ANYWHERE` of a null one.
 
-    >>> partitions_of([b"a", b"abc", b"abcdefgh", b"", None], 12).tolist()
+    >>> partitions_of(Packed.of([b"a", b"abc", b"abcdefgh", b"", None]), 12).tolist()
     [4, 3, 9, 9, -1]
     """
-    if None in keys:
-        found = np.full(len(keys), ANYWHERE, np.int64)
-        given = [(place, key) for place, key in enumerate(keys) if key is not None]
-        found[[place for place, _ in given]] = partitions_of([key for _, key in given], count)
-        return found
-    own = cast(Sequence[bytes], keys)
-    hashes = np.empty(len(own), np.uint32)
-    lengths = np.fromiter(map(len, own), np.int64, len(own))
-    for length in np.unique(lengths).tolist():
-        places = np.flatnonzero(lengths == length)
-        some = own if len(places) == len(own) else [own[place] for place in places.tolist()]
-        hashes[places] = _murmur2(np.frombuffer(b"".join(some), np.uint8).reshape(len(places), length))
-    return (hashes & np.uint32(0x7FFFFFFF)).astype(np.int64) % count
+    data, starts = np.frombuffer(keys.data, np.uint8), np.cumsum(keys.sizes) - keys.sizes
+    hashes = np.empty(len(keys), np.uint32)
+    for length in np.unique(keys.sizes).tolist():
+        places = np.flatnonzero(keys.sizes == length)
+        is_all = len(places) == len(keys)
+        own = data if is_all else data[starts[places, None] + np.arange(length)]
+        hashes[places] = _murmur2(own.reshape(len(places), length))
+    found = (hashes & np.uint32(0x7FFFFFFF)).astype(np.int64) % count
+    found[keys.nulls] = ANYWHERE
+    return found
 
 
 def _murmur2(keys: npt.NDArray[np.uint8]) -> Words:

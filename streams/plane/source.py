@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby, pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from streams.plane.horizon import Horizon
+from streams.plane.packed import Packed
 
 Ints = npt.NDArray[np.int64]
 TIMESTAMP_LOG_APPEND = 2
@@ -36,15 +37,15 @@ def asked(messages: Sequence[Any], name: str) -> Iterator[Any]:
 class Chunk:
     """Consecutive records of one source partition."""
 
-    values: list[bytes | None]
-    keys: list[bytes | None]
+    values: Packed
+    keys: Packed
     offsets: Ints
     timestamps: Ints  # broker timestamps, ms
     order_ts: Ints  # their running maximum
     headers: Mapping[int, Any] = field(default_factory=dict)  # by offset, of the few records that have any
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.offsets)
 
     def __getitem__(self, part: slice) -> Chunk:
         values, keys, offsets = self.values[part], self.keys[part], self.offsets[part]
@@ -59,7 +60,7 @@ class Chunk:
         """Chunks of one source partition, in their order, as one."""
         if len(chunks) == 1:
             return chunks[0]
-        values, keys = (list(chain.from_iterable(getattr(c, name) for c in chunks)) for name in ("values", "keys"))
+        values, keys = Packed.join([c.values for c in chunks]), Packed.join([c.keys for c in chunks])
         offsets, timestamps, order_ts = (
             np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("offsets", "timestamps", "order_ts")
         )
@@ -138,8 +139,7 @@ class Log:
             raised = np.maximum(raised, self.worked_ts)
         gone = int(offsets[0]) - self.fetched
         self.fetched, self.order_ts = int(offsets[-1]) + 1, int(raised[-1])
-        # bytes, not messages: they are small, and the garbage collector does not look at them
-        values, keys = list(asked(messages, "value")), list(asked(messages, "key"))
+        values, keys = (Packed.of(list(asked(messages, name))) for name in ("value", "key"))
         headers = list(asked(messages, "headers"))
         some = {int(offsets[i]): given for i, given in enumerate(headers) if given} if any(headers) else {}
         self.chunks.append(Chunk(values, keys, offsets, times, raised, some))

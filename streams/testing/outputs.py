@@ -8,7 +8,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 
-from schemas.events import SOURCES, noun, partitions_of, topic
+from schemas.events import SOURCES, noun, partition_count, topic
 from schemas.registry import Codec
 from streams.testing.oracle import Record, Result, failures_of
 from streams.testing.summaries import PlainMerger, differences
@@ -63,7 +63,7 @@ class OutputReader:
         self.outputs = outputs
         self._consumer = reader(bootstrap)
         self._consumer.assign(
-            [TopicPartition(topic(name), p, 0) for name in WRITTEN for p in range(partitions_of(name, partitions))]
+            [TopicPartition(topic(name), p, 0) for name in WRITTEN for p in range(partition_count(name, partitions))]
         )
 
     def read(self) -> bool:

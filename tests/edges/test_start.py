@@ -25,6 +25,7 @@ from schemas.registry import Codec, FileRegistry
 from streams import start
 from streams.config import load_config
 from streams.kafka import admin, check_topics, create_topics, producer_settings, topic_info
+from streams.plane.packed import Packed
 from streams.plane.partitioner import ANYWHERE, partitions_of
 from streams.registry import ConfluentRegistry
 from streams.runtime import Runtime
@@ -71,7 +72,7 @@ def test_keys_belong_where_the_client_library_puts_them(own_kafka: KafkaServer) 
     chance = random.Random(3)
     keys: list[bytes | None] = [chance.randbytes(n % 70) for n in range(2_000)]
     placed = produce(own_kafka.bootstrap, "start.keys", keys, partitioner="murmur2_random")
-    assert partitions_of(keys, 7).tolist() == placed
+    assert partitions_of(Packed.of(keys), 7).tolist() == placed
     assert len(set(placed)) == 7
 
 
@@ -84,7 +85,7 @@ def test_keys_have_the_hashes_of_java_s_own_test() -> None:
     }  # fmt: skip
     count = 2**31 - 1
     wanted = [(hashed & 0x7FFFFFFF) % count for hashed in vectors.values()]
-    assert partitions_of([*vectors, None], count).tolist() == [*wanted, ANYWHERE]
+    assert partitions_of(Packed.of([*vectors, None]), count).tolist() == [*wanted, ANYWHERE]
 
 
 def test_a_topic_that_another_partitioner_filled_is_refused_with_the_client_s_setting(own_kafka: KafkaServer) -> None:

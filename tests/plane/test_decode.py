@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from schemas.registry import HEADER, MAGIC, FileRegistry
 from streams.plane import decode
 from streams.plane.decode import Decoder
+from streams.plane.packed import Packed
 from streams.testing.world import World
 
 KEY = "prediction_id"
@@ -68,8 +69,12 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def packed(batch: list[Pair]) -> tuple[Packed, Packed]:
+    return Packed.of([value for value, _ in batch]), Packed.of([key for _, key in batch])
+
+
 def check(world: World, batch: list[Pair]) -> None:
-    decoded, bad = Decoder(world.registry).decode([v for v, _ in batch], [k for _, k in batch])
+    decoded, bad = Decoder(world.registry).decode(*packed(batch))
     found: dict[int, Any] = {}
     for part in decoded:
         assert list(part.places) == sorted(part.places)
@@ -178,9 +183,7 @@ def test_what_polars_takes_liberties_with_is_decided_by_fastavro_in_a_batch_as_a
     for value in odd:
         check(world, [(value, b"odd")])
         check(world, [*batch, (value, b"odd"), *batch])
-    decoded, bad = Decoder(world.registry).decode(
-        [*(v for v, _ in batch), *odd], [*(k for _, k in batch), *[b"odd"] * 4]
-    )
+    decoded, bad = Decoder(world.registry).decode(*packed([*batch, *((value, b"odd") for value in odd)]))
     assert [item.place for item in bad] == [40, 41]
     assert sum(part.frame.height for part in decoded) == 42
 
@@ -212,7 +215,7 @@ def test_the_panics_of_polars_are_not_printed_and_what_others_print_is(
 
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(pl, "read_avro", watched)
-        _, bad = Decoder(world.registry).decode(values, keys)
+        _, bad = Decoder(world.registry).decode(Packed.of(values), Packed.of(keys))
     assert [item.place for item in bad] == [20]
     assert "PanicException" in panics
     assert capfd.readouterr().err == "said by another thread\n" * len(panics)
@@ -224,7 +227,7 @@ def test_a_registered_schema_that_is_no_record_stops_nothing(tmp_path: Path, wor
     registry = FileRegistry(tmp_path / "registry.json")
     schema_id = registry.register("somebody", schema)
     values = [HEADER.pack(MAGIC, schema_id) + b"\x02a"] * 20
-    decoded, bad = Decoder(registry).decode(values, [b"a"] * 20)
+    decoded, bad = Decoder(registry).decode(Packed.of(values), Packed.of([b"a"] * 20))
     assert decoded == []
     assert {item.reason for item in bad} == {decode.REASON_SCHEMA}
     assert [item.place for item in bad] == list(range(20))
@@ -232,14 +235,14 @@ def test_a_registered_schema_that_is_no_record_stops_nothing(tmp_path: Path, wor
 
 def test_a_whole_batch_of_several_schemas_is_split_by_schema(world: World, good: dict[str, list[Pair]]) -> None:
     check(world, good["inputs"][:200])
-    decoded, bad = Decoder(world.registry).decode(*map(list, zip(*good["inputs"][:200], strict=True)))
+    decoded, bad = Decoder(world.registry).decode(*packed(good["inputs"][:200]))
     assert {part.schema_id for part in decoded} == {world.ids[model] for model in world.contracts}
     assert bad == []
 
 
 def test_a_schema_that_polars_cannot_read_is_decoded_record_by_record(world: World) -> None:
     value = world.value("foreign", {"prediction_id": "e", "tags": {"a": "b"}})
-    decoded, bad = Decoder(world.registry).decode([value] * 20, [b"e"] * 19 + [b"x"])
+    decoded, bad = Decoder(world.registry).decode(*packed([*[(value, b"e")] * 19, (value, b"x")]))
     assert [part.frame.height for part in decoded] == [19]
     assert [(item.place, item.reason) for item in bad] == [(19, decode.REASON_KEY)]
 
@@ -248,4 +251,4 @@ def test_an_unreadable_registry_is_not_a_bad_record(tmp_path: Path, good: dict[s
     path = tmp_path / "registry.json"
     path.write_text("{")
     with pytest.raises(ValueError, match="Expecting"):
-        Decoder(FileRegistry(path)).decode([v for v, _ in good["inputs"][:20]], [k for _, k in good["inputs"][:20]])
+        Decoder(FileRegistry(path)).decode(*packed(good["inputs"][:20]))
