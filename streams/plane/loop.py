@@ -39,7 +39,9 @@ TOPICS = tuple(topic(noun) for noun in SOURCES)
 CONSUME_RECORDS = 4_000
 """Messages taken at once: so few that they are still in the CPU's cache when their values are."""
 CONSUME_TIMEOUT_S = 0.05
-"""An incomplete batch waits this long: the latency of a quiet stream, and nothing to a busy one."""
+"""An incomplete batch waits this long while there is a backlog, and so does a quiet stream for its next record."""
+GATHER_S = 0.01
+"""After that record more is waited for: a turn for each would cost more than all of them."""
 WORK_INTERVAL_S = 0.1
 """A partition number with less than a micro-batch in hand is worked on this often at most: a step has a fixed cost of
 some milliseconds, which a quiet stream would pay for every few records."""
@@ -161,7 +163,7 @@ class DataPlane:
 
     def _turn(self) -> None:
         at_most = min(CONSUME_RECORDS, self._s.batch_records)
-        messages = self._consumer.consume(at_most, CONSUME_TIMEOUT_S)
+        messages = self._consume(at_most)
         self.stages.lap("consume" if messages else "idle")
         if self._failure is not None:
             raise self._failure
@@ -186,6 +188,13 @@ class DataPlane:
         self._throttle()
         if time.monotonic() - self._last_tick >= self._s.summary_interval_ms / 1000:
             self._tick()
+
+    def _consume(self, at_most: int) -> list[Any]:
+        """A batch; of a stream that is caught up with, what comes shortly after its next record."""
+        if not self._is_caught_up:
+            return list(self._consumer.consume(at_most, CONSUME_TIMEOUT_S))
+        messages = list(self._consumer.consume(1, CONSUME_TIMEOUT_S))
+        return messages + self._consumer.consume(at_most - 1, GATHER_S) if messages and at_most > 1 else messages
 
     def _is_due(self, number: int) -> bool:
         return time.monotonic() - self._worked.get(number, 0.0) >= WORK_INTERVAL_S
