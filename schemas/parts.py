@@ -146,11 +146,14 @@ def merge(pairs: Iterable[tuple[CodeArray, Ints]]) -> tuple[CodeArray, Ints]:
         return np.empty(0, np.int32), np.empty(0, np.int64)
     codes = np.concatenate([c for c, _ in listed])
     counts = np.concatenate([n for _, n in listed]).astype(np.int64, copy=False)
-    distinct, place = np.unique(codes, return_inverse=True)
-    sums = np.zeros(len(distinct), np.int64)
-    np.add.at(sums, place, counts)
+    if not len(codes):
+        return codes.astype(np.int32), counts
+    by = np.argsort(codes, kind="stable")  # the pieces are mostly sorted, which this sort makes use of
+    ordered = codes[by]
+    heads = np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1))
+    sums = np.add.reduceat(counts[by], heads)
     kept = sums != 0
-    return distinct[kept].astype(np.int32), sums[kept]
+    return ordered[heads][kept].astype(np.int32), sums[kept]
 
 
 def negate(codes: CodeArray, counts: Ints) -> tuple[CodeArray, Ints]:

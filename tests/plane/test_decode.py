@@ -100,6 +100,7 @@ def mutated(pair: Pair, others: list[Pair], chance: random.Random) -> Pair:
         (value[:at], key),
         (value[: -chance.randrange(1, 6)], key),
         (value + chance.randbytes(chance.randrange(1, 6)), key),
+        (value + b"\x80" * chance.randrange(1, 3), key),
         (value + value, key),
         (value + other, key),
         (value[:at] + bytes([value[at] ^ (1 << chance.randrange(8))]) + value[at + 1 :], key),
@@ -141,7 +142,9 @@ def test_broken_values_are_found_and_spare_the_others(
 
 
 @pytest.mark.parametrize("place", [0, 20, 39])
-@pytest.mark.parametrize("kind", ["twice", "sentinel", "long", "two_megabytes", "null"])
+@pytest.mark.parametrize(
+    "kind", ["twice", "sentinel", "long", "overlong", "overlonger", "magic", "two_megabytes", "null"]
+)
 def test_a_value_that_could_shift_the_others_is_found_wherever_it_stands(
     world: World, good: dict[str, list[Pair]], place: int, kind: str
 ) -> None:
@@ -154,6 +157,9 @@ def test_a_value_that_could_shift_the_others_is_found_wherever_it_stands(
         "twice": (value + value, key),
         "sentinel": (sentinel, decode.SENTINEL.encode()),
         "long": (value[:-2] + b"\x02" + b"\xff" * 9 + b"\x7f", key),
+        "overlong": (value + b"\x80", key),  # with the next value's first byte a long way to write the magic 0
+        "overlonger": (value + b"\x80\x80", key),
+        "magic": (b"\x02" + value[1:], key),
         "two_megabytes": (value + bytes(2_000_000), key),
         "null": (None, key),
     }[kind]
