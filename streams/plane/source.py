@@ -140,8 +140,9 @@ class Log:
         gone = int(offsets[0]) - self.fetched
         self.fetched, self.order_ts = int(offsets[-1]) + 1, int(raised[-1])
         values, keys = (Packed.of(list(asked(messages, name))) for name in ("value", "key"))
-        headers = list(asked(messages, "headers"))
-        some = {int(offsets[i]): given for i, given in enumerate(headers) if given} if any(headers) else {}
+        some: dict[int, Any] = {}
+        if any(asked(messages, "headers")):
+            some = {int(offsets[i]): given for i, given in enumerate(asked(messages, "headers")) if given}
         self.chunks.append(Chunk(values, keys, offsets, times, raised, some))
         return gone
 
