@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from confluent_kafka import Consumer, TopicPartition
 
 from schemas.database import make_engine
-from schemas.events import topic
+from schemas.events import partition_count, topic
 from streams.config import Config, load_config
 from streams.testing.effects import Expected
 from streams.testing.server import dies_with_parent, wait_until
@@ -136,7 +136,7 @@ def settle(
     engine = make_engine(config.database_url)
     ends = {(topic(name), p): end for p, each in expected.items() for name, end in each.ends.items() if end}
     group = Consumer({"bootstrap.servers": bootstrap, "group.id": f"{config.group}-control", "log_level": 2})
-    places = [(topic(name), p) for name in HANDLED for p in expected]
+    places = [(topic(name), p) for name in HANDLED for p in range(partition_count(name, len(expected)))]
 
     def has_settled() -> bool:
         look()

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from labeling.store import LabelStore
 from schemas.database import open_database
 from schemas.errors import FlywheelError
+from schemas.events import partition_count
 from schemas.registry import Codec, FileRegistry
 from streams.config import Config
 from streams.testing.effects import Tally
@@ -67,7 +68,7 @@ class Reviewer:
         stored = {event.event_id: event for event in self._store.events()}
         records = [
             self._codec.decode(record.value)
-            for log in read_logs(bootstrap, partitions, ["labels"]).values()
+            for log in read_logs(bootstrap, partition_count("labels", partitions), ["labels"]).values()
             for record in log
         ]
         found = {record["event_id"]: record["hash"] for record in records}
