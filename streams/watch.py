@@ -97,10 +97,10 @@ class Watch:
                 self._confirm(model)
         parts = list(self.merger.everything())
         self._count(parts)
+        for model in ({part.model for part in parts} & set(self.runtime.plans)) - set(self.models):
+            self._begin_unregistered(model, [part for part in parts if part.model == model])
         for name, watched in self.models.items():
             watched.monitor.add(part for part in parts if part.model == name)
-        for model in {part.model for part in parts} - set(self.models):
-            self._begin_unregistered(model, [part for part in parts if part.model == model])
 
     def reload(self) -> None:
         """Start again from the database: another worker merged and judged meanwhile."""

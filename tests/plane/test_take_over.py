@@ -1,0 +1,88 @@
+"""A worker that gets the topic of summaries goes on from the database, whatever it kept in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from retrain.testing import CLUSTER
+from schemas.events import SOURCES
+from schemas.parts import Part
+from schemas.times import HOUR_US
+from streams.agents.handlers import Summaries
+from streams.agents.pump import Given
+from streams.merging import Merger
+from streams.runtime import Runtime
+from streams.testing.served import World, bare_world, parts_of_rows
+from streams.watch import Watch
+
+
+class Worker:
+    """The control plane's part of a worker that merges and judges."""
+
+    def __init__(self, world: World) -> None:
+        runtime = Runtime.open(world.config, "nowhere:9092", CLUSTER, is_embedded=False)
+        merger = Merger(runtime.engine, runtime.codec, runtime.ids["summaries"])
+        self.engine, self.watch = runtime.engine, Watch(runtime, merger)
+        self.watch.start()
+        self.looked: list[int] = []
+        self.handle = Summaries(runtime, merger, self.watch, self)  # type: ignore[arg-type]  # looks instead of deciding
+
+    def look(self, moment_us: int, *, is_news: bool = False) -> None:
+        self.looked.append(moment_us // HOUR_US)
+
+    def take(self, message: dict[str, Any]) -> None:
+        self.handle([Given(message, "summaries", 0, 0, 0)])
+
+    def counted(self) -> dict[int, int]:
+        """Rows by hour, of all rows."""
+        counts = self.watch.models["small"].monitor.counts
+        return {hour: int(rows[0, 0]) for hour, rows in sorted(counts.scalars.items()) if rows[0, 0]}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return bare_world(tmp_path)
+
+
+def messages(world: World) -> list[dict[str, Any]]:
+    """The rows of both partitions, a day a message, alternately."""
+    days = world.rows["event_time"].to_numpy() // (24 * HOUR_US)
+    found: list[dict[str, Any]] = []
+    for segment, day in enumerate(np.unique(days).tolist()):
+        for partition in range(2):
+            mine = (days == day) & (np.arange(world.rows.height) % 2 == partition)
+            rows = world.rows.filter(mine)
+            parts: list[Part] = parts_of_rows(world, rows, world.scores[mine])
+            newest = int(rows["event_time"].max())  # type: ignore[arg-type]
+            start = segment * 1_000
+            message = world.summary(
+                SOURCES[1], partition, start, start + 1_000, parts, segment=segment, is_complete=True, watermark=newest
+            )
+            found.append({**message, "time": newest + partition})
+    return found
+
+
+def test_the_one_that_takes_over_counts_and_judges_what_it_never_saw(world: World) -> None:
+    first, second = Worker(world), Worker(world)
+    given = messages(world)
+    half = len(given) // 2 + 1
+    for message in given[:half]:
+        first.take(message)
+    for message in given[half:]:
+        second.take(message)
+    alone = Worker(world)  # reads everything from the database
+    assert second.counted() == alone.counted()
+    assert sum(second.counted().values()) == world.rows.height
+    second.take(given[-2])  # its partition's last word, which only the first one may have heard
+    assert second.looked
+    assert min(second.looked) <= max(first.looked) + 1
+    assert max(second.looked) > max(first.looked)
+    for message in given[-2:]:  # a zombie comes back with what it still had in hand
+        first.take(message)
+    assert first.counted() == second.counted()
+    for worker in (first, second, alone):
+        worker.engine.dispose()
