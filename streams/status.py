@@ -34,6 +34,8 @@ QUALITY_DAYS = 7
 RUNS_SHOWN = 5
 COUNTED = ("duplicates", "misplaced", "orphans", "dead", "gap", "late")
 """What may become of a record but being worked on, as segments count it."""
+RARE = ("misplaced", "orphans")
+"""Shown where there are any."""
 SEVERITIES = ("critical", "page", "warn", "info")
 CLOSED = "closed"
 
@@ -203,6 +205,11 @@ def events_of(logs: Sequence[LogTotals], ends: LogEnds) -> dict[str, dict[str, i
             **counts,
         }
     return found
+
+
+def event_columns(events: dict[str, dict[str, int]]) -> list[str]:
+    """What to show of :func:`events_of`; what is rare only where there is any."""
+    return ["in", "read", "lag", *(n for n in COUNTED if n not in RARE or any(row[n] for row in events.values()))]
 
 
 def current_cluster(logs: Iterable[LogTotals], ends: LogEnds) -> str | None:

@@ -95,9 +95,9 @@ def _head(told: dict[str, Any]) -> list[str]:
 
 
 def _events(told: dict[str, Any]) -> list[str]:
-    from streams.status import COUNTED
+    from streams.status import event_columns
 
-    columns = ("in", "read", "lag", *COUNTED)
+    columns = event_columns(told["events"])
     found = [f"{'events':<{MARGIN}}" + "".join(f"{name:>{_column(name)}}" for name in columns)]
     for noun, row in told["events"].items():
         cells = [_number(row[name]) if name != "lag" or told["lag"] is not None else "?" for name in columns]

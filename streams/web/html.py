@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from schemas.parts import ALL_SLICE
 from schemas.times import from_us
-from streams.status import COUNTED
+from streams.status import event_columns
 from streams.web.charts import Mark, Point, histogram, lines, text
 from streams.web.view import DAYS_MAX
 
@@ -148,7 +148,7 @@ def _tiles(status: dict[str, Any]) -> str:
 
 
 def _events(status: dict[str, Any]) -> str:
-    names = ("in", "read", "lag", *COUNTED)
+    names = event_columns(status["events"])
     rows = [
         [noun, *(_number(None if name == "lag" and status["lag"] is None else each[name]) for name in names)]
         for noun, each in status["events"].items()
