@@ -36,11 +36,12 @@ class Packed:
     @classmethod
     def of(cls, texts: Sequence[bytes | None]) -> Packed:
         """Pack byte strings."""
-        nulls = NONE
-        if None in texts:
+        try:
+            return cls(b"".join(texts), np.fromiter(map(len, texts), np.int64, len(texts)))  # type: ignore[arg-type]
+        except TypeError:  # to look for None first would cost more than all the rest
             nulls = np.array([i for i, text in enumerate(texts) if text is None])
-            texts = [text or b"" for text in texts]
-        return cls(b"".join(texts), np.fromiter(map(len, texts), np.int64, len(texts)), nulls)  # type: ignore[arg-type]
+            full = cls.of([text or b"" for text in texts])
+            return cls(full.data, full.sizes, nulls)
 
     def __len__(self) -> int:
         return len(self.sizes)

@@ -79,12 +79,12 @@ def runs(messages: Sequence[Any]) -> list[tuple[str, int, int, int, Ints]]:
     if not n:
         return []
     names, numbers = list(asked(messages, "topic")), list(asked(messages, "partition"))
-    first, last = messages[0].offset(), messages[-1].offset()
-    if last - first == n - 1 and names.count(names[0]) == n and numbers.count(numbers[0]) == n:
-        return [(names[0], numbers[0], 0, n, np.arange(first, last + 1))]
     offsets = np.fromiter(asked(messages, "offset"), np.int64, n)
-    partitions = np.array(numbers)
-    is_break = (np.diff(offsets) != 1) | (np.diff(partitions) != 0)
+    is_break = np.diff(offsets) != 1
+    if numbers.count(numbers[0]) < n:
+        is_break |= np.diff(numbers) != 0
+    if not is_break.any() and names.count(names[0]) == n:
+        return [(names[0], numbers[0], 0, n, offsets)]
     starts = [0, *(np.flatnonzero(is_break) + 1).tolist(), n]
     found: list[tuple[str, int, int, int, Ints]] = []
     for start, stop in pairwise(starts):

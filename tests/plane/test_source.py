@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streams.plane.horizon import Horizon
@@ -125,6 +125,7 @@ def test_a_quiet_topic_holds_the_others_back_until_it_was_seen_at_its_end_long_e
         st.tuples(st.sampled_from("ab"), st.integers(0, 1), st.integers(0, 6), st.integers(1, 5)), max_size=12
     )
 )
+@example(pieces=[("a", 0, 0, 2), ("a", 0, 0, 2), ("a", 0, 4, 1)])  # as many as lie between the first and the last
 def test_what_consume_returns_is_cut_at_every_change(pieces: list[tuple[str, int, int, int]]) -> None:
     messages = [message(first + i, 0, name, p) for name, p, first, count in pieces for i in range(count)]
     again: list[tuple[str, int, int]] = []
