@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
+import cramjam
 import fastavro
 import polars as pl
 import sqlalchemy as sa
@@ -263,9 +263,7 @@ class Effects:
         """The sum over all segments: what is folded into the windows, and what open summaries hold."""
         found: dict[tuple[Any, ...], Counter[int]] = {}
         for row in self._rows('SELECT model, version, role, slice, axis, window_us, counts FROM "window"'):
-            raw = zlib.decompress(row.counts)
-            size = len(raw) // 12
-            counts = counts_of({"codes": raw[: 4 * size], "counts": raw[4 * size :]}, may_be_zero=True)
+            counts = counts_of(_unpacked(bytes(row.counts)), may_be_zero=True)
             found.setdefault(tuple(row[:-1]), Counter()).update(counts)
         for _, segment in self._open_segments():
             for part in segment["parts"]:
@@ -356,6 +354,19 @@ def topic_tallies(outputs: Outputs, expected: Mapping[int, Expected]) -> list[Ta
         Tally.of("dead letters on their topic", outputs.dead, dead),
         Tally.of("gaps and alerts of the plane", told, {}),
     ]
+
+
+def _unpacked(packed: bytes) -> dict[str, bytes]:
+    """A window's counters as they are sent: in the database the bytes of equal weight stand side by side."""
+    raw = bytes(cramjam.lz4.decompress_block(packed))
+    size = len(raw) // 12
+    whole = {"codes": bytearray(4 * size), "counts": bytearray(8 * size)}
+    first = 0
+    for values, width in zip(whole.values(), (4, 8), strict=True):
+        for weight in range(width):
+            values[weight::width] = raw[first : first + size]
+            first += size
+    return {name: bytes(values) for name, values in whole.items()}
 
 
 def _flat(sums: Mapping[Any, Mapping[Any, int]]) -> dict[Any, int]:

@@ -99,12 +99,12 @@ def test_a_kill_at_any_point_changes_nothing(own_kafka: KafkaServer, tmp_path: P
         assert worker.process.returncode == -signal.SIGKILL, f"{point}: {worker.last_words()}"
     worker.start()
     log = Log(bootstrap, cluster_id(bootstrap), registry, config.archive_dir, SEGMENT_RECORDS, PARTITIONS)
-    expected = expect_all(log, PARTITIONS)
 
     def look() -> None:
         assert not worker.has_ended, worker.last_words()
 
-    settle(config, bootstrap, expected, DEADLINE_S, look)
+    settle(config, bootstrap, PARTITIONS, DEADLINE_S, look)
+    expected = expect_all(log, PARTITIONS)
     assert worker.end() == 0, worker.last_words()
     engine = make_engine(config.database_url)
     tallies = Effects(engine, Codec(FileRegistry(registry)), log, expected).tallies()

@@ -78,12 +78,12 @@ def test_the_death_of_a_leader_loses_and_doubles_nothing(
     cluster.nodes[leader].start()
     sender.join()
     log = Log(bootstrap, cluster_id(bootstrap), registry, config.archive_dir, SEGMENT_RECORDS, PARTITIONS)
-    expected = expect_all(log, PARTITIONS)
 
     def look() -> None:
         assert not worker.has_ended, worker.last_words()
 
-    settle(config, bootstrap, expected, DEADLINE_S, look)
+    settle(config, bootstrap, PARTITIONS, DEADLINE_S, look)
+    expected = expect_all(log, PARTITIONS)
     assert worker.end() == 0, worker.last_words()
     engine = make_engine(config.database_url)
     tallies = Effects(engine, Codec(FileRegistry(registry)), log, expected).tallies()
