@@ -190,9 +190,11 @@ def run(folder: Path, size: Size, seed: int, *, can_fill: bool) -> dict[str, Any
         say(f"{raged_s:5.0f} s: all was sent, nothing goes wrong any more; waiting until all is done")
         reviewer.stop()
         settle(config, kafka.bootstrap, PARTITIONS, SETTLE_DEADLINE_S, arena.look)
+        for worker in workers:  # all at once: whoever inherited a partition would forward misplaced records again
+            worker.process.terminate()
+        codes = [worker.end() for worker in workers]
         say("computing what must be there")
         expected = expect_all(log, PARTITIONS)
-        codes = [worker.end() for worker in workers]
         settled_s = time.monotonic() - began
         say(f"{settled_s:5.0f} s: settled; comparing")
         tallies = compare(config, log, expected, reviewer)
