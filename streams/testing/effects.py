@@ -332,7 +332,7 @@ class Effects:
             wanted |= {f"{name} in": counters["records"], f"{name} dead": counters["dead"], f"{name} lag": 0}
             found |= {f"{name} {each}": told["events"][name][each] for each in ("in", "dead", "lag")}
             if name != "feedback":
-                distinct = counters["records"] - counters["duplicates"]
+                distinct = counters["records"] - counters["duplicates"] - counters["misplaced"]
                 wanted[f"coverage of {name}"] = round(monitored / distinct, 6)
                 found[f"coverage of {name}"] = told["coverage"][name]
         return Tally.of("figures of status", found, wanted)
