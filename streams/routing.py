@@ -27,19 +27,26 @@ class Payloads:
     feedback: Mapping[tuple[str, int, int], dict[str, Any]]
 
 
-def fetch(root: Path, failures: Sequence[Mapping[str, Any]]) -> Payloads:
-    """The inputs and feedback that failures name, from the archive."""
+NOTHING = Payloads({}, {})
+
+
+def fetch(root: Path, failures: Sequence[Mapping[str, Any]], known: Payloads = NOTHING) -> Payloads:
+    """The inputs and feedback that failures name, from the archive; what is known already is not read again."""
     return Payloads(
-        archive.retried(lambda: _fetch(root, "inputs", failures, "input_offset")),
-        archive.retried(lambda: _fetch(root, "feedback", failures, "feedback_offset")),
+        archive.retried(lambda: _fetch(root, "inputs", failures, "input_offset", known.inputs)),
+        archive.retried(lambda: _fetch(root, "feedback", failures, "feedback_offset", known.feedback)),
     )
 
 
 def _fetch(
-    root: Path, noun: str, failures: Sequence[Mapping[str, Any]], offset: str
+    root: Path,
+    noun: str,
+    failures: Sequence[Mapping[str, Any]],
+    offset: str,
+    known: Mapping[tuple[str, int, int], dict[str, Any]],
 ) -> dict[tuple[str, int, int], dict[str, Any]]:
-    wanted = {(f["cluster"], f["partition"], f[offset]) for f in failures if f[offset] >= 0}
-    found: dict[tuple[str, int, int], dict[str, Any]] = {}
+    found = dict(known)
+    wanted = {(f["cluster"], f["partition"], f[offset]) for f in failures if f[offset] >= 0} - set(found)
     if not wanted:
         return found
     by_place: dict[tuple[str, int], list[int]] = {}

@@ -168,9 +168,11 @@ class Watch:
         if watched is None:
             self._begin(model, version, time_us)
             return
-        if watched.monitor.info.version == version.version:
+        if watched.version is not None and watched.monitor.info.version == version.version:
             return
         watched.monitor = self._successor(watched.monitor, model, version, time_us)
+        if watched.version is None:  # its rows of training were not known
+            watched.base = self._base(version)
         watched.version = version
         watched.monitor.add(part for part in self.merger.everything() if part.model == model)
         self.save()

@@ -19,7 +19,7 @@ from streams.agents.pump import Given, NotYetError
 from streams.agents.scheduler import Scheduler
 from streams.merging import Hole, Merger
 from streams.progress import Progress
-from streams.routing import Payloads, fetch, fetch_from_log, is_there, item_of
+from streams.routing import NOTHING, Payloads, fetch, fetch_from_log, is_there, item_of
 from streams.runtime import Runtime
 from streams.tables import alert as alert_table
 from streams.tables import dead_letter
@@ -103,10 +103,11 @@ class Failures:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._waiting_since: float | None = None
+        self._known = NOTHING
 
     def __call__(self, given: Sequence[Given]) -> None:
         records = [each.record for each in given if each.record["model"] in self._runtime.plans]
-        payloads = fetch(self._runtime.config.archive_dir, records)
+        payloads = self._known = fetch(self._runtime.config.archive_dir, records, self._known)
         missing = [record for record in records if not is_there(payloads, record)]
         if missing:
             now = time.monotonic()
@@ -114,7 +115,7 @@ class Failures:
             if now - self._waiting_since < ARCHIVE_WAIT_S:
                 raise NotYetError(f"{len(missing)} failures wait for their inputs in the archive.")
             payloads = self._from_log(missing, payloads)
-        self._waiting_since = None
+        self._waiting_since, self._known = None, NOTHING
         for model, plan in self._runtime.plans.items():
             items = [item_of(record, payloads, plan.contract) for record in records if record["model"] == model]
             if items:

@@ -42,7 +42,7 @@ from streams.tables import alert, dead_letter, source_partition
 
 REVIEWS_A_DAY = 12
 """What the simulated reviewer answers each morning of each kind: the median day has 10 failures."""
-BATCHES_AT_ONCE = 12
+BATCHES_AT_ONCE = 24
 """Hours that are answered in one go, once the day has begun."""
 REVIEWER, OWNER = "auto", "auto-owner"
 BEFORE = (date(2013, 4, 1), date(2013, 5, 5))
@@ -52,7 +52,7 @@ ZONE = ZoneInfo("America/New_York")
 
 TOML = """# Written by 'flywheel demo'; every key is explained by 'flywheel config schema'.
 [flywheel]
-partitions = 2
+partitions = 1
 segment_records = 256       # half a day a partition; the default suits 100,000 predictions a day and more
 summary_interval_ms = 50
 archive_interval_ms = 50
