@@ -120,10 +120,11 @@ def reader(job_bootstrap: str) -> Consumer:
 def ends(bootstrap: str) -> dict[tuple[str, int], int]:
     """End offsets of the predictions and of what the plane writes."""
     consumer = reader(bootstrap)
+    topics = consumer.list_topics(timeout=30).topics
     found = {
         (noun, p): consumer.get_watermark_offsets(TopicPartition(topic(noun), p), timeout=30)[1]
         for noun in ("predictions", "summaries", "failures")
-        for p in range(4)
+        for p in topics[topic(noun)].partitions
     }
     consumer.close()
     return found
@@ -158,7 +159,9 @@ def summaries(job: Job, registry: FileRegistry, before: dict[tuple[str, int], in
     codec = Codec(registry)
     left = sum(end - before[key] for key, end in ends(job.bootstrap).items() if key[0] == "summaries")
     consumer = reader(job.bootstrap)
-    consumer.assign([TopicPartition(topic("summaries"), p, before["summaries", p]) for p in range(4)])
+    consumer.assign(
+        [TopicPartition(topic("summaries"), p, before["summaries", p]) for noun, p in before if noun == "summaries"]
+    )
     while left:
         for message in consumer.consume(left, 1.0):
             yield codec.decode(message.value())
