@@ -116,10 +116,10 @@ def check_partitioner(bootstrap: str, partitions: int) -> None:
             log.warning("keys_misplaced", topic=topic(noun), misplaced=misplaced, of=count)
     if wrong:
         raise MisplacedKeysError(
-            f"Records would not meet their pairs: {' and '.join(wrong)} lie on another partition than murmur2 gives.",
+            f"{' and '.join(wrong)} lie on another partition than murmur2 gives: each would be forwarded.",
             action="In clients that are built on librdkafka (confluent-kafka for Python, Go, .NET; node-rdkafka) set "
             "'partitioner' to 'murmur2_random'; in Sarama use a murmur2 hasher; the defaults of Java, kafka-python and "
-            "aiokafka are right. Send the events again, or start with --accept-misplaced: those pairs are not found.",
+            "aiokafka are right. With --accept-misplaced the worker starts and forwards them: twice the traffic.",
         )
 
 

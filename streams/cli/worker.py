@@ -15,7 +15,7 @@ from streams.cli import Session, brokers_option, pass_session, tell
 @brokers_option
 @click.option("--web-port", type=click.IntRange(0, 65_535), help="Of the status page (8321; 0: any free one).")
 @click.option("--accept-loss", is_flag=True, help="Go on although records that were not worked on are gone.")
-@click.option("--accept-misplaced", is_flag=True, help="Go on although keys are on partitions of another partitioner.")
+@click.option("--accept-misplaced", is_flag=True, help="Go on although most keys are misplaced: they are forwarded.")
 @click.option("--fix-topics", is_flag=True, help="Give source topics the broker's timestamps where they have others.")
 @click.option(
     "--parent", type=int, hidden=True, help="Of 'flywheel up': configuration on stdin, end with this process."
