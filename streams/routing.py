@@ -18,6 +18,11 @@ from streams.plane.plan import RULE_AUDIT, RULE_NO_TRUTH
 from streams.records import as_row
 from streams.seek import Place, read_records
 
+LogPlace = tuple[str, int, int]
+"""Cluster, partition and offset."""
+NO_RECORD = -1
+"""The offset of what a failure does not have; a lower one is of an earlier log (see ``streams.plane.restore``)."""
+
 
 @dataclass(frozen=True)
 class Payloads:
@@ -46,6 +51,14 @@ def _fetch(
     known: Mapping[tuple[str, int, int], dict[str, Any]],
 ) -> dict[tuple[str, int, int], dict[str, Any]]:
     found = dict(known)
+    earlier = {
+        (f["model"], f["prediction_id"]): (f["cluster"], f["partition"], f[offset])
+        for f in failures
+        if f[offset] < NO_RECORD
+    }
+    missing = {name: place for name, place in earlier.items() if place not in found}
+    if missing:
+        found |= _of_earlier_logs(root, noun, missing)
     wanted = {(f["cluster"], f["partition"], f[offset]) for f in failures if f[offset] >= 0} - set(found)
     if not wanted:
         return found
@@ -57,6 +70,19 @@ def _fetch(
         for row in rows.iter_rows(named=True):
             found[file.cluster, file.partition, row["offset"]] = row
     return found
+
+
+def _of_earlier_logs(
+    root: Path, noun: str, places: Mapping[tuple[str, str], LogPlace]
+) -> dict[LogPlace, dict[str, Any]]:
+    """Records of logs that are gone (earlier embedded brokers), by model and prediction id."""
+    rows = archive.scan(root, noun).filter(pl.col("prediction_id").is_in([name for _, name in places])).collect()
+    if not rows.height:
+        return {}
+    rows = rows.sort("broker_ts", "cluster", "offset")  # the first input of an id counts, and the last of its feedback
+    own = rows.unique(["model", "prediction_id"], keep="first" if noun == "inputs" else "last")
+    named = (((row["model"], row["prediction_id"]), row) for row in own.iter_rows(named=True))
+    return {places[name]: row for name, row in named if name in places}
 
 
 def fetch_from_log(bootstrap: str, codec: Codec, failures: Sequence[Mapping[str, Any]], known: Payloads) -> Payloads:

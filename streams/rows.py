@@ -29,14 +29,15 @@ class ArchiveRows:
 
     def between(self, start_us: int, end_us: int) -> pl.DataFrame:
         """First inputs with an event time in ``[start, end)``: id, event time, features, and where they are."""
+        return archive.retried(lambda: self._between(start_us, end_us))  # files of open segments are being replaced
+
+    def _between(self, start_us: int, end_us: int) -> pl.DataFrame:
         wanted = [path for path in self._paths() if self._overlaps(path, start_us, end_us)]
         step = -(-len(wanted) // FILES_MAX) or 1
         frames = [self._frame(path) for path in wanted[::step]]
         if not frames:
             return pl.DataFrame()
         rows = pl.concat(frames, how="diagonal_relaxed")
-        if not rows.width:  # all of them were replaced meanwhile
-            return rows
         rows = rows.filter((pl.col("event_time") >= start_us) & (pl.col("event_time") < end_us))
         return rows.unique("prediction_id", keep="first", maintain_order=True)
 
@@ -45,13 +46,10 @@ class ArchiveRows:
 
     def _overlaps(self, path: Path, start_us: int, end_us: int) -> bool:
         if path not in self._spans:
-            try:
-                found = pl.scan_parquet(path).select(
-                    pl.col("event_time").min().alias("low"), pl.col("event_time").max().alias("high")
-                )
-                low, high = found.collect().row(0)
-            except FileNotFoundError:  # replaced by a larger one meanwhile
-                return False
+            found = pl.scan_parquet(path).select(
+                pl.col("event_time").min().alias("low"), pl.col("event_time").max().alias("high")
+            )
+            low, high = found.collect().row(0)
             self._spans[path] = (int(low), int(high))
         low, high = self._spans[path]
         return low < end_us and high >= start_us
@@ -63,12 +61,9 @@ class ArchiveRows:
         names = ["prediction_id", "event_time", "offset", *self.contract.feature_names]
         scanned = pl.scan_parquet(path).filter(pl.col("model") == self.contract.model)
         have = set(scanned.collect_schema().names())
-        try:
-            frame = scanned.select([name for name in names if name in have]).collect()
-            place = {"cluster": path.parents[2].name, "partition": int(path.parent.name)}
-            frame = frame.with_columns(**{name: pl.lit(value) for name, value in place.items()})
-        except FileNotFoundError:
-            return pl.DataFrame()
+        frame = scanned.select([name for name in names if name in have]).collect()
+        place = {"cluster": path.parents[2].name, "partition": int(path.parent.name)}
+        frame = frame.with_columns(**{name: pl.lit(value) for name, value in place.items()})
         self._frames[path] = frame
         while sum(f.height for f in self._frames.values()) > CACHED_ROWS_MAX and len(self._frames) > 1:
             self._frames.popitem(last=False)

@@ -9,6 +9,9 @@ import pytest
 
 from schemas import archive
 from schemas.archive import ArchiveFile
+from streams.routing import fetch, is_there
+from streams.rows import ArchiveRows
+from streams.testing.served import World
 
 
 def test_a_file_that_is_replaced_between_listing_and_reading_is_looked_for_again(tmp_path: Path) -> None:
@@ -34,3 +37,39 @@ def test_a_file_that_is_replaced_between_listing_and_reading_is_looked_for_again
 def test_a_file_that_stays_away_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         archive.retried(lambda: pl.scan_parquet(tmp_path / "none.parquet").collect())
+
+
+def test_a_failure_finds_the_input_of_a_log_that_is_gone(world: World) -> None:
+    """An embedded broker was killed: its inputs are in the archive, under offsets that mean nothing to the next one."""
+    first = world.rows.row(0, named=True)
+    failure = {
+        "model": "small", "prediction_id": first["prediction_id"], "cluster": "next", "partition": 1,
+        "input_offset": -(2**60) + 7, "feedback_offset": -1,
+    }  # fmt: skip
+    found = fetch(world.config.archive_dir, [failure])
+    assert is_there(found, failure)
+    row = found.inputs["next", 1, -(2**60) + 7]
+    assert {name: row[name] for name in ("delay", "route")} == {name: first[name] for name in ("delay", "route")}
+    assert found.feedback == {}
+    other = fetch(world.config.archive_dir, [failure | {"model": "other"}])
+    assert other.inputs == {}
+
+
+def test_rows_of_a_file_that_was_replaced_are_found_in_its_successor(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ArchiveRows(world.config.archive_dir, world.config.model("small").contract)
+    listed, real = [], ArchiveRows._paths
+
+    def stale(self: ArchiveRows) -> list[Path]:
+        paths = real(self)
+        listed.append(paths)
+        if len(listed) == 1:  # the writer is quicker than the reader
+            file = paths[-1]
+            segment, end, schema = file.stem.split("-")
+            file.rename(file.with_name(ArchiveFile.name(int(segment), int(end) + 1, int(schema))))
+        return paths
+
+    monkeypatch.setattr(ArchiveRows, "_paths", stale)
+    assert rows.between(0, 2**62).height == world.rows.height
+    assert len(listed) == 2
