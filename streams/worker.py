@@ -64,6 +64,20 @@ class PlaneService(Service):  # type: ignore[misc]
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+class Watched(faust.Worker):  # type: ignore[misc]
+    """Remembers why it ended: after a failed start Faust leaves with exit code 0."""
+
+    failure: Exception | None = None
+
+    async def start(self) -> None:
+        """Run until told to stop."""
+        try:
+            await super().start()
+        except Exception as error:
+            self.failure = error
+            raise
+
+
 def make_app(runtime: Runtime, plane: DataPlane) -> tuple[faust.App, PlaneService]:
     """The Faust app with its agents, timers and services."""
     config = runtime.config
@@ -168,14 +182,14 @@ def run_worker(
         kafka.producer_settings(bootstrap),
     )
     app, service = make_app(runtime, plane)
-    worker = faust.Worker(app, loglevel="WARNING", quiet=True, redirect_stdouts=False, override_logging=False)
+    worker = Watched(app, loglevel="WARNING", quiet=True, redirect_stdouts=False, override_logging=False)
     log.info("worker_started", brokers=bootstrap, cluster=cluster, models=sorted(runtime.plans))
     try:
         worker.execute_from_commandline()
     except SystemExit as ended:
         code = int(ended.code or 0) if isinstance(ended.code, int | None) else EXIT_FAILED
-        if service.failure is None and code == 0:
+        if service.failure is None and worker.failure is None and code == 0:
             return 0
     if isinstance(service.failure, FlywheelError):
         raise service.failure
-    return EXIT_FAILED if service.failure is not None else 0
+    return 0 if service.failure is None and worker.failure is None else EXIT_FAILED

@@ -1,7 +1,7 @@
 """Where a partition number goes on, and with which store.
 
 The join store on disk is used when it belongs to this log and its offsets lie within the topics; else the log is read
-again from now minus the join horizon. Reading starts at the committed offset or at the store's position, whichever is
+again from two join horizons before. Reading starts at the committed offset or at the store's position, whichever is
 first: what is read twice changes nothing, because a record joins only with those before it.
 
 An embedded broker forgets its log when it stops. The archive has it: the rows up to the ends that were merged are put
@@ -12,18 +12,20 @@ their prediction.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import polars as pl
 import structlog
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from schemas import archive
-from schemas.errors import RecordsGoneError
+from schemas.errors import BrokerUnreachableError, RecordsGoneError
 from schemas.events import SOURCES, topic
 from streams.plane import checkpoint
 from streams.plane.horizon import EPOCHS, Horizon
@@ -38,6 +40,10 @@ if TYPE_CHECKING:
 EARLIER_OFFSETS = -(2**60)
 """Added to the offsets of earlier logs, so that they sort before this one's and never meet them."""
 TIMEOUT_S = 15.0
+PATIENCE_S = 60.0
+"""Far less than max.poll.interval.ms (300 s), after which the group would give the partition away."""
+RETRY_S = 0.5
+T = TypeVar("T")
 
 log = structlog.get_logger("flywheel.plane")
 
@@ -68,8 +74,10 @@ def resume(
     RecordsGoneError
         If the committed offset is below the start of a topic, unless the loss was accepted.
     """
-    ends = [consumer.get_watermark_offsets(_at(noun, number), timeout=TIMEOUT_S) for noun in SOURCES]
-    known = consumer.committed([_at(noun, number) for noun in SOURCES], timeout=TIMEOUT_S)
+    ends = [
+        _patiently(partial(consumer.get_watermark_offsets, _at(noun, number), timeout=TIMEOUT_S)) for noun in SOURCES
+    ]
+    known = _patiently(lambda: consumer.committed([_at(noun, number) for noun in SOURCES], timeout=TIMEOUT_S))
     found = Resume()
     for noun, (low, _), at in zip(SOURCES, ends, known, strict=True):
         committed = at.offset if at.offset >= 0 else low
@@ -111,6 +119,25 @@ def resume(
     return found
 
 
+def _patiently(ask: Callable[[], T]) -> T:
+    """Ask again while the broker is away: a partition may be assigned just before it goes.
+
+    Raises
+    ------
+    BrokerUnreachableError
+        If it stays away for longer than ``PATIENCE_S``.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            if time.monotonic() > deadline:
+                raise BrokerUnreachableError(f"A broker stays away: {error.args[0].str()}.") from error
+            log.info("assignment_waits", reason=error.args[0].str())
+            time.sleep(RETRY_S)
+
+
 def _rebuild_from(
     consumer: Consumer, number: int, settings: PlaneSettings, found: Resume, lows: list[int]
 ) -> list[int]:
@@ -125,7 +152,7 @@ def _rebuild_from(
     epoch_ms = Horizon.of(settings.join_horizon_s).epoch_ms
     since_ms = min(begun, default=0) - (2 * EPOCHS + 1) * epoch_ms
     asked = [TopicPartition(topic(noun), number, max(0, since_ms)) for noun in SOURCES]
-    answers = consumer.offsets_for_times(asked, timeout=TIMEOUT_S)
+    answers = _patiently(lambda: consumer.offsets_for_times(asked, timeout=TIMEOUT_S))
     positions = []
     for answer, at, low in zip(answers, committed, lows, strict=True):
         first = min(at, answer.offset) if answer.offset >= 0 else at
