@@ -72,9 +72,9 @@ def write_archive(
         folder = root / CLUSTER / noun / f"{partition:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         segments = numbered.with_columns(_segment=pl.col("offset") // segment_records)
-        for segment, rows_of in segments.partition_by("_segment", as_dict=True).items():
-            end = int(rows_of["offset"][-1]) + 1
-            rows_of.drop("_segment").write_parquet(folder / ArchiveFile.name(int(segment[0]), end, 1))
+        for rows_of in segments.partition_by("_segment"):
+            first, end = int(rows_of["offset"][0]), int(rows_of["offset"][-1]) + 1
+            rows_of.drop("_segment").write_parquet(folder / ArchiveFile.name(first, end, 1))
         ends[CLUSTER, partition] = start + part.height
     return ends
 

@@ -1,6 +1,7 @@
 """The archive: every event, decoded, one Parquet file per (noun, partition, segment, schema id).
 
-``ROOT/CLUSTER/NOUN/PARTITION/SEGMENT-END-SCHEMAID.parquet``. A file is a pure function of its records, so its name and
+``ROOT/CLUSTER/NOUN/PARTITION/START-END-SCHEMAID.parquet``, by the offsets at which the segment starts and ends.
+ A file is a pure function of its records, so its name and
 content are the same whoever writes it; of two files of one segment the one with the larger end holds the other.
 The data plane writes it; datasets, put-back and ``flywheel trace`` read it.
 """
@@ -19,42 +20,42 @@ from typing import TypeVar
 import polars as pl
 
 T = TypeVar("T")
-FILE = re.compile(r"(\d{9})-(\d{12})-(\d+)\.parquet")
+FILE = re.compile(r"(\d{12})-(\d{12})-(\d+)\.parquet")
 ATTEMPTS = 8
 """A query over a busy archive meets a file that was just replaced perhaps once in ten times."""
 
 
 @dataclass(frozen=True, order=True)
 class ArchiveFile:
-    """One file of the archive; ``end`` is the offset after its segment's last archived one."""
+    """One file of the archive: records of one segment, which starts there, before ``end``."""
 
     cluster: str
     noun: str
     partition: int
-    segment: int
+    start: int
     end: int
     schema_id: int
     path: Path
 
     @staticmethod
-    def name(segment: int, end: int, schema_id: int) -> str:
+    def name(start: int, end: int, schema_id: int) -> str:
         """The file name inside its partition's folder."""
-        return f"{segment:09d}-{end:012d}-{schema_id}.parquet"
+        return f"{start:012d}-{end:012d}-{schema_id}.parquet"
 
 
 def files(root: Path, noun: str, cluster: str | None = None) -> list[ArchiveFile]:
-    """The newest file of every segment and schema, in the order of cluster, partition and segment."""
+    """The newest file of every segment and schema, in the order of cluster, partition and start."""
     newest: dict[tuple[str, int, int, int], tuple[int, str]] = {}
     for name in [cluster] if cluster else _names(root):
         folder = root / name / noun
         for partition in _names(folder):
             for match in filter(None, map(FILE.fullmatch, _names(folder / partition))):
-                segment, end, schema_id = (int(group) for group in match.groups())
-                key = (name, int(partition), segment, schema_id)
+                start, end, schema_id = (int(group) for group in match.groups())
+                key = (name, int(partition), start, schema_id)
                 newest[key] = max(newest.get(key, (-1, "")), (end, str(folder / partition / match[0])))
     return [
-        ArchiveFile(name, noun, partition, segment, end, schema_id, Path(path))
-        for (name, partition, segment, schema_id), (end, path) in sorted(newest.items())
+        ArchiveFile(name, noun, partition, start, end, schema_id, Path(path))
+        for (name, partition, start, schema_id), (end, path) in sorted(newest.items())
     ]
 
 
@@ -84,7 +85,7 @@ def holding(
     found: list[tuple[ArchiveFile, list[int]]] = []
     for place, own in by_place.items():
         wanted, first = offsets[place], 0
-        for _, same in groupby(own, key=lambda file: file.segment):  # one a schema
+        for _, same in groupby(own, key=lambda file: file.start):  # one a schema
             of_segment = list(same)
             last = bisect_left(wanted, max(file.end for file in of_segment))
             if last > first:

@@ -1,11 +1,12 @@
 """Merging segment summaries into windows: idempotent, order-free, in one SQL transaction.
 
-For each source partition ``folded`` says that all segments below it are in the windows. Of a segment that arrives:
+A segment is known by the offset at which it starts; the next one starts at its end. For each source partition
+``folded`` says that all segments that start below it are in the windows. Of a segment that arrives:
 
 * below ``folded``: a duplicate, dropped;
-* otherwise the one with the larger end is kept;
-* the segment ``folded``, once complete, is added to the windows, and ``folded`` moves on;
-* a complete segment above with a hole before it: records that nobody will ever summarise. That is told, never silent.
+* at ``folded``: the one with the larger end is kept; once complete it is added to the windows, and ``folded`` moves on
+  to its end;
+* above: records between will never be summarised. That is told, never silent.
 
 So a crash, a duplicate, a rebalance, a zombie worker or a replay cannot change a count. One merge runs at a time: two
 workers that added to one window at once would each overwrite what the other added.
@@ -44,7 +45,6 @@ class Hole:
     cluster: str
     topic: str
     partition: int
-    first: int
     start: int
     end: int
 
@@ -72,42 +72,40 @@ class _Source:
     end: int
     watermark_us: int | None
     counters: dict[str, int]
-    open: dict[int, dict[str, Any]] = field(default_factory=dict)
+    open: dict[str, Any] | None = None
     to_fold: list[Part] = field(default_factory=list)
     is_changed: bool = False
 
     def merge(self, segment: dict[str, Any], merged: Merged) -> None:
         """Take in one segment."""
-        number = segment["segment"]
-        before = self.open.get(number)
-        if number < self.folded or (before is not None and before["end"] >= segment["end"]):
+        if segment["start"] > self.folded:
+            self._close_hole(segment, merged)
+        before = self.open
+        is_more = before is None or segment["end"] > before["end"]
+        is_last_word = before is not None and segment["end"] == before["end"] and segment["is_complete"]
+        if segment["start"] < self.folded or not (is_more or is_last_word):
             merged.duplicates += 1
             return
         self.is_changed = True
         merged.changes += changes(before["parts"] if before is not None else [], segment["parts"])
-        if number > self.folded:
-            self._close_hole(segment, merged)
         self.end, self.watermark_us = segment["end"], segment["watermark"]
         if segment["is_complete"]:
-            self.open.pop(number, None)
+            self.open = None
             self._fold(segment)
-            self.folded = number + 1
+            self.folded = segment["end"]
         else:
-            self.open[number] = segment
+            self.open = segment
 
     def _close_hole(self, segment: dict[str, Any], merged: Merged) -> None:
         """Segments are sent in order and acknowledged before they are committed: what is missing will not come.
 
         What there is of the segment at ``folded`` stays counted.
         """
-        left = self.open.pop(self.folded, None)
-        if left is not None:
-            self._fold(left)
-        known_end = left["end"] if left is not None else self.end
-        if segment["start"] > known_end:
-            merged.holes.append(Hole(*self.place, self.folded, known_end, segment["start"]))
-        self.folded = segment["segment"]
-        self.open.clear()
+        if self.open is not None:
+            self._fold(self.open)
+        if segment["start"] > self.end:
+            merged.holes.append(Hole(*self.place, self.end, segment["start"]))
+        self.folded, self.open = segment["start"], None
 
     def _fold(self, segment: dict[str, Any]) -> None:
         self.to_fold += parts_of(segment)
@@ -148,12 +146,12 @@ class Merger:
                 for row in rows
                 if row.partition == number
             }
-            segments = sorted(message["segments"], key=lambda s: (s["topic"], s["segment"]))
+            segments = sorted(message["segments"], key=lambda s: (s["topic"], s["start"]))
             held = self._open(connection, sources, {segment["topic"] for segment in segments})
             for segment in segments:
-                name, first = segment["topic"], segment["segment"]
+                name, start = segment["topic"], segment["start"]
                 if name not in sources:
-                    sources[name] = _Source((cluster, name, number), first, segment["start"], None, {})
+                    sources[name] = _Source((cluster, name, number), start, start, None, {})
                 sources[name].merge(segment, merged)
             changed = [source for source in sources.values() if source.is_changed]
             if changed:
@@ -166,16 +164,16 @@ class Merger:
 
     def _open(
         self, connection: sa.Connection, sources: Mapping[str, _Source], topics: set[str]
-    ) -> dict[tuple[Place, int], dict[str, Any]]:
+    ) -> dict[Place, dict[str, Any]]:
         """Read the open summaries of these topics into their sources; what was read."""
-        held: dict[tuple[Place, int], dict[str, Any]] = {}
+        held: dict[Place, dict[str, Any]] = {}
         for source in (sources[name] for name in sorted(topics & set(sources))):
             for row in connection.execute(_OPEN, _named(source.place)):
                 known = self._decoded.get(source.place)  # the newest of every source, used if it is still the one
                 if known is None or known[0] != row.summary:
                     (segment,) = self._codec.decode(row.summary)["segments"]
                     known = self._decoded[source.place] = row.summary, segment
-                source.open[row.segment] = held[source.place, row.segment] = known[1]
+                source.open = held[source.place] = known[1]
         return held
 
     def _store(
@@ -183,28 +181,21 @@ class Merger:
         connection: sa.Connection,
         message: Mapping[str, Any],
         changed: Sequence[_Source],
-        held: Mapping[tuple[Place, int], dict[str, Any]],
+        held: Mapping[Place, dict[str, Any]],
         now_us: int,
     ) -> None:
-        own = {source.place: source for source in changed}
-        gone = [
-            _named(place) | {"segment": number}
-            for (place, number), segment in held.items()
-            if place in own and own[place].open.get(number) is not segment
-        ]
+        gone = [_named(source.place) for source in changed if source.open is None and source.place in held]
         if gone:
             connection.execute(_FORGET, [{f"key_{name}": value for name, value in key.items()} for key in gone])
         opened = []
         for source in changed:
-            for number, segment in source.open.items():
-                if held.get((source.place, number)) is segment:
-                    continue
-                value = self._codec.encode(self._schema_id, {**message, "segments": [segment]})
-                self._decoded[source.place] = value, segment
-                place = {"segment": number, "start": segment["start"], "end": segment["end"], "is_complete": False}
+            if source.open is not None:
+                value = self._codec.encode(self._schema_id, {**message, "segments": [source.open]})
+                self._decoded[source.place] = value, source.open
+                place = {"start": source.open["start"], "end": source.open["end"]}
                 opened.append(_named(source.place) | place | {"summary": value})
         if opened:
-            connection.execute(sa.insert(open_summary), opened)
+            _replace(connection, open_summary, opened)
         crash_point("fold:before")
         _fold(connection, [part for source in changed for part in source.to_fold])
         crash_point("fold:windows")
@@ -285,11 +276,11 @@ def _of_cluster(found: Mapping[Place, tuple[int, int]], cluster: str) -> dict[Pl
 
 
 _SOURCES = sa.select(source_partition).where(source_partition.c.cluster == sa.bindparam("cluster"))
-_OPEN = sa.select(open_summary.c.segment, open_summary.c.summary).where(
+_OPEN = sa.select(open_summary.c.summary).where(
     *(open_summary.c[name] == sa.bindparam(name) for name in ("cluster", "topic", "partition"))
 )
 _FORGET = sa.delete(open_summary).where(
-    *(open_summary.c[name] == sa.bindparam(f"key_{name}") for name in ("cluster", "topic", "partition", "segment"))
+    *(open_summary.c[name] == sa.bindparam(f"key_{name}") for name in ("cluster", "topic", "partition"))
 )
 
 

@@ -15,7 +15,7 @@ source_partition = sa.Table(
     sa.Column("cluster", sa.String(64), primary_key=True),
     sa.Column("topic", sa.String(249), primary_key=True),
     sa.Column("partition", sa.Integer, primary_key=True),
-    sa.Column("folded", sa.BigInteger, nullable=False, doc="every segment below this one is in the windows"),
+    sa.Column("folded", sa.BigInteger, nullable=False, doc="every segment below this offset is in the windows"),
     sa.Column("end", sa.BigInteger, nullable=False, doc="first offset that is in no merged summary"),
     sa.Column("watermark_us", sa.BigInteger),
     sa.Column("counters", sa.JSON, nullable=False, doc="records by what became of them, over folded segments"),
@@ -28,10 +28,8 @@ open_summary = sa.Table(
     sa.Column("cluster", sa.String(64), primary_key=True),
     sa.Column("topic", sa.String(249), primary_key=True),
     sa.Column("partition", sa.Integer, primary_key=True),
-    sa.Column("segment", sa.BigInteger, primary_key=True),
     sa.Column("start", sa.BigInteger, nullable=False),
     sa.Column("end", sa.BigInteger, nullable=False),
-    sa.Column("is_complete", sa.Boolean, nullable=False),
     sa.Column("summary", sa.LargeBinary, nullable=False, doc="the event's Avro body"),
 )
 

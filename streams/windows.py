@@ -167,12 +167,12 @@ class WindowReader:
             yield from summary.parts.get((model, slice_name, axis), ())
 
     def _held(self, connection: sa.Connection) -> list[tuple[SummaryKey, Summary]]:
-        columns = [open_summary.c[name] for name in ("cluster", "topic", "partition", "segment", "end")]
+        columns = [open_summary.c[name] for name in ("cluster", "topic", "partition", "start", "end")]
         found: list[tuple[SummaryKey, Summary]] = []
         for row in connection.execute(sa.select(*columns)).all():
             key: SummaryKey = tuple(row)
             if key not in self._summaries:
-                for old in [k for k in self._summaries if k[:4] == key[:4]]:
+                for old in [k for k in self._summaries if k[:3] == key[:3]]:
                     del self._summaries[old]
                 self._summaries[key] = self._decode(connection, key)
                 while len(self._summaries) > SUMMARIES_KEPT:
@@ -182,7 +182,7 @@ class WindowReader:
         return found
 
     def _decode(self, connection: sa.Connection, key: SummaryKey) -> Summary:
-        names = ("cluster", "topic", "partition", "segment", "end")
+        names = ("cluster", "topic", "partition", "start", "end")
         where = [open_summary.c[name] == value for name, value in zip(names, key, strict=True)]
         row = connection.execute(sa.select(open_summary.c.summary).where(*where)).first()
         if row is None:  # replaced between the two statements, where a transaction does not prevent that

@@ -160,7 +160,7 @@ def check_version(engine: sa.Engine) -> None:
         raise DatabaseNewerError(f"The database {place} is at version {revision}, which this Flywheel does not know.")
 
 
-def upgrade(engine: sa.Engine) -> None:
+def upgrade(engine: sa.Engine, revision: str = "head") -> None:
     """Apply the missing migrations; two processes that start together do it one after the other."""
     script = ScriptDirectory.from_config(_alembic(engine))
     if current_revision(engine) == script.get_current_head():
@@ -168,6 +168,6 @@ def upgrade(engine: sa.Engine) -> None:
     path = engine.url.database
     if engine.dialect.name == "sqlite" and path and path != ":memory:":
         with FileLock(f"{path}.migrate.lock", timeout=60):
-            command.upgrade(_alembic(engine), "head")
+            command.upgrade(_alembic(engine), revision)
     else:
-        command.upgrade(_alembic(engine), "head")
+        command.upgrade(_alembic(engine), revision)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import polars as pl
 
 from schemas.archive import ArchiveFile
 from streams.crash import crash_point
+from streams.plane.segments import Segment
 
 Ints = npt.NDArray[np.int64]
 
@@ -32,50 +34,57 @@ class _Open:
 class ArchiveWriter:
     """The archive of one log (cluster)."""
 
-    def __init__(self, root: Path, cluster: str, segment_records: int) -> None:
+    def __init__(self, root: Path, cluster: str) -> None:
         self._root = root / cluster
-        self._size = segment_records
         self._token = uuid.uuid4().hex[:8]
         self._open: dict[tuple[str, int, int, int], _Open] = {}
 
-    def add(self, noun: str, partition: int, schema_id: int, frame: pl.DataFrame, offsets: Ints, stamps: Ints) -> None:
-        """Add decoded events, their offsets (increasing), and their broker timestamps."""
+    def add(
+        self,
+        noun: str,
+        partition: int,
+        schema_id: int,
+        starts: Ints,
+        frame: pl.DataFrame,
+        offsets: Ints,
+        stamps: Ints,
+    ) -> None:
+        """Add decoded events: where their segments start, their offsets (increasing), and their broker timestamps."""
         frame = frame.hstack([pl.Series("offset", offsets), pl.Series("broker_ts", stamps)])
-        segments = offsets // self._size
-        for segment in range(int(segments[0]), int(segments[-1]) + 1):
-            first, after = segments.searchsorted((segment, segment + 1)).tolist()
-            if first < after:
-                held = self._open.setdefault((noun, partition, segment, schema_id), _Open())
-                held.is_sorted &= held.newest < int(offsets[first])
-                held.newest = int(offsets[after - 1])
-                held.frames.append(frame[first:after])
-                held.is_changed = True
+        cuts = [0, *(np.flatnonzero(np.diff(starts)) + 1).tolist(), len(starts)]
+        for first, after in pairwise(cuts):
+            held = self._open.setdefault((noun, partition, int(starts[first]), schema_id), _Open())
+            held.is_sorted &= held.newest < int(offsets[first])
+            held.newest = int(offsets[after - 1])
+            held.frames.append(frame[first:after])
+            held.is_changed = True
 
-    def write(self, noun: str, partition: int, segment: int, end: int, *, is_complete: bool) -> None:
+    def write(self, noun: str, partition: int, segment: Segment) -> None:
         """Write a segment's files if they changed; a complete one is written under its last name, and let go.
 
         Where the last record of a schema came early, the open segment's file has an earlier end: it goes with the older
         ones, so it is not enough.
         """
-        for key in [k for k in self._open if k[:3] == (noun, partition, segment)]:
+        for key in [k for k in self._open if k[:3] == (noun, partition, segment.start)]:
             held = self._open[key]
-            if held.is_changed or is_complete:
-                self._write(key, held, end)
-            if is_complete:
-                self._drop_older(key, end)
+            path = self._folder(key) / ArchiveFile.name(segment.start, segment.end, key[3])
+            if held.is_changed or (segment.is_complete and held.written != path):
+                self._write(held, path)
+            if segment.is_complete:
+                self._drop_older(key, path)
                 del self._open[key]
 
-    def _write(self, key: tuple[str, int, int, int], held: _Open, end: int) -> None:
-        noun, partition, segment, schema_id = key
-        folder = self._root / noun / f"{partition:04d}"
-        folder.mkdir(parents=True, exist_ok=True)
+    def _folder(self, key: tuple[str, int, int, int]) -> Path:
+        return self._root / key[0] / f"{key[1]:04d}"
+
+    def _write(self, held: _Open, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if len(held.frames) > 1:
             is_same = all(frame.schema == held.frames[0].schema for frame in held.frames)
             # models have columns of their own: facts
             held.frames = [pl.concat(held.frames, how="vertical" if is_same else "diagonal_relaxed")]
         if not held.is_sorted:  # models of one schema stand one after the other in a step
             held.frames, held.is_sorted = [held.frames[0].sort("offset")], True
-        path = folder / ArchiveFile.name(segment, end, schema_id)
         temporary = path.with_suffix(f".{self._token}.tmp")  # a zombie and its heir may write the same file
         held.frames[0].write_parquet(temporary, compression="zstd", compression_level=1, statistics=True)
         crash_point("archive:written")
@@ -85,13 +94,11 @@ class ArchiveWriter:
             held.written.unlink(missing_ok=True)
         held.written, held.is_changed = path, False
 
-    def _drop_older(self, key: tuple[str, int, int, int], end: int) -> None:
+    def _drop_older(self, key: tuple[str, int, int, int], path: Path) -> None:
         """Remove what was written of this segment while it was open, also before a crash."""
-        noun, partition, segment, schema_id = key
-        folder = self._root / noun / f"{partition:04d}"
-        for path in folder.glob(f"{segment:09d}-*-{schema_id}.parquet"):
-            if path.name < ArchiveFile.name(segment, end, schema_id):
-                path.unlink(missing_ok=True)
+        for other in path.parent.glob(f"{key[2]:012d}-*-{key[3]}.parquet"):
+            if other.name < path.name:
+                other.unlink(missing_ok=True)
 
     def forget(self, partition: int) -> None:
         """Let go of a partition number that another worker has now."""

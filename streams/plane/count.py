@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from schemas.parts import ALL_SLICE, Axis, CodeArray, Ints
 from streams.plane.join import Pairs, Truths, topic_of
 from streams.plane.plan import KIND_TRUTH, KIND_USER, NO_LABEL, USER_RIGHT, ModelPlan
 from streams.plane.store import Rows
+
+if TYPE_CHECKING:
+    from streams.plane.segments import Cuts
 
 DENSE_MAX = 8_000_000
 """Largest table of counters made at once (64 MB); rows in more groups are counted in several goes."""
@@ -29,10 +32,9 @@ Counter = tuple[CodeArray | int, Ints | int]
 
 @dataclass(frozen=True)
 class Addition:
-    """Counters that one source segment adds to one part."""
+    """Counters that one source segment (its place in the step's :class:`Cuts`) adds to one part."""
 
-    topic: int
-    segment: int
+    place: int
     version: int
     slice: str
     axis: Axis
@@ -46,13 +48,12 @@ class _Groups:
     """Rows by (source segment, version, window)."""
 
     number: Ints
-    topic: Ints
-    segment: Ints
+    place: Ints
     version: Ints
     window_us: Ints
 
     def __len__(self) -> int:
-        return len(self.topic)
+        return len(self.place)
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,8 @@ class _Cells:
         return cls(places, np.concatenate(codes).astype(np.int32))
 
 
-def _groups(
-    plan: ModelPlan, order: Ints, offset: Ints, predictions: Rows, time_us: Ints, segment_records: int
-) -> _Groups:
-    columns = (topic_of(order), offset // segment_records, predictions["version"], time_us // plan.window_us)
+def _groups(plan: ModelPlan, order: Ints, offset: Ints, predictions: Rows, time_us: Ints, cuts: Cuts) -> _Groups:
+    columns = (cuts.places(topic_of(order), offset), predictions["version"], time_us // plan.window_us)
     number, count = np.zeros(len(order), np.int64), 1
     for column in columns:
         low = int(column.min())
@@ -99,8 +98,8 @@ def _groups(
         number, count = _ranked(number * width + rank, count * width)
     heads = np.empty(count, np.int64)
     heads[number] = np.arange(len(number))
-    topic, segment, version, window = (column[heads] for column in columns)
-    return _Groups(number, topic, segment, version, window * plan.window_us)
+    place, version, window = (column[heads] for column in columns)
+    return _Groups(number, place, version, window * plan.window_us)
 
 
 def _ranked(keys: Ints, size: int) -> tuple[Ints, int]:
@@ -112,7 +111,7 @@ def _ranked(keys: Ints, size: int) -> tuple[Ints, int]:
     return rank[keys], int(rank[-1]) + 1
 
 
-def count_pairs(plan: ModelPlan, pairs: Pairs, segment_records: int) -> list[Addition]:
+def count_pairs(plan: ModelPlan, pairs: Pairs, cuts: Cuts) -> list[Addition]:
     """What pairs add: rows, scores, cells, values outside the contract; on the due axis the undecided rows."""
     if not len(pairs):
         return []
@@ -130,19 +129,19 @@ def count_pairs(plan: ModelPlan, pairs: Pairs, segment_records: int) -> list[Add
         for i in np.flatnonzero(outside.any(axis=0)):
             constants.append((parts.OUTSIDE + int(plan.feature_index[i]), outside[:, i].astype(np.int64)))
     cells = _Cells.of(plan, inputs, predictions)
-    groups = _groups(plan, pairs.order, pairs.offset, predictions, predictions["event_us"], segment_records)
+    groups = _groups(plan, pairs.order, pairs.offset, predictions, predictions["event_us"], cuts)
     found = list(_by_slice(plan, groups, inputs, constants, "event", cells))
     if plan.undecided != NO_LABEL:
         due = np.flatnonzero((predictions["due_us"] > 0) & scored)
         if len(due):
             some, label = predictions.take(due), np.full(len(due), plan.undecided, np.uint8)
             counters = parts.due_counters(some["score"], plan.truth_of(label, some["label"]), plan.kind)
-            at = _groups(plan, pairs.order[due], pairs.offset[due], some, some["due_us"], segment_records)
+            at = _groups(plan, pairs.order[due], pairs.offset[due], some, some["due_us"], cuts)
             found += _by_slice(plan, at, inputs.take(due), [(parts.N, 1), *counters], "due")
     return found
 
 
-def count_truths(plan: ModelPlan, truths: Truths, segment_records: int) -> list[Addition]:
+def count_truths(plan: ModelPlan, truths: Truths, cuts: Cuts) -> list[Addition]:
     """What outcomes add, or take back: losses, calibration, confusion, bias; users' words."""
     found: list[Addition] = []
     score, rows, sign = truths.predictions["score"], truths.rows, truths.sign
@@ -162,21 +161,21 @@ def count_truths(plan: ModelPlan, truths: Truths, segment_records: int) -> list[
             place = np.minimum(answer, parts.CONFUSION_OTHER).astype(np.int32) * parts.CONFUSION_SIDE
             counters.append((place + np.minimum(label, parts.CONFUSION_OTHER) + np.int32(parts.CONFUSION), s))
         order, offset = truths.order[known], truths.offset[known]
-        groups = _groups(plan, order, offset, some, some["event_us"], segment_records)
+        groups = _groups(plan, order, offset, some, some["event_us"], cuts)
         found += _by_slice(plan, groups, truths.inputs.take(known), counters, "event")
-        found += _due(plan, truths, known, y, groups, segment_records)
+        found += _due(plan, truths, known, y, groups, cuts)
     said = np.flatnonzero(rows["kind"] == KIND_USER)
     if len(said):
         some, right = truths.predictions.take(said), rows["label"][said] == USER_RIGHT
         counters = [(parts.USER_RIGHT, right * sign[said]), (parts.USER_WRONG, ~right * sign[said])]
         order, offset = truths.order[said], truths.offset[said]
-        groups = _groups(plan, order, offset, some, some["event_us"], segment_records)
+        groups = _groups(plan, order, offset, some, some["event_us"], cuts)
         found += _by_slice(plan, groups, truths.inputs.take(said), counters, "event")
     return found
 
 
 def _due(
-    plan: ModelPlan, truths: Truths, known: Ints, y: npt.NDArray[np.float64], groups: _Groups, segment_records: int
+    plan: ModelPlan, truths: Truths, known: Ints, y: npt.NDArray[np.float64], groups: _Groups, cuts: Cuts
 ) -> list[Addition]:
     """The due axis: a row that counts as undecided from the start is put right, any other one enters with its truth."""
     some = truths.predictions.take(known)
@@ -194,7 +193,7 @@ def _due(
     has_due = rows["due_us"] > 0
     if has_due.any() or len(moved) < len(known):
         time_us = np.where(has_due, rows["due_us"], rows["event_us"])
-        groups = _groups(plan, truths.order[at], truths.offset[at], rows, time_us, segment_records)
+        groups = _groups(plan, truths.order[at], truths.offset[at], rows, time_us, cuts)
     return list(_by_slice(plan, groups, truths.inputs.take(at), counters, "due"))
 
 
@@ -227,7 +226,7 @@ def _by_slice(
                 filled = np.flatnonzero(row)
                 if len(filled):
                     yield Addition(
-                        int(groups.topic[g]), int(groups.segment[g]), int(groups.version[g]), name, axis,
+                        int(groups.place[g]), int(groups.version[g]), name, axis,
                         int(groups.window_us[g]), codes[filled], row[filled],
                     )  # fmt: skip
 

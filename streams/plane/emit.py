@@ -172,10 +172,9 @@ def segment_record(
     """A segment's summary as it stands in the event."""
     return {
         "topic": track.topic,
-        "segment": segment.number,
         "start": segment.start,
         "end": segment.end,
-        "is_complete": track.is_complete(segment),
+        "is_complete": segment.is_complete,
         "order_ts": segment.order_ts,
         "watermark": watermark_us,
         "counters": dict(sorted(segment.counters.items())),

@@ -17,9 +17,6 @@ import numpy as np
 from streams.plane.plan import ORDER_TOPICS
 
 EPOCHS = 8
-LEAD_EPOCHS_MAX = 3 * EPOCHS
-"""Rows are kept for a log that is read again from its committed offset; not for longer than three horizons, which is
-how long a segment may stay open (``segment_records`` decides) before a restart could count its oldest rows anew."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +34,13 @@ class Horizon:
         """From the configuration's ``join_horizon_s``."""
         return cls(max(1, -(-horizon_s * 1000 // EPOCHS)))
 
-    def epoch(self, order_ts: int) -> int:
+    def epoch(self, order_ts: Any) -> Any:
         """The epoch of an order time stamp."""
         return order_ts // self.epoch_ms
+
+    def begin(self, epoch: int) -> int:
+        """The order time stamp at which an epoch begins."""
+        return epoch * self.epoch_ms
 
     def end(self, epoch: int) -> int:
         """The order time stamp at which an epoch has ended."""

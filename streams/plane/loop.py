@@ -57,6 +57,7 @@ that is never part of a cycle. The default (700, 10, 10) took 3 of 20 CPU second
 REGISTRY_RETRY_S = 2.0
 REGISTRY_PATIENCE_S = 240.0
 """Less than max.poll.interval.ms (300 s), after which the group would give the partitions away."""
+NOT_COMMITTED = (-1, 0, NO_EVENT)
 IN_HAND_BATCHES_MAX = 4
 """A topic is paused when this many micro-batches of one partition are in hand, and goes on at one."""
 
@@ -116,7 +117,7 @@ class DataPlane:
         self._is_incremental = consumer_settings.get("group.protocol") == "consumer"
         self._decoders = [Decoder(registry) for _ in SOURCES]
         self._checkers = [Checker(place, plans, settings.future_skew_ms * 1000) for place in range(len(SOURCES))]
-        self._archive = ArchiveWriter(settings.archive_dir, settings.cluster, settings.segment_records)
+        self._archive = ArchiveWriter(settings.archive_dir, settings.cluster)
         self._horizon = Horizon.of(settings.join_horizon_s)
         self._stamp = checkpoint.stamp(settings.cluster, plans, settings.segment_records, self._horizon)
         self._profiles = {model: plan.profile.profile_id for model, plan in plans.items()}
@@ -129,7 +130,7 @@ class DataPlane:
         self._is_caught_up = False
         self._worked: dict[int, float] = {}
         self._last_tick = self._last_archive = self._last_checkpoint = self._last_heartbeat = 0.0
-        self._committed: dict[tuple[str, int], int] = {}
+        self._committed: dict[tuple[str, int], tuple[int, int, int]] = {}
         self._is_unsaved = False
         self._failure: BaseException | None = None
         self._stop = threading.Event()
@@ -209,9 +210,10 @@ class DataPlane:
             for place, chunk in enumerate(taken):
                 if chunk is None:
                     continue
+                numbered.tracks[place].advance(chunk.offsets, chunk.order_ts)
                 is_news |= int(chunk.offsets[-1]) >= numbered.tracks[place].commit[0]
                 good = self._decode(number, place, chunk)
-                ticked = numbered.advance(place, chunk, good)
+                ticked = numbered.tick(place, chunk, good)
                 clock = ticked if place == TOPIC_PREDICTIONS else clock
                 batches[place] = Batch.by_model(chunk, good)
             found = numbered.work(batches, clock, self.stages)
@@ -221,9 +223,8 @@ class DataPlane:
             crash_point("emit:failures")
             self.metrics["worked"] += sum(len(chunk) for chunk in taken if chunk is not None)
             self.stages.lap("send")
-        late = sum(each.late for each in numbered.frontier.logs)
-        if late:
-            self._on_late(number, numbered, late)
+        if any(log.late for log in numbered.frontier.logs):
+            self._on_late(number, numbered)
 
     def _decode(self, number: int, place: int, chunk: Chunk) -> list[tuple[Decoded, str]]:
         decoded, bad = self._decoded(place, chunk.values, chunk.keys)
@@ -241,7 +242,8 @@ class DataPlane:
             offsets, stamps = chunk.offsets[part.places], chunk.timestamps[part.places]
             new = int(offsets.searchsorted(first))
             if new < len(offsets):
-                self._archive.add(SOURCES[place], number, part.schema_id, part.frame[new:], offsets[new:], stamps[new:])
+                where = (SOURCES[place], number, part.schema_id)
+                self._archive.add(*where, track.starts(offsets[new:]), part.frame[new:], offsets[new:], stamps[new:])
         self.stages.lap("check")
         return good
 
@@ -379,13 +381,14 @@ class DataPlane:
 
     def _changed(self, number: int, numbered: Numbered, *, archive: bool) -> list[dict[str, Any]]:
         found = []
-        for place, track in enumerate(numbered.tracks):
+        for place, (track, floor) in enumerate(zip(numbered.tracks, numbered.frontier.floors(), strict=True)):
+            log_ = numbered.frontier.logs[place]
+            log_.worked_ts = max(log_.worked_ts, track.close(floor))
             segments = track.changed()
-            for segment in track.segments.values() if archive else segments:
-                is_complete = track.is_complete(segment)
-                if archive or is_complete:
+            for segment in track.segments if archive else segments:
+                if archive or segment.is_complete:
                     self.stages.lap("summaries")
-                    self._archive.write(SOURCES[place], number, segment.number, segment.end, is_complete=is_complete)
+                    self._archive.write(SOURCES[place], number, segment)
                     self.stages.lap("archive")
             for segment in segments:
                 parts = segment.parts(numbered.versions, self._profiles)
@@ -394,16 +397,20 @@ class DataPlane:
         return found
 
     def _commit(self) -> None:
-        offsets = []
+        new: dict[tuple[str, int], tuple[int, int, int]] = {}
         for number, numbered in self._numbers.items():
             for track in numbered.tracks:
-                offset, order_ts, newest_us = track.commit
-                key = (track.topic, number)
-                if key in self._owned and self._committed.get(key) != offset:
-                    metadata = json.dumps({"order_ts": order_ts, "newest_us": newest_us})
-                    offsets.append(TopicPartition(track.topic, number, offset, metadata))
-        if not offsets:
+                key, commit = (track.topic, number), track.commit
+                known = self._committed[key]
+                is_new = commit[0] != known[0] or self._horizon.epoch(commit[1]) != self._horizon.epoch(known[1])
+                if key in self._owned and is_new:
+                    new[key] = commit
+        if not new:
             return
+        offsets = [
+            TopicPartition(*key, offset, json.dumps({"order_ts": order_ts, "newest_us": newest_us}))
+            for key, (offset, order_ts, newest_us) in new.items()
+        ]
         crash_point("commit:before")
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
@@ -411,14 +418,15 @@ class DataPlane:
             log.info("commit_refused", reason=error.args[0].str())
             return
         crash_point("commit:after")
-        self._committed |= {(each.topic, each.partition): each.offset for each in offsets}
+        self._committed |= new
 
     def _save(self) -> None:
         self._last_checkpoint = time.monotonic()
         is_unsaved = False
         for number, numbered in self._numbers.items():
-            numbered.forget(self._committed[TOPICS[TOPIC_PREDICTIONS], number])
-            numbered.expire()
+            committed = [self._committed[name, number] for name in TOPICS]
+            numbered.forget(committed[TOPIC_PREDICTIONS][0])
+            numbered.expire(min(order_ts for _, order_ts, _ in committed))
             tracks = numbered.tracks
             place = checkpoint.Checkpoint(
                 tuple(t.position for t in tracks),
@@ -475,12 +483,15 @@ class DataPlane:
 
     def _start(self, number: int, found: Resume) -> Numbered:
         s = self._s
-        tracks = [
-            Track(name, position, start, committed, marks, s.segment_records)
-            for name, position, start, committed, marks in zip(
-                TOPICS, found.positions, found.starts, found.committed, found.marks, strict=True
-            )
-        ]
+        tracks: list[Track] = []
+        for place, name in enumerate(TOPICS):
+            position, committed, gone = found.positions[place], found.committed[place], found.gone[place]
+            start, marks = found.starts[place], found.marks[place]
+            track = Track(name, position - gone, start, committed - gone, marks, s.segment_records, self._horizon)
+            if gone:
+                self._on_gap(name, number, committed - gone, gone)
+                track.skip(committed)
+            tracks.append(track)
         logs = [Log(place, track.position, track.order_ts) for place, track in enumerate(tracks)]
         numbered = Numbered(
             number, self._plans, Frontier(logs, s.order_slack_ms, self._horizon), tracks,
@@ -491,11 +502,9 @@ class DataPlane:
             numbered.timers, numbered.early = found.timers, found.early
         if s.earlier and found.stores is None:
             earlier_logs(numbered, s.archive_dir, s.earlier)
-        for name, low, gone in found.gone:
-            self._on_gap(name, number, low - gone, gone)
         for track, is_committed in zip(tracks, found.is_committed, strict=True):
             # a start is committed too, with the first tick: what the broker drops from there on is missed next time
-            self._committed[track.topic, number] = track.commit[0] if is_committed else -1
+            self._committed[track.topic, number] = track.commit if is_committed else NOT_COMMITTED
         return numbered
 
     def _on_revoke(self, consumer: Consumer, taken: list[TopicPartition]) -> None:
@@ -538,11 +547,15 @@ class DataPlane:
             f"gap/{self._s.cluster}/{name}/{number}/{first}", message, "page", now_us(), where, records=gone
         )
 
-    def _on_late(self, number: int, numbered: Numbered, late: int) -> None:
-        for each in numbered.frontier.logs:
-            if each.late:
-                numbered.tracks[each.place].count("late", [each.fetched - 1] * each.late)
-                each.late = 0
+    def _on_late(self, number: int, numbered: Numbered) -> None:
+        late = 0
+        for each, track in zip(numbered.frontier.logs, numbered.tracks, strict=True):
+            worked = [offset for offset in each.late if offset < track.position]
+            track.count("late", worked)
+            each.late = each.late[len(worked) :]
+            late += len(worked)
+        if not late:
+            return
         name = TOPICS[TOPIC_INPUTS]
         message = (
             f"{late} records of partition {number} came below the frontier: the brokers' clocks differ by more than "

@@ -13,7 +13,7 @@ from schemas.events import SOURCES
 from schemas.times import HOUR_US
 from streams.plane.count import count_pairs, count_truths
 from streams.plane.decode import Decoded
-from streams.plane.horizon import EPOCHS, LEAD_EPOCHS_MAX, Horizon
+from streams.plane.horizon import EPOCHS, Horizon
 from streams.plane.join import Joined, ModelStore, distinct, join, timer_rows
 from streams.plane.pick import Found, Ids, Origin, pick
 from streams.plane.plan import (
@@ -26,7 +26,7 @@ from streams.plane.plan import (
     Versions,
     hashes,
 )
-from streams.plane.segments import NO_EVENT, Track
+from streams.plane.segments import NO_EVENT, Cuts, Track
 from streams.plane.source import Chunk, Frontier
 from streams.plane.stages import Stages
 from streams.plane.store import Rows
@@ -164,15 +164,12 @@ class Numbered:
         self.early: dict[str, Timers] = {model: Timers() for model in plans}
         self._origin, self._emit_outcomes = Origin(cluster, number, policy), emit_outcomes
 
-    def advance(self, topic: int, chunk: Chunk, good: list[tuple[Decoded, str]]) -> Clock:
-        """Move a topic's segments past a chunk; returns how event time went on."""
-        track = self.tracks[topic]
+    def tick(self, topic: int, chunk: Chunk, good: list[tuple[Decoded, str]]) -> Clock:
+        """How event time went on along a chunk that was put into its segments."""
         events = np.full(len(chunk), NO_EVENT, np.int64)
         for part, _ in good:
             events[part.places] = part.frame["event_time"].to_numpy()
-        clock = Clock(chunk.offsets, chunk.order_ts, np.maximum(np.maximum.accumulate(events), track.newest_event_us))
-        track.advance(chunk.offsets, chunk.order_ts, events)
-        return clock
+        return Clock(chunk.offsets, chunk.order_ts, self.tracks[topic].tick(events))
 
     def work(self, batches: list[dict[str, Batch]], clock: Clock | None, stages: Stages) -> Found:
         """Join, count and pick failures.
@@ -195,11 +192,15 @@ class Numbered:
                 self._work_model(plan, given, clock, found, stages)
         return found
 
-    def expire(self) -> None:
-        """Let go of what no record can meet any more, also not one that a restart reads again."""
-        newest = self.horizon.epoch(max(track.order_ts for track in self.tracks))
-        again = [track.commit[1] if track.position > track.commit[0] else track.order_ts for track in self.tracks]
-        oldest = max(self.horizon.epoch(min(again)), newest - LEAD_EPOCHS_MAX)
+    def expire(self, committed_ts: int) -> None:
+        """Let go of what no record can meet any more, also not one that a restart reads again.
+
+        Parameters
+        ----------
+        committed_ts
+            No record from the committed offsets on has an order time stamp below this one.
+        """
+        oldest = self.horizon.epoch(committed_ts)
         for store in self.stores.values():
             for runs in store.sets().values():
                 runs.expire(oldest - EPOCHS - 1)
@@ -316,9 +317,9 @@ class Numbered:
                 keep(rows)
 
     def _count(self, plan: ModelPlan, joined: Joined) -> None:
-        size = self.tracks[0].size
-        for addition in (*count_pairs(plan, joined.pairs, size), *count_truths(plan, joined.truths, size)):
-            self.tracks[addition.topic].segment(addition.segment).add(plan.model, addition)
+        cuts = Cuts(self.tracks)
+        for addition in (*count_pairs(plan, joined.pairs, cuts), *count_truths(plan, joined.truths, cuts)):
+            cuts.segments[addition.place].add(plan.model, addition)
         duplicates = (joined.duplicate_inputs, joined.duplicate_predictions, joined.duplicate_feedback)
         for topic, offsets in enumerate(duplicates):
             self.tracks[topic].count("duplicates", offsets)

@@ -50,7 +50,10 @@ log = structlog.get_logger("flywheel.plane")
 
 @dataclass
 class Resume:
-    """Where each topic is read from and what is committed, with the running maxima before both; the store that fits."""
+    """Where each topic is read from and what is committed, with the running maxima before both; the store that fits.
+
+    ``gone`` says how many records before the committed offset were never read; else it is the group's.
+    """
 
     committed: list[int] = field(default_factory=list)
     marks: list[tuple[int, int]] = field(default_factory=list)
@@ -61,7 +64,7 @@ class Resume:
     timers: dict[str, Timers] = field(default_factory=dict)
     early: dict[str, Timers] = field(default_factory=dict)
     versions: Versions = field(default_factory=Versions)
-    gone: list[tuple[str, int, int]] = field(default_factory=list)
+    gone: list[int] = field(default_factory=list)
 
 
 def resume(
@@ -80,16 +83,14 @@ def resume(
     known = _patiently(lambda: consumer.committed([_at(noun, number) for noun in SOURCES], timeout=TIMEOUT_S))
     found = Resume()
     for noun, (low, _), at in zip(SOURCES, ends, known, strict=True):
-        committed = at.offset if at.offset >= 0 else low
-        if committed < low:
-            gone = low - committed
-            if not (settings.accepts_loss or settings.is_embedded):
-                raise RecordsGoneError(
-                    f"{gone} records of {topic(noun)}-{number} from offset {committed} on are gone: "
-                    f"the topic starts at {low}."
-                )
-            found.gone.append((topic(noun), low, gone))
-            committed = low
+        gone = max(0, low - at.offset) if at.offset >= 0 else 0
+        if gone and not (settings.accepts_loss or settings.is_embedded):
+            raise RecordsGoneError(
+                f"{gone} records of {topic(noun)}-{number} from offset {at.offset} on are gone: "
+                f"the topic starts at {low}."
+            )
+        committed = max(at.offset, low)
+        found.gone.append(gone)
         found.committed.append(committed)
         found.is_committed.append(committed == at.offset)
         found.marks.append(_marks(at))
@@ -155,8 +156,7 @@ def _rebuild_from(
     answers = _patiently(lambda: consumer.offsets_for_times(asked, timeout=TIMEOUT_S))
     positions = []
     for answer, at, low in zip(answers, committed, lows, strict=True):
-        first = min(at, answer.offset) if answer.offset >= 0 else at
-        positions.append(max(low, first // settings.segment_records * settings.segment_records))
+        positions.append(max(low, min(at, answer.offset) if answer.offset >= 0 else at))
     return positions
 
 

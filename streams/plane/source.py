@@ -126,7 +126,7 @@ class Log:
     seen_end_ms: int = -NEVER  # clock time at which it was last seen at its end
     worked_ts: int = 0  # a record below this comes too late: one of another topic after it was worked on
     gone: int = 0
-    late: int = 0
+    late: list[int] = field(default_factory=list)  # their offsets
     chunks: list[Chunk] = field(default_factory=list)
 
     def take(self, messages: Sequence[Any], offsets: Ints) -> int:
@@ -135,7 +135,7 @@ class Log:
         raised = np.maximum(np.maximum.accumulate(times), self.order_ts)
         late = raised < self.worked_ts  # the slack is too small
         if late.any():
-            self.late += int(late.sum())
+            self.late += offsets[late].tolist()
             raised = np.maximum(raised, self.worked_ts)
         gone = int(offsets[0]) - self.fetched
         self.fetched, self.order_ts = int(offsets[-1]) + 1, int(raised[-1])
@@ -165,6 +165,10 @@ class Log:
         here."""
         known = self.order_ts + (1 if other < self.place else 0)
         return max(known, self.seen_end_ms - slack_ms)
+
+    def floor(self, slack_ms: int) -> int:
+        """The order time stamp below which no record to be worked on can still come here."""
+        return int(self.chunks[0].order_ts[0]) if self.chunks else max(self.order_ts, self.seen_end_ms - slack_ms)
 
     def up_to(self, limit: int) -> list[Chunk]:
         """Take out the records with an order time stamp below the limit."""
@@ -204,6 +208,10 @@ class Frontier:
         return [
             min(other.limit(log.place, self._slack_ms) for other in self.logs if other is not log) for log in self.logs
         ]
+
+    def floors(self) -> list[int]:
+        """For each topic: no record below this order time stamp will be worked on any more."""
+        return [log.floor(self._slack_ms) for log in self.logs]
 
     def blockers(self) -> list[Log]:
         """Logs with nothing in hand that hold others' records back."""

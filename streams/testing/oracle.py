@@ -95,6 +95,7 @@ class Result:
     """What must be found in one partition number."""
 
     segments: dict[tuple[str, int], Segment] = field(default_factory=dict)
+    """By noun and start."""
     failures: set[tuple[tuple[str, Any], ...]] = field(default_factory=set)
     dead: dict[tuple[str, int], str] = field(default_factory=dict)
     orders: dict[str, int] = field(default_factory=dict)
@@ -155,6 +156,7 @@ class _Run:
         self._early: list[tuple[_Known, int]] = []
         self._timers: list[tuple[int, str, str]] = []
         self._newest = -math.inf
+        self._open: dict[str, tuple[tuple[int, int], Segment]] = {}
         self._result = Result()
 
     def run(self, topics: Sequence[Sequence[Record]]) -> Result:
@@ -171,8 +173,12 @@ class _Run:
         return self._result
 
     def _record(self, topic: int, record: Record) -> None:
-        noun, size = NOUNS[topic], self._settings.segment_records
-        segment = self._result.segments.setdefault((noun, record.offset // size), Segment(record.offset, 0))
+        noun = NOUNS[topic]
+        place = (record.offset // self._settings.segment_records, self._epoch)
+        if noun not in self._open or self._open[noun][0] != place:
+            self._open[noun] = place, Segment(record.offset, 0)
+            self._result.segments[noun, record.offset] = self._open[noun][1]
+        segment = self._open[noun][1]
         segment.end = record.offset + 1
         segment.counters["records"] += 1
         if noun == "predictions" and self._epoch > self._clock:
@@ -187,8 +193,8 @@ class _Run:
             segment.counters["misplaced"] += 1
             return
         event["offset"] = record.offset
-        place = _Place(noun, segment, record.offset)
-        {"inputs": self._input, "predictions": self._prediction, "feedback": self._feedback}[noun](event, place)
+        work = {"inputs": self._input, "predictions": self._prediction, "feedback": self._feedback}[noun]
+        work(event, _Place(noun, segment, record.offset))
 
     # -- decoding -----------------------------------------------------------------------------------------------------
 

@@ -62,8 +62,8 @@ class World:
         is_complete, counters = more.get("is_complete", False), more.get("counters", {"records": end - start})
         cluster, watermark = more.get("cluster", CLUSTER), more.get("watermark", START_US)
         segment = {
-            "topic": topic(noun), "segment": more.get("segment", 0), "start": start, "end": end,
-            "is_complete": is_complete, "order_ts": 0, "watermark": watermark, "counters": counters,
+            "topic": topic(noun), "start": start, "end": end, "is_complete": is_complete,
+            "order_ts": 0, "watermark": watermark, "counters": counters,
             "parts": [
                 {
                     "model": p.model, "version": p.version, "role": p.role, "slice": p.slice, "axis": p.axis,

@@ -23,7 +23,7 @@ class PlainMerger:
     Attributes
     ----------
     holes
-        (topic, partition, folded, segment) of each segment that came before the one expected.
+        (topic, partition, folded, start) of each segment that came before the one expected.
     ends
         How far each (topic, partition) is merged.
     """
@@ -39,34 +39,34 @@ class PlainMerger:
         """Merge one message."""
         partition = message["partition"]
         for segment in message["segments"]:
-            place, number = (segment["topic"], partition), segment["segment"]
+            place, start = (segment["topic"], partition), segment["start"]
             said = {
                 name: hashlib.blake2b(repr(value).encode(), digest_size=16).digest() for name, value in segment.items()
             }
-            before = self._seen.setdefault((*place, number, segment["end"]), said)
-            differ = [name for name in said if before[name] != said[name]]
-            assert not differ, f"{place}, segment {number}, up to {segment['end']}: two summaries differ in {differ}"
-            folded = self._folded.setdefault(place, number)
-            if number < folded:
+            before = self._seen.setdefault((*place, start, segment["end"]), said)
+            differ = [name for name in said if name != "is_complete" and before[name] != said[name]]
+            assert not differ, f"{place}, segment at {start}, up to {segment['end']}: two summaries differ in {differ}"
+            folded = self._folded.setdefault(place, start)
+            if start < folded:
                 continue
-            if number > folded:
-                self.holes.append((*place, folded, number))
+            if start > folded:
+                self.holes.append((*place, folded, start))
                 continue
-            kept = self._kept.get((*place, number))
+            kept = self._kept.get((*place, start))
             if kept is None or kept["end"] < segment["end"]:
-                self._kept[(*place, number)] = segment
+                self._kept[(*place, start)] = segment
                 self.ends[place] = segment["end"]
-            if segment["is_complete"]:
-                self._folded[place] = number + 1
+            if segment["is_complete"] and segment["end"] == self.ends[place]:
+                self._folded[place] = segment["end"]
 
     def segments(self, partition: int) -> Segments:
         """What is merged of a partition number, in the form in which the oracle has it."""
         found: Segments = {}
-        for (name, p, number), segment in self._kept.items():
+        for (name, p, start), segment in self._kept.items():
             if p == partition:
                 parts = {part_key(part): counts_of(part) for part in segment["parts"]}
                 kept = {name_: segment[name_] for name_ in ("start", "end", "counters")}
-                found[noun(name), number] = {**kept, "parts": parts}
+                found[noun(name), start] = {**kept, "parts": parts}
         return found
 
 

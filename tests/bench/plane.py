@@ -135,7 +135,7 @@ def outcomes(job: Job, registry: FileRegistry, before: dict[tuple[str, int], int
     newest: dict[tuple[str, int, int], dict[str, Any]] = {}
     for record in summaries(job, registry, before):
         for segment in record["segments"]:
-            key = (segment["topic"], record["partition"], segment["segment"])
+            key = (segment["topic"], record["partition"], segment["start"])
             if key not in newest or segment["end"] >= newest[key]["end"]:
                 newest[key] = segment
     counts: dict[str, int] = {}

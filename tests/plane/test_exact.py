@@ -87,8 +87,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: World) -> Any:
-    """Makes a Run with its own state; a segment may stay open for as long as the test's clock likes."""
-    monkeypatch.setattr("streams.plane.numbered.LEAD_EPOCHS_MAX", 1 << 40)
+    """Makes a Run with its own state."""
 
     def make(seed: int, predictions: int, partitions: int = 2, *, is_log_append: bool = True, **more: Any) -> Run:
         world.seed = seed

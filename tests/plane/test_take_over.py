@@ -60,7 +60,7 @@ def messages(world: World) -> list[dict[str, Any]]:
             newest = int(rows["event_time"].max())  # type: ignore[arg-type]
             start = segment * 1_000
             message = world.summary(
-                SOURCES[1], partition, start, start + 1_000, parts, segment=segment, is_complete=True, watermark=newest
+                SOURCES[1], partition, start, start + 1_000, parts, is_complete=True, watermark=newest
             )
             found.append({**message, "time": newest + partition})
     return found

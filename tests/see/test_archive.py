@@ -66,8 +66,8 @@ def test_rows_of_a_file_that_was_replaced_are_found_in_its_successor(
         listed.append(paths)
         if len(listed) == 1:  # the writer is quicker than the reader
             file = paths[-1]
-            segment, end, schema = file.stem.split("-")
-            file.rename(file.with_name(ArchiveFile.name(int(segment), int(end) + 1, int(schema))))
+            start, end, schema = file.stem.split("-")
+            file.rename(file.with_name(ArchiveFile.name(int(start), int(end) + 1, int(schema))))
         return paths
 
     monkeypatch.setattr(ArchiveRows, "_paths", stale)

@@ -104,7 +104,7 @@ def test_a_summary_that_grows_is_counted_once_by_a_reader_that_looks_again(bare:
         assert reader.gather(AWAY)["monitored"] == end
     bare.merger.merge(bare.summary("predictions", 0, 0, 12, [grown], is_complete=True), 12)
     assert reader.gather(AWAY)["monitored"] == 9
-    bare.merger.merge(bare.summary("predictions", 0, 12, 20, [grown], is_complete=True, segment=1), 20)
+    bare.merger.merge(bare.summary("predictions", 0, 12, 20, [grown], is_complete=True), 20)
     assert reader.gather(AWAY)["monitored"] == 18
 
 
@@ -122,7 +122,7 @@ def test_windows_are_read_again_only_when_a_segment_was_folded(world: World, mon
     assert [reader.gather(AWAY)["monitored"] for _ in range(3)] == [world.rows.height] * 3
     assert reads == 1
     more = Part("small", "v1", "champion", "all", "event", START_US, np.array([N], np.int32), np.array([7]))
-    world.merger.merge(world.summary("predictions", 0, 150, 157, [more], is_complete=True, segment=1), 9)
+    world.merger.merge(world.summary("predictions", 0, 150, 157, [more], is_complete=True), 9)
     assert reader.gather(AWAY)["monitored"] == world.rows.height + 7
     assert reads == 2
 
