@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -78,7 +79,8 @@ class Field:
 class Target:
     """What the model predicts.
 
-    ``undecided`` is the label that a row has when its truth is due and has not come (None: it has none).
+    ``undecided`` is the label that a row has when its truth is due and has not come (None: it has none). ``unit`` is
+    about the size of a regression's usual error: values are counted in it, so that sums of fourth powers have room.
     """
 
     kind: str
@@ -86,6 +88,7 @@ class Target:
     positive: str | None = None
     undecided: str | None = None
     truth_timeout_s: int | None = None
+    unit: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -251,5 +254,10 @@ def _target(given: Any, place: str) -> Target:
         raise ContractError(f"{place}: a binary target has two 'labels', one of them 'positive'.")
     if given.get("undecided") is not None and given["undecided"] not in labels:
         raise ContractError(f"{place}: 'undecided' must be one of the labels.")
+    unit = given.get("unit", 1.0)
+    if isinstance(unit, bool) or not isinstance(unit, int | float) or not 0 < unit < math.inf:
+        raise ContractError(f"{place}: 'unit' must be a positive number.")
+    if unit != 1 and given["kind"] != "regression":
+        raise ContractError(f"{place}: 'unit' is for regressions.")
     timeout = given.get("truth_timeout_s")
-    return Target(given["kind"], labels, given.get("positive"), given.get("undecided"), timeout)
+    return Target(given["kind"], labels, given.get("positive"), given.get("undecided"), timeout, float(unit))

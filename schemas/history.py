@@ -42,6 +42,7 @@ def history_parts(
     version: str,
     slices: Sequence[tuple[str, str]] = (),
     kind: Literal["binary", "multiclass", "regression"] = "binary",
+    unit: float = 1.0,
     role: str = "champion",
     with_cells: bool = True,
 ) -> list[Part]:
@@ -59,8 +60,8 @@ def history_parts(
         Whose parts they are.
     slices
         (field, value) of the slices beside ``all``.
-    kind
-        The target's kind.
+    kind, unit
+        The target's.
     with_cells
         False: only the sums of outcomes.
     """
@@ -72,16 +73,16 @@ def history_parts(
         text = table[field].cast(pl.String)
         place = text.replace_strict(values, list(range(len(values))), default=-1, return_dtype=pl.Int64)
         groupings.append((place.fill_null(-1).to_numpy(), [f"{field}={value}" for value in values]))
-    counters = _event_counters(table, profile, kind, with_cells)
+    counters = _event_counters(table, profile, kind, unit, with_cells)
     parts: list[Part] = []
     for membership, names in groupings:
-        for axis, hours, listed in _axes(table, counters, kind):
+        for axis, hours, listed in _axes(table, counters, kind, unit):
             parts += _parts(membership, names, hours, listed, (profile.model, version, role), axis)
     return parts
 
 
 def _axes(
-    table: pl.DataFrame, counters: list[tuple[npt.NDArray[np.bool_] | None, Counters]], kind: str
+    table: pl.DataFrame, counters: list[tuple[npt.NDArray[np.bool_] | None, Counters]], kind: str, unit: float
 ) -> list[tuple[Axis, Ints, list[tuple[npt.NDArray[np.bool_] | None, Counters]]]]:
     axes: list[tuple[Axis, Ints, list[tuple[npt.NDArray[np.bool_] | None, Counters]]]] = [
         ("event", table["event_time"].to_numpy() // HOUR_US, counters)
@@ -91,13 +92,13 @@ def _axes(
             table["y"].is_not_null() & table["score"].is_not_null() & table["due_time"].is_not_null()
         ).to_numpy()
         p, y = table["score"].fill_null(0.0).to_numpy(), table["y"].fill_null(0.0).cast(pl.Float64).to_numpy()
-        due: Counters = [(N, 1), *due_counters(p, y, kind)]  # type: ignore[arg-type]
+        due: Counters = [(N, 1), *due_counters(p, y, kind, unit)]  # type: ignore[arg-type]
         axes.append(("due", table["due_time"].fill_null(0).to_numpy() // HOUR_US, [(is_known, due)]))
     return axes
 
 
 def _event_counters(
-    table: pl.DataFrame, profile: Profile, kind: str, with_cells: bool
+    table: pl.DataFrame, profile: Profile, kind: str, unit: float, with_cells: bool
 ) -> list[tuple[npt.NDArray[np.bool_] | None, Counters]]:
     rows: Counters = [(N, 1), (N_INPUT, 1)]
     if with_cells:
@@ -111,11 +112,11 @@ def _event_counters(
         return listed
     has_score = table["score"].is_not_null().to_numpy()
     p = table["score"].fill_null(0.0).to_numpy()
-    listed.append((has_score, [(N_SCORED, 1), (SUM_SCORE, micro(p))]))
+    listed.append((has_score, [(N_SCORED, 1), (SUM_SCORE, micro(p / unit))]))
     if "y" in table.columns:
         y = table["y"].fill_null(0.0).cast(pl.Float64).to_numpy()
         is_known = has_score & table["y"].is_not_null().to_numpy()
-        listed.append((is_known, truth_counters(p, y, kind)))  # type: ignore[arg-type]
+        listed.append((is_known, truth_counters(p, y, kind, unit)))  # type: ignore[arg-type]
     return listed
 
 

@@ -8,7 +8,8 @@ One part holds the counters of one (model, version, role, slice, window) on one 
     by the hour in which the truth is decided at the latest: every row enters exactly once, whatever came, so that there
     is no maturity bias (rows, sum p, sum y, sum p(1-p)).
 
-Real values enter as integers of 1e-6 ("micro"), rounded per row: every merge in every order gives the same bits.
+Real values enter as integers of 1e-6 ("micro"), rounded per row: every merge in every order gives the same bits. Those
+of a regression are in the unit of its contract.
 
 The code space
 --------------
@@ -188,7 +189,10 @@ def score_bin(p: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
 
 
 def truth_counters(
-    p: npt.NDArray[np.float64], y: npt.NDArray[np.float64], kind: Literal["binary", "multiclass", "regression"]
+    p: npt.NDArray[np.float64],
+    y: npt.NDArray[np.float64],
+    kind: Literal["binary", "multiclass", "regression"],
+    unit: float = 1.0,
 ) -> list[tuple[CodeArray | int, Ints | int]]:
     """What each row with a known truth adds to its part on the event axis, but for the confusion counters.
 
@@ -198,15 +202,16 @@ def truth_counters(
         The score: probability of the positive label, confidence of the answer, or the value.
     y
         1.0 where the truth is positive (multiclass: where the answer was right), else 0.0; or the true value.
-    kind
-        The target's kind.
+    kind, unit
+        The target's.
 
     Returns
     -------
     list of (codes, amounts)
         Each a number for every row, or an array with one entry a row.
     """
-    sums = due_counters(p, y, kind)
+    sums = due_counters(p, y, kind, unit)
+    p, y = p / unit, y / unit
     with np.errstate(over="ignore"):  # a score may be any double; what is beyond all bounds is cut at one
         squared = np.square(p - y)
         fourth = np.square(squared)
@@ -227,9 +232,13 @@ def truth_counters(
 
 
 def due_counters(
-    p: npt.NDArray[np.float64], y: npt.NDArray[np.float64], kind: Literal["binary", "multiclass", "regression"]
+    p: npt.NDArray[np.float64],
+    y: npt.NDArray[np.float64],
+    kind: Literal["binary", "multiclass", "regression"],
+    unit: float = 1.0,
 ) -> list[tuple[CodeArray | int, Ints | int]]:
     """What each decided row adds to its part on the due axis (``N`` not included); see :func:`truth_counters`."""
+    p, y = p / unit, y / unit
     with np.errstate(over="ignore"):
         variance = np.square(p - y) if kind == "regression" else p * (1.0 - p)
     return [(N_TRUTH, 1), (SUM_P, micro(p)), (SUM_Y, micro(y)), (SUM_PQ, micro(variance))]

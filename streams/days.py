@@ -18,7 +18,7 @@ from streams.logic.quality import Quality, measure
 from streams.windows import WindowReader, summed
 
 CHAMPION = "champion"
-FIGURES = ("log_loss", "bias", "brier", "accuracy", "auc", "ece", "mae")
+FIGURES = ("log_loss", "bias", "brier", "accuracy", "auc", "ece", "mae", "rmse")
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class _Ways:
 
     zone: ZoneInfo
     labels: tuple[str, ...]
+    unit: float
     alpha: float
     rows_a_day: int
 
@@ -110,10 +111,11 @@ def quality_days(
 def _ways(config: Config, model: str) -> _Ways:
     """Of a model that is not configured no label is known: days are UTC's and there is no accuracy."""
     if model not in config.models:
-        return _Ways(ZoneInfo("UTC"), (), 0.05, 1000)
+        return _Ways(ZoneInfo("UTC"), (), 1.0, 0.05, 1000)
     configured = config.model(model)
     contract, policy = configured.contract, configured.monitor
-    return _Ways(ZoneInfo(contract.timezone), contract.target.labels, policy.quality_alpha, policy.quality_rows_a_day)
+    target, sizes = contract.target, (policy.quality_alpha, policy.quality_rows_a_day)
+    return _Ways(ZoneInfo(contract.timezone), target.labels, target.unit, *sizes)
 
 
 def _day(day: date, parts: Sequence[Part], ways: _Ways) -> Day:
@@ -123,14 +125,14 @@ def _day(day: date, parts: Sequence[Part], ways: _Ways) -> Day:
         versions[part.version] = versions.get(part.version, 0) + int(part.counts[part.codes == N].sum())
     bias = None
     if counts.get(N_TRUTH, 0) > 1:
-        gap = (counts.get(SUM_P, 0) - counts.get(SUM_Y, 0)) / MICRO
-        squares = counts.get(BRIER, 0) / MICRO
+        gap = (counts.get(SUM_P, 0) - counts.get(SUM_Y, 0)) / MICRO * ways.unit
+        squares = counts.get(BRIER, 0) / MICRO * ways.unit**2
         bias = mean_interval(counts[N_TRUTH], gap, squares, alpha=ways.alpha, n_best=ways.rows_a_day)
     return Day(
         day=day.isoformat(),
         undecided=counts.get(N_UNDECIDED, 0),
         corrected=counts.get(N_CORRECTED, 0),
-        quality=measure(counts, labels=ways.labels, alpha=ways.alpha, rows_a_day=ways.rows_a_day),
+        quality=measure(counts, labels=ways.labels, unit=ways.unit, alpha=ways.alpha, rows_a_day=ways.rows_a_day),
         bias_interval=bias,
         versions={name: number for name, number in sorted(versions.items()) if number},
     )

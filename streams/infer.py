@@ -192,7 +192,8 @@ def _target(column: pl.Series, positive: str | None, task: str | None) -> tuple[
         values = column.cast(pl.Float64)
         if not bool(values.is_finite().all()):
             raise TableError(f"The target '{name}' has values that are no finite numbers.")
-        return {"kind": "regression"}, values
+        spread = float(values.std() or 1.0)  # type: ignore[arg-type]
+        return {"kind": "regression", "unit": 10.0 ** round(math.log10(spread / 4))}, values
     if not is_whole:
         raise TableError(f"The target '{name}' holds fractions, so they cannot be labels.")
     text = label_texts(column)

@@ -202,7 +202,9 @@ class Watch:
 
     def _info(self, model: str, version: str) -> MonitorInfo:
         contract = self.runtime.plans[model].contract
-        return MonitorInfo(model, version, contract.timezone, tuple(s.name for s in contract.slices()))
+        return MonitorInfo(
+            model, version, contract.timezone, tuple(s.name for s in contract.slices()), contract.target.unit
+        )
 
     def _promoted_us(self, model: str) -> int:
         return max((e.time_us for e in self.runtime.models.history(model) if e.alias == "champion"), default=0)
@@ -289,7 +291,8 @@ class Watch:
         if predicted.labels is not None:
             rows = rows.with_columns(label=pl.Series(predicted.labels, dtype=pl.String))
         slices = [(s.field, s.value) for s in contract.slices()]
-        return history_parts(rows, plan.profile, version=version.version, slices=slices, kind=plan.kind)
+        how: dict[str, Any] = {"slices": slices, "kind": plan.kind, "unit": plan.unit}
+        return history_parts(rows, plan.profile, version=version.version, **how)
 
     def _folds(self, version: Version) -> Path:
         return scores_path(self.runtime.paths, version.artifact_sha256)

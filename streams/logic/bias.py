@@ -8,7 +8,7 @@ the spread that healthy windows have.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,11 @@ class BiasWindow:
     predicted: float
     observed: float
     usual: float
+
+    def in_units_of_one(self, unit: float) -> BiasWindow:
+        """As people know the values, which are counted in the unit."""
+        known = {name: getattr(self, name) * unit for name in ("predicted", "observed", "usual")}
+        return replace(self, **known)
 
 
 @dataclass

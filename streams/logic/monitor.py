@@ -44,12 +44,15 @@ class MonitorInfo:
         The contract's clock.
     slices
         Declared slices, ``field=value``; ``all`` is added.
+    unit
+        The contract's: what the values of a regression are counted in.
     """
 
     model: str
     version: str
     timezone: str
     slices: tuple[str, ...] = ()
+    unit: float = 1.0
 
     @property
     def slice_names(self) -> tuple[str, ...]:
@@ -196,7 +199,7 @@ class Monitor:
             The meaning of an input changed here for good: later hours are never judged by earlier ones.
         """
         epochs = sorted({*self.epochs, *([since_us // HOUR_US] if since_us is not None else [])})
-        info = MonitorInfo(self.info.model, version, self.info.timezone, self.info.slices)
+        info = replace(self.info, version=version)
         fresh = Monitor(self.policy, info, profile, at_us, excluded=list(self.excluded), epochs=epochs)
         fresh.bias_spread = replace(self.bias_spread)  # how much healthy days vary is the world's, not the version's
         fresh.next_hour = max(self.next_hour, fresh.next_hour)
@@ -289,7 +292,7 @@ class Monitor:
         best: dict[str, Sighting] = {}
         for window in found:
             scope = ALL_SLICE if window.slice == ALL_SLICE else "slice"
-            best.setdefault(scope, bias_sighting(window, scope, is_pipe=is_pipe))
+            best.setdefault(scope, bias_sighting(window.in_units_of_one(self.info.unit), scope, is_pipe=is_pipe))
         return [best[scope] for scope in sorted(best)]
 
     def _can_judge(self, today: Today) -> bool:

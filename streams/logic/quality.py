@@ -49,8 +49,9 @@ class Quality:
         matured / rows.
     base, bias
         Mean y, and mean p - y, over matured rows.
-    log_loss, brier, accuracy, auc, ece, mae
-        As usual; AUC and ECE from 128 score bins. ``mae`` of a regression is the mean absolute error.
+    log_loss, brier, accuracy, auc, ece, mae, rmse
+        As usual; AUC and ECE from 128 score bins. Of a regression: the mean absolute error and the root of the mean
+        squared one.
     intervals
         Confidence sequences by metric.
     classes
@@ -70,6 +71,7 @@ class Quality:
     auc: float | None = None
     ece: float | None = None
     mae: float | None = None
+    rmse: float | None = None
     intervals: Mapping[str, Interval] | None = None
     classes: tuple[ClassQuality, ...] = ()
     flagged_wrong: float | None = None
@@ -95,7 +97,14 @@ class Comparison:
     interval: Interval | None
 
 
-def measure(counters: Counters, *, labels: Sequence[str] = (), alpha: float = 0.05, rows_a_day: int = 1000) -> Quality:
+def measure(
+    counters: Counters,
+    *,
+    labels: Sequence[str] = (),
+    unit: float = 1.0,
+    alpha: float = 0.05,
+    rows_a_day: int = 1000,
+) -> Quality:
     """Quality from the summed counters of the event axis.
 
     Parameters
@@ -104,6 +113,8 @@ def measure(counters: Counters, *, labels: Sequence[str] = (), alpha: float = 0.
         Code -> count, windows added up as one likes.
     labels
         The contract's, in their order; none for a regression.
+    unit
+        The contract's: what the values of a regression were counted in.
     alpha, rows_a_day
         Of the confidence sequences; they are narrowest at a day's rows.
     """
@@ -112,7 +123,7 @@ def measure(counters: Counters, *, labels: Sequence[str] = (), alpha: float = 0.
     flagged = wrong / (right + wrong) if right + wrong else None
     if n <= 0:
         return Quality(rows, 0, 0.0 if rows else None, flagged_wrong=flagged)
-    sums = {code: counters.get(code, 0) / MICRO for code in range(parts.SUM_P, parts.ABS_ERROR + 1)}
+    sums = {code: counters.get(code, 0) / MICRO * unit ** _POWER[code] for code in _POWER}
     is_scored = parts.LOG_LOSS in counters
     is_labelled = bool(labels)
     correct = counters.get(parts.N_CORRECT, 0)
@@ -141,12 +152,18 @@ def measure(counters: Counters, *, labels: Sequence[str] = (), alpha: float = 0.
         auc=auc_of_bins(bins, positives),
         ece=expected_calibration_error(bins, positives, predicted / MICRO),
         mae=means["mae"][0] / n if means["mae"] else None,
+        rmse=math.sqrt(sums[parts.BRIER] / n) if means["mae"] else None,
         intervals=intervals,
         classes=class_quality(counters, labels),
         flagged_wrong=flagged,
     )
 
 
+_POWER = {
+    parts.SUM_P: 1, parts.SUM_Y: 1, parts.LOG_LOSS: 0, parts.LOG_LOSS_SQ: 0, parts.BRIER: 2, parts.BRIER_SQ: 4,
+    parts.ABS_ERROR: 1,
+}  # fmt: skip
+"""In which power of the unit a sum is counted."""
 _CALIBRATION = (parts.CALIBRATION_N, parts.CALIBRATION_Y, parts.CALIBRATION_P)
 
 

@@ -122,7 +122,7 @@ def count_pairs(plan: ModelPlan, pairs: Pairs, cuts: Cuts) -> list[Addition]:
         (parts.N, 1),
         (parts.N_INPUT, 1),
         (parts.N_SCORED, scored.astype(np.int64)),
-        (parts.SUM_SCORE, np.where(scored, parts.micro(score), 0)),
+        (parts.SUM_SCORE, np.where(scored, parts.micro(score / plan.unit), 0)),
     ]
     if inputs["outside"].any():
         outside = np.unpackbits(inputs["outside"], axis=1)[:, : len(plan.contract.fields)]
@@ -153,7 +153,7 @@ def count_truths(plan: ModelPlan, truths: Truths, cuts: Cuts) -> list[Addition]:
     if len(known):
         some, y, s = truths.predictions.take(known), y_all[known], sign[known]
         label, answer = rows["label"][known], some["label"]
-        counters = _signed(parts.truth_counters(some["score"], y, plan.kind), s)
+        counters = _signed(parts.truth_counters(some["score"], y, plan.kind, plan.unit), s)
         counters.append((parts.N_UNDECIDED, rows["undecided"][known] * s))
         counters.append((parts.N_CORRECTED, truths.is_correction[known] * s))
         if plan.kind != "regression":
@@ -186,7 +186,9 @@ def _due(
         counters: list[Counter] = [(parts.SUM_Y, change)]
     else:
         moved = np.arange(len(known))
-        counters = _signed([(parts.N, 1), *parts.due_counters(some["score"], y, plan.kind)], truths.sign[known])
+        counters = _signed(
+            [(parts.N, 1), *parts.due_counters(some["score"], y, plan.kind, plan.unit)], truths.sign[known]
+        )
     if not len(moved):
         return []
     at, rows = known[moved], some.take(moved)

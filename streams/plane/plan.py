@@ -124,6 +124,11 @@ class ModelPlan:
         return cast(Literal["binary", "multiclass", "regression"], self.contract.target.kind)
 
     @cached_property
+    def unit(self) -> float:
+        """What the values of a regression are counted in."""
+        return self.contract.target.unit
+
+    @cached_property
     def labels(self) -> dict[str, int]:
         """Place of every label of the contract."""
         return {label: i for i, label in enumerate(self.contract.target.labels)}

@@ -85,6 +85,7 @@ class Log:
     segment_records: int
     partitions: int
     is_calm: bool = True
+    join_horizon_s: int = 7 * 86_400
 
     def world(self) -> World:
         """The world that the events came from; its seed does not matter here."""
@@ -110,7 +111,8 @@ def expect(log: Log, number: int) -> Expected:
     world = log.world()
     logs = read_logs(log.bootstrap, [number])
     topics = [logs[topic(name), number] for name in SOURCES]
-    settings = Settings(log.segment_records, WINDOW_US, SKEW_US, log.partitions)
+    epoch_ms = log.join_horizon_s * 1000 // 8
+    settings = Settings(log.segment_records, WINDOW_US, SKEW_US, log.partitions, epoch_ms)
     result = Oracle(world.oracle_models(), world.schemas(), settings).run(number, topics)
     for segment in result.segments.values():
         segment.parts = dict(segment.parts)  # a defaultdict of a defaultdict's factory does not travel

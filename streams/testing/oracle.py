@@ -323,7 +323,7 @@ class _Run:
         is_scored = score is not None and math.isfinite(score)
         if is_scored:
             counts[parts.N_SCORED] += 1
-            counts[parts.SUM_SCORE] += _micro(score)
+            counts[parts.SUM_SCORE] += _micro(_in_units(model, score, 0.0)[0])
         counts.update(_cells(model, asked["features"], answer))
         self._add(known, place, "event", answer["event_time"], counts, 1)
         undecided = model.target.get("undecided")
@@ -519,13 +519,20 @@ def _in_64_bits(n: int) -> int:
     return (n + 2**63) % 2**64 - 2**63
 
 
+def _in_units(model: Model, p: float, y: float) -> tuple[float, float]:
+    unit = float(model.target.get("unit", 1.0))
+    return p / unit, y / unit
+
+
 def _sums(model: Model, p: float, y: float) -> dict[int, int]:
+    p, y = _in_units(model, p, y)
     variance = (p - y) * (p - y) if model.target["kind"] == "regression" else p * (1.0 - p)
     return {parts.N_TRUTH: 1, parts.SUM_P: _micro(p), parts.SUM_Y: _micro(y), parts.SUM_PQ: _micro(variance)}
 
 
 def _losses(model: Model, p: float, y: float) -> Counter[int]:
     counts = Counter(_sums(model, p, y))
+    p, y = _in_units(model, p, y)
     squared = (p - y) * (p - y)
     counts[parts.BRIER] += _micro(squared)
     counts[parts.BRIER_SQ] += _micro(squared * squared)

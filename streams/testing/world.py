@@ -53,7 +53,7 @@ LATE: dict[str, Any] = {
 }  # fmt: skip
 PRICE: dict[str, Any] = {
     "type": "record", "name": "Price", "model": "price", "version": 1,
-    "target": {"kind": "regression", "truth_timeout_s": 900},
+    "target": {"kind": "regression", "truth_timeout_s": 900, "unit": 40.0},
     "fields": [{"name": "size", "type": "double"}, {"name": "kind", "type": "string", "slices": ["flat"]}],
 }  # fmt: skip
 DIGIT: dict[str, Any] = {

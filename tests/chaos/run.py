@@ -41,6 +41,8 @@ SETTINGS = {
     "group.consumer.min.heartbeat.interval.ms": "500",
     "group.consumer.heartbeat.interval.ms": "500",
 }
+HORIZON_S = 640
+"""So short that segments are cut at epochs (of 80 s) in the middle of it all; a truth may be 600 s late."""
 DISK_BYTES = 768 * 1024 * 1024
 FULL = {"predictions": 1_000_000, "kills": 100, "seconds": 900.0}
 SHORT = {"predictions": 200_000, "kills": 20, "seconds": 100.0}
@@ -176,11 +178,10 @@ def run(folder: Path, size: Size, seed: int, *, can_fill: bool) -> dict[str, Any
         proxy = stack.enter_context(TcpProxy(kafka.behind_port, port))
         postgres = stack.enter_context(PostgresServer())
         create_topics(kafka.bootstrap, PARTITIONS)
-        place = {"database": postgres.database("chaos"), "segment_records": size.segment_records}
-        config = configure(folder, world, f"127.0.0.1:{port}", **place)
-        log = Log(
-            kafka.bootstrap, cluster_id(kafka.bootstrap), registry, config.archive_dir, size.segment_records, PARTITIONS
-        )
+        given: dict[str, Any] = {"segment_records": size.segment_records, "join_horizon_s": HORIZON_S}
+        config = configure(folder, world, f"127.0.0.1:{port}", database=postgres.database("chaos"), **given)
+        cluster = cluster_id(kafka.bootstrap)
+        log = Log(kafka.bootstrap, cluster, registry, config.archive_dir, partitions=PARTITIONS, **given)
         reviewer = stack.enter_context(Reviewer(config, world))
         workers = stack.enter_context(workers_of(folder, size, can_fill=can_fill))
         arena = Arena(chance, kafka, postgres, proxy, workers)

@@ -69,9 +69,10 @@ def test_the_contract_holds_types_ranges_vocabularies_and_null_rates() -> None:
         ([0.0, 1.0], {}, {"kind": "binary", "labels": ["1", "0"], "positive": "1"}),
         (["x", "y", "z"], {}, {"kind": "multiclass", "labels": ["x", "y", "z"]}),
         ([3, 1, 2], {}, {"kind": "multiclass", "labels": ["1", "2", "3"]}),
-        ([3, 1, 2], {"task": "regression"}, {"kind": "regression"}),
-        (list(range(50)), {}, {"kind": "regression"}),
-        ([0.5, 1.5], {}, {"kind": "regression"}),
+        ([3, 1, 2], {"task": "regression"}, {"kind": "regression", "unit": 0.1}),
+        (list(range(50)), {}, {"kind": "regression", "unit": 10.0}),
+        ([0.5, 1.5], {}, {"kind": "regression", "unit": 0.1}),
+        ([2e5, 9e5, 4.5e5, 6.1e5], {}, {"kind": "regression", "unit": 100_000.0}),
     ],
 )
 def test_the_kind_of_target_follows_from_its_values(

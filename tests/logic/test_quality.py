@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+from sklearn.metrics import brier_score_loss, log_loss, mean_absolute_error, mean_squared_error, roc_auc_score
 
 from schemas import parts
 from schemas.history import history_parts
@@ -42,6 +42,27 @@ def test_figures_equal_those_of_scikit_learn() -> None:
     assert found.auc == pytest.approx(roc_auc_score(y, p), abs=2e-3)
     assert found.ece is not None
     assert found.ece < 0.03
+
+
+def test_errors_of_any_size_are_summed_without_running_over() -> None:
+    rng = np.random.default_rng(5)
+    y = rng.normal(600_000, 200_000, size=200_000)
+    p = y + rng.normal(10_000, 50_000, size=len(y))
+    table = pl.DataFrame({"event_time": np.zeros(len(p), np.int64), "score": p, "y": y})
+    counted = merge(
+        (part.codes, part.counts)
+        for part in history_parts(table, NOTHING, version="1", kind="regression", unit=100_000.0)
+    )
+    found = measure(dict(zip(counted[0].tolist(), counted[1].tolist(), strict=True)), unit=100_000.0)
+    assert found.mae is not None
+    assert found.mae == pytest.approx(mean_absolute_error(y, p), abs=0.1)
+    assert found.rmse == pytest.approx(mean_squared_error(y, p) ** 0.5, rel=1e-6)
+    assert found.bias == pytest.approx(float((p - y).mean()), abs=0.1)
+    assert found.base == pytest.approx(float(y.mean()), abs=0.1)
+    assert found.intervals is not None
+    low, high = found.intervals["mae"]
+    assert low < found.mae < high
+    assert high - low < 0.1 * found.mae
 
 
 def test_a_miscalibrated_score_keeps_its_ranking_and_loses_its_calibration() -> None:
