@@ -17,7 +17,9 @@ from confluent_kafka import Consumer, TopicPartition
 
 from schemas.database import make_engine
 from schemas.events import SOURCES, partition_count, topic
+from schemas.registry import Codec, FileRegistry
 from streams.config import Config, load_config
+from streams.testing.effects import Effects, Log, assert_equal, expect_all
 from streams.testing.server import dies_with_parent, wait_until
 from streams.testing.world import AUDIT_SHARE, CONTRACTS, World
 
@@ -120,6 +122,22 @@ class WorkerProcess:
     def last_words(self) -> str:
         """The end of its log."""
         return self._log_file.read_text(errors="replace")[-LAST_BYTES:]
+
+
+def assert_all_effects(worker: WorkerProcess, config: Config, log: Log, deadline_s: float) -> None:
+    """Let a worker come to the end of its topics, end it, and compare all that it left with the oracle."""
+
+    def look() -> None:
+        assert not worker.has_ended, worker.last_words()
+
+    settle(config, log.bootstrap, log.partitions, deadline_s, look)
+    expected = expect_all(log, log.partitions)
+    assert worker.end() == 0, worker.last_words()
+    engine = make_engine(config.database_url)
+    tallies = Effects(engine, Codec(FileRegistry(log.registry)), log, expected).tallies()
+    engine.dispose()
+    assert_equal(tallies)
+    assert all(tally.found for tally in tallies)
 
 
 def settle(config: Config, bootstrap: str, partitions: int, deadline_s: float, look: Callable[[], None]) -> None:

@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from schemas.database import make_engine
 from schemas.events import topic
-from schemas.registry import Codec, FileRegistry
+from schemas.registry import FileRegistry
 from streams.crash import VARIABLE
 from streams.kafka import cluster_id, producer_settings
 from streams.testing import KafkaServer, wait_until
-from streams.testing.effects import Effects, Log, assert_equal, expect_all
-from streams.testing.worker import WorkerProcess, configure, settle
+from streams.testing.effects import Log
+from streams.testing.worker import WorkerProcess, assert_all_effects, configure
 from streams.testing.world import Event, World
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,15 +98,4 @@ def test_a_kill_at_any_point_changes_nothing(own_kafka: KafkaServer, tmp_path: P
         assert worker.process.returncode == -signal.SIGKILL, f"{point}: {worker.last_words()}"
     worker.start()
     log = Log(bootstrap, cluster_id(bootstrap), registry, config.archive_dir, SEGMENT_RECORDS, PARTITIONS)
-
-    def look() -> None:
-        assert not worker.has_ended, worker.last_words()
-
-    settle(config, bootstrap, PARTITIONS, DEADLINE_S, look)
-    expected = expect_all(log, PARTITIONS)
-    assert worker.end() == 0, worker.last_words()
-    engine = make_engine(config.database_url)
-    tallies = Effects(engine, Codec(FileRegistry(registry)), log, expected).tallies()
-    assert_equal(tallies)
-    assert all(tally.found for tally in tallies)
-    engine.dispose()
+    assert_all_effects(worker, config, log, DEADLINE_S)
