@@ -22,6 +22,7 @@ from labeling.policy import LabelingPolicy
 from retrain.policy import RetrainPolicy
 from schemas.errors import ConfigError
 from streams.logic.policy import MonitorPolicy
+from streams.notify.policy import NotifierConfig
 
 if TYPE_CHECKING:
     from schemas.contract import Contract
@@ -32,6 +33,10 @@ ENV_PREFIX = "FLYWHEEL_"
 EMBEDDED = "embedded"
 FILES = "files"
 DAY_S = 86_400
+
+KEYED = ("models", "notify")
+"""Tables of tables, by name."""
+TABLES = ("flywheel", *KEYED)
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NaturalInt = Annotated[int, Field(ge=0)]
@@ -170,6 +175,7 @@ class Config(BaseSettings):
     emit_outcomes: bool = Field(default=False, description="also write every outcome to its topic")
 
     models: dict[str, ModelConfig] = Field(default_factory=dict)
+    notify: dict[str, NotifierConfig] = Field(default_factory=dict)
 
     @classmethod
     def settings_customise_sources(
@@ -302,19 +308,19 @@ def _read(file: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"The configuration {file} is not TOML: {error}.", action="") from error
     for table, content in document.items():
-        if table not in ("flywheel", "models"):
-            raise ConfigError(f"{file}: unknown table '{table}'.{_near(table, ['flywheel', 'models'])}")
+        if table not in TABLES:
+            raise ConfigError(f"{file}: unknown table '{table}'.{_near(table, list(TABLES))}")
         if not isinstance(content, dict):
             raise ConfigError(f"{file}: '{table}' must be a table.")
     values = dict(document.get("flywheel", {}))
-    for reserved in ("root", "file", "models"):
+    for reserved in ("root", "file", *KEYED):
         if reserved in values:
             raise ConfigError(f"{file}: unknown key 'flywheel.{reserved}'.")
-    models = document.get("models", {})
-    for name, content in models.items():
-        if not isinstance(content, dict):
-            raise ConfigError(f"{file}: 'models.{name}' must be a table.")
-    return values | ({"models": models} if models else {})
+    for table in KEYED:
+        for name, content in document.get(table, {}).items():
+            if not isinstance(content, dict):
+                raise ConfigError(f"{file}: '{table}.{name}' must be a table.")
+    return values | {table: document[table] for table in KEYED if document.get(table)}
 
 
 def _environment() -> dict[str, Any]:
@@ -354,6 +360,11 @@ def _resolve_paths(values: dict[str, Any], root: Path) -> None:
             model["labeling"] = {"audit_share": values["audit_share"]} | labeling
         models[name] = model
     values["models"] = models
+    notifiers = {name: dict(given) for name, given in values.get("notify", {}).items()}
+    for notifier in notifiers.values():
+        if isinstance(notifier.get("path"), str):
+            notifier["path"] = root / Path(notifier["path"]).expanduser()
+    values["notify"] = notifiers
 
 
 def _near(key: str, known: list[str]) -> str:
@@ -364,11 +375,12 @@ def _near(key: str, known: list[str]) -> str:
 def _keys_at(place: tuple[Any, ...]) -> list[str]:
     """The known keys of the table that holds the last element of a place."""
     model: Any = Config
-    for step in place[:-1]:
-        if model is Config and step == "models":
-            continue
+    steps = place[:-1]
+    if steps and steps[0] in KEYED:
+        model, steps = {"models": ModelConfig, "notify": NotifierConfig}[steps[0]], steps[2:]
+    for step in steps:
         field = getattr(model, "model_fields", {}).get(step)
-        model = ModelConfig if model is Config else (field.annotation if field else None)
+        model = field.annotation if field else None
     fields = getattr(model, "model_fields", {})
     return [field.alias or name for name, field in fields.items() if name not in ("root", "file", "name")]
 
@@ -378,7 +390,7 @@ def _explain(error: ValidationError, file: Path | None) -> str:
     for problem in error.errors(include_url=False):
         place = problem["loc"]
         name = ".".join(str(step) for step in place)
-        shown = name if place and place[0] == "models" else f"flywheel.{name}"
+        shown = name if place and place[0] in KEYED else f"flywheel.{name}"
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown key '{shown}'.{_near(str(place[-1]), _keys_at(place))}")
         elif problem["type"] == "missing":
@@ -392,7 +404,7 @@ def toml_schema() -> dict[str, Any]:
     """The JSON Schema of ``flywheel.toml``."""
     schema = Config.model_json_schema(by_alias=True)
     definitions: dict[str, Any] = schema.pop("$defs", {})
-    settings = {name: text for name, text in schema["properties"].items() if name not in ("root", "file", "models")}
+    settings = {name: text for name, text in schema["properties"].items() if name not in ("root", "file", *KEYED)}
     model = definitions["ModelConfig"]
     model["properties"].pop("name")
     model["required"].remove("name")
@@ -404,6 +416,7 @@ def toml_schema() -> dict[str, Any]:
         "properties": {
             "flywheel": {"type": "object", "additionalProperties": False, "properties": settings},
             "models": {"type": "object", "additionalProperties": {"$ref": "#/$defs/ModelConfig"}},
+            "notify": {"type": "object", "additionalProperties": {"$ref": "#/$defs/NotifierConfig"}},
         },
         "$defs": definitions,
     }

@@ -7,7 +7,19 @@ import sqlalchemy as sa
 from schemas.database import metadata
 from schemas.database.outbox import outbox  # belongs to every database
 
-__all__ = ["alert", "dead_letter", "monitor_state", "open_summary", "outbox", "progress", "source_partition", "window"]
+__all__ = [
+    "alert",
+    "dead_letter",
+    "incident_action",
+    "monitor_state",
+    "notification",
+    "open_summary",
+    "outbox",
+    "progress",
+    "silence",
+    "source_partition",
+    "window",
+]
 
 source_partition = sa.Table(
     "source_partition",
@@ -77,6 +89,45 @@ alert = sa.Table(
     sa.Column("closed_us", sa.BigInteger),
     sa.Column("message", sa.Text, nullable=False),
     sa.Column("detail", sa.JSON, nullable=False),
+)
+
+incident_action = sa.Table(
+    "incident_action",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("incident_id", sa.String(128), nullable=False, index=True),
+    sa.Column("action", sa.String(16), nullable=False, doc="acknowledged or closed"),
+    sa.Column("verdict", sa.String(16), doc="of a closing: fixed, false_alarm or accepted"),
+    sa.Column("who", sa.String(128), nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("time_us", sa.BigInteger, nullable=False, doc="the clock's"),
+)
+
+silence = sa.Table(
+    "silence",
+    metadata,
+    sa.Column("silence_id", sa.String(16), primary_key=True),
+    sa.Column("model", sa.String(128), doc="of what is silenced; null: any"),
+    sa.Column("channel", sa.String(16)),
+    sa.Column("subject", sa.String(256)),
+    sa.Column("slice", sa.String(256)),
+    sa.Column("who", sa.String(128), nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("from_us", sa.BigInteger, nullable=False, doc="the clock's, as the end"),
+    sa.Column("until_us", sa.BigInteger, nullable=False),
+)
+
+notification = sa.Table(
+    "notification",
+    metadata,
+    sa.Column("alert_id", sa.String(128), primary_key=True),
+    sa.Column("notifier", sa.String(64), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False, doc="waiting, sent, failed, silenced or acknowledged"),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("queued_us", sa.BigInteger, nullable=False),
+    sa.Column("due_us", sa.BigInteger, nullable=False, index=True, doc="when it is tried next"),
+    sa.Column("sent_us", sa.BigInteger),
+    sa.Column("error", sa.Text),
 )
 
 dead_letter = sa.Table(

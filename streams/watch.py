@@ -31,13 +31,15 @@ from schemas.database.outbox import enqueue
 from schemas.events import topic
 from schemas.history import history_parts
 from schemas.parts import ALL_SLICE, N_TRUTH, Part
-from schemas.times import DAY_US, HOUR_US
+from schemas.times import DAY_US, HOUR_US, now_us
 from streams.logic.counts import HourlyCounts, LocalHours
 from streams.logic.impact import Impact, ImpactEvidence, put_back
 from streams.logic.incident import AlertRecord
 from streams.logic.monitor import Monitor, MonitorInfo
 from streams.logic.state import SnapshotMismatchError, restore, snapshot
 from streams.merging import Merger
+from streams.notify import queue
+from streams.notify.policy import NotifierConfig
 from streams.rows import ArchiveRows, of_slice
 from streams.runtime import Runtime, as_json
 from streams.tables import alert as alert_table
@@ -184,6 +186,14 @@ class Watch:
         history = self._history(model, version, time_us, since_us=time_us - SUCCESSOR_HISTORY_DAYS * DAY_US)
         log.info("monitor_rebaselined", model=model, version=version.version, since_us=boundary)
         return monitor.rebaseline(time_us, version=version.version, profile=profile, history=history, since_us=boundary)
+
+    def settle(self, model: str, incident_id: str, verdict: str) -> None:
+        """A person closed an incident, and said what it was."""
+        with self._lock:
+            watched = self.models.get(model)
+            if watched is not None and watched.monitor.settle(incident_id, verdict):
+                log.info("incident_settled", model=model, incident=incident_id, verdict=verdict)
+                self.save()
 
     def confirm(self, model: str) -> None:
         """Take the incidents that people confirmed out of what the monitor learns from."""
@@ -347,7 +357,7 @@ class Watch:
             **self._first_record(watched, alert), "message": alert.message, "detail": as_json(alert.detail),
         }  # fmt: skip
         with write(self.runtime.engine) as connection:
-            keep_alert(connection, record)
+            keep_alert(connection, record, self.runtime.config.notify)
             enqueue(connection, "alerts", alert.model, record)
 
     @staticmethod
@@ -360,8 +370,8 @@ class Watch:
         return {"topic": topic("inputs"), "partition": first["partition"], "offset": first["offset"]}
 
 
-def keep_alert(connection: sa.Connection, record: Mapping[str, Any]) -> None:
-    """The row of an alert event; seen again, it changes nothing."""
+def keep_alert(connection: sa.Connection, record: Mapping[str, Any], notifiers: Mapping[str, NotifierConfig]) -> None:
+    """The row of an alert event, and whom it is to be told; seen again, it changes nothing."""
     place = {name: record[name] for name in ("topic", "partition", "offset", "window_start", "window_end")}
     names = (
         "alert_id",
@@ -384,6 +394,7 @@ def keep_alert(connection: sa.Connection, record: Mapping[str, Any]) -> None:
             .where(alert_table.c.incident_id == record["incident_id"], alert_table.c.closed_us.is_(None))
             .values(closed_us=record["event_time"])
         )
+    queue.enqueue(connection, notifiers, record, now_us())
 
 
 def _lean(monitor: Monitor) -> bytes:

@@ -24,11 +24,13 @@ from streams.agents.scheduler import Scheduler
 from streams.agents.transport import ShortFetchApp
 from streams.config import Config
 from streams.merging import Merger
+from streams.notify.send import Sender
 from streams.plane.loop import DataPlane
 from streams.runtime import Runtime
 from streams.watch import Watch
 
 RELAY_INTERVAL_S = 0.05
+NOTIFY_INTERVAL_S = 1.0
 FETCH_BYTES_MAX = 64 * 1024 * 1024
 PLANE_STOP_S = 15.0
 EXIT_FAILED = 1
@@ -116,7 +118,7 @@ def make_app(runtime: Runtime, plane: DataPlane) -> tuple[faust.App, PlaneServic
 
     pump(app, runtime, "summaries", Summaries(runtime, merger, watch, scheduler))
     pump(app, runtime, "failures", Failures(runtime))
-    pump(app, runtime, "alerts", Alerts(runtime))
+    pump(app, runtime, "alerts", Alerts(runtime, watch))
     pump(app, runtime, "labels", Labels(runtime, watch, scheduler))
     pump(app, runtime, "retrain", Requests(scheduler))
     pump(app, runtime, "models", Models(watch))
@@ -135,10 +137,22 @@ def make_app(runtime: Runtime, plane: DataPlane) -> tuple[faust.App, PlaneServic
                 log.warning("outbox_failed", reason=str(error), exc_info=not isinstance(error, DBAPIError))
             is_sending = False
 
+    for name, notifier in config.notify.items():
+        _tell_people(app, name, Sender(runtime.engine, name, notifier))
+
     from streams.web import page
 
     page.register(app, runtime)
     return app, service
+
+
+def _tell_people(app: faust.App, name: str, sender: Sender) -> None:
+    @app.timer(interval=NOTIFY_INTERVAL_S, name=f"flywheel.notify.{name}")  # type: ignore[untyped-decorator]
+    async def tell() -> None:
+        try:
+            await sender()
+        except Exception as error:  # the database is away: what waits stays
+            log.warning("notifications_wait", notifier=name, reason=str(error))
 
 
 def _heartbeat(runtime: Runtime, partitions: int) -> bytes:

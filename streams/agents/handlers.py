@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from labeling.items import Position
 from labeling.sql import upsert
 from retrain import labels as label_facts
 from schemas.database import read, write
+from schemas.database.outbox import enqueue
 from schemas.events import topic
 from schemas.times import HOUR_US, now_us
 from streams.agents.pump import Given, NotYetError
@@ -87,14 +89,15 @@ class Summaries:
         place = f"{hole.topic}-{hole.partition} from offset {hole.start} on"
         message = f"{hole.end - hole.start} records of {place} were never summarised."
         log.error("summaries_missing", topic=hole.topic, partition=hole.partition, start=hole.start, end=hole.end)
-        row = {
-            "incident_id": name, "model": "", "version": "", "time_us": now_us(), "severity": "page",
-            "channel": "plane", "subject": hole.topic, "slice": "all", "state": "opened", "closed_us": None,
-            "message": message, "detail": {"partition": hole.partition, "start": hole.start, "end": hole.end},
+        record = {
+            "alert_id": name, "incident_id": name, "model": "", "version": "", "event_time": now_us(),
+            "severity": "page", "state": "opened", "channel": "plane", "subject": hole.topic, "slice": "all",
+            "window_start": None, "window_end": None, "topic": hole.topic, "partition": hole.partition,
+            "offset": hole.start, "message": message, "detail": json.dumps({"start": hole.start, "end": hole.end}),
         }  # fmt: skip
         with write(self._runtime.engine) as connection:
-            statement = upsert(connection, alert_table).values(alert_id=name, **row)
-            connection.execute(statement.on_conflict_do_nothing())
+            keep_alert(connection, record, self._runtime.config.notify)
+            enqueue(connection, "alerts", "plane", record)
 
 
 class Failures:
@@ -134,8 +137,8 @@ class Failures:
 class Alerts:
     """Keeps alerts as rows, and tells the labeling store of incidents."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, runtime: Runtime, watch: Watch) -> None:
+        self._runtime, self._watch = runtime, watch
 
     def __call__(self, given: Sequence[Given]) -> None:
         for each in given:
@@ -143,7 +146,10 @@ class Alerts:
 
     def _keep(self, record: dict[str, Any]) -> None:
         with write(self._runtime.engine) as connection:
-            keep_alert(connection, record)
+            keep_alert(connection, record, self._runtime.config.notify)
+        verdict = json.loads(record["detail"]).get("settled_as") if record["state"] == "closed" else None
+        if verdict is not None:
+            self._watch.settle(record["model"], record["incident_id"], verdict)
         store = self._runtime.label_stores.get(record["model"])
         if store is None or record["channel"] == "plane":
             return

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("streams.cli.up:up", "Run broker, worker, status page and scheduler on this machine."),
     "replay": ("streams.cli.replay:replay", "Send a table of past inputs, predictions and truths."),
     "status": ("streams.cli.status:status", "Show what flows, what is wrong, and what waits for people."),
+    "alerts": ("streams.cli.alerts:alerts", "Incidents: list, show, acknowledge, close, silence."),
     "review": ("streams.cli.review:review", "Answer the questions of the review queue, one key a decision."),
     "labels": ("streams.cli.labels:labels", "Work with review items and labels from scripts."),
     "retrain": ("streams.cli.retrain:retrain", "Train again, and see why it was or was not promoted."),

@@ -4,6 +4,10 @@ An incident opens with the first sighting that is worth waking somebody, is exte
 field, and closes when none of its causes was seen for ``quiet_hours``. Values outside the contract only warn, in an
 incident of their own, so that a range learnt in winter cannot hold the other one open. Ids follow from the model, the
 hour and the cause: the same log gives the same alerts, and a handler may see one twice.
+
+A person may close one and say what it was. What was *fixed* is taken out of what the monitor learns from, and comes
+again as a new incident if it is still there. A *false alarm* and a change that is *accepted* are not told again until
+they have been quiet; the hours of the one are as healthy as any other, those of the other are the new normal.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ from schemas.times import HOUR_US, format_us
 from streams.logic.counts import Hour
 
 PAGE, WARN = "page", "warn"
+FIXED, FALSE_ALARM, ACCEPTED = "fixed", "false_alarm", "accepted"
+VERDICTS = (FIXED, FALSE_ALARM, ACCEPTED)
 TRACKS = (PAGE, WARN)
 INPUT_CHANNELS = ("contract", "drift")
 
@@ -143,6 +149,8 @@ class Incidents:
         By severity.
     past
         (channel, first hour, last hour) of the causes of closed paging incidents.
+    dismissed
+        Last hour that showed what a person dismissed (channel and subject, wherever it shows), by severity.
     """
 
     model: str
@@ -150,6 +158,11 @@ class Incidents:
     quiet_hours: int
     open: dict[str, Incident] = field(default_factory=dict)
     past: list[tuple[str, Hour, Hour]] = field(default_factory=list)
+    dismissed: dict[str, dict[str, Hour]] = field(default_factory=dict)
+
+    def is_dismissed(self, key: str, severity: str = PAGE) -> bool:
+        """Whether a person said that this cause needs nobody."""
+        return _about(key) in self.dismissed.get(severity, {})
 
     def is_open(self, key: str, severity: str = PAGE) -> bool:
         """Whether the open incident has this cause."""
@@ -176,12 +189,41 @@ class Incidents:
             incident = self.open[severity]
             if hour - max(incident.causes.values()) >= self.quiet_hours:
                 alerts.append(self._close(hour, incident))
+        for severity, causes in self.dismissed.items():
+            self.dismissed[severity] = {key: last for key, last in causes.items() if hour - last < self.quiet_hours}
         return alerts
+
+    def settle(self, incident_id: str, verdict: str) -> Incident | None:
+        """A person closed an incident; the one that was open, if it was.
+
+        Parameters
+        ----------
+        verdict
+            ``fixed``, ``false_alarm`` or ``accepted``.
+        """
+        incident = next((each for each in self.open.values() if each.incident_id == incident_id), None)
+        if incident is None:
+            return None
+        del self.open[incident.severity]
+        if verdict == FIXED:
+            self._remember(incident)
+        else:
+            dismissed = self.dismissed.setdefault(incident.severity, {})
+            for key, last in incident.causes.items():
+                dismissed[_about(key)] = max(last, dismissed.get(_about(key), last))
+        return incident
+
+    def _remember(self, incident: Incident) -> None:
+        if incident.severity == PAGE:
+            self.past += [(_channel(key), incident.since[key], seen) for key, seen in sorted(incident.causes.items())]
 
     def _take(self, hour: Hour, sighting: Sighting) -> list[AlertRecord]:
         incident = self.open.get(sighting.severity)
         if incident is not None and sighting.key in incident.causes:
             incident.causes[sighting.key] = hour
+            return []
+        if self.is_dismissed(sighting.key, sighting.severity):
+            self.dismissed[sighting.severity][_about(sighting.key)] = hour
             return []
         if not sighting.is_new:
             return []
@@ -198,8 +240,7 @@ class Incidents:
 
     def _close(self, hour: Hour, incident: Incident) -> AlertRecord:
         del self.open[incident.severity]
-        if incident.severity == PAGE:
-            self.past += [(_channel(key), incident.since[key], seen) for key, seen in sorted(incident.causes.items())]
+        self._remember(incident)
         channel, subject, slice_name = incident.first
         last = max(incident.causes.values())
         message = f"Nothing of it was seen for {self.quiet_hours} hours; it lasted {last - incident.opened + 1} hours."
@@ -239,7 +280,11 @@ class Incidents:
             severity: Incident(**{**item, "first": tuple(item["first"])}) for severity, item in data["open"].items()
         }
         past = [(channel, first, last) for channel, first, last in data["past"]]
-        return cls(data["model"], data["version"], data["quiet_hours"], held, past)
+        return cls(data["model"], data["version"], data["quiet_hours"], held, past, data["dismissed"])
+
+
+def _about(key: str) -> str:
+    return "/".join(key.split("/")[:2])
 
 
 def _channel(key: str) -> str:

@@ -22,7 +22,7 @@ from streams.logic.bias import BiasSpread, judge, usual_bias, window_sums
 from streams.logic.counts import Floats, Hour, HourlyCounts, Ints, Layout, LocalHours
 from streams.logic.drift import Candidate, candidates, evidence, strongest
 from streams.logic.impact import Impact, ImpactEvidence
-from streams.logic.incident import INPUT_CHANNELS, PAGE, TRACKS, AlertRecord, Incidents, Sighting
+from streams.logic.incident import ACCEPTED, INPUT_CHANNELS, PAGE, TRACKS, AlertRecord, Incidents, Sighting
 from streams.logic.invariants import Invariants, strongest_breaches
 from streams.logic.policy import MonitorPolicy
 from streams.logic.sightings import bias_sighting, breach_sighting, drift_sighting
@@ -174,6 +174,21 @@ class Monitor:
         for day in range(self.local(first)[0], self.local(last)[0] + tail_days + 1):
             self.day_records.pop(day, None)
 
+    def settle(self, incident_id: str, verdict: str) -> bool:
+        """A person closed an incident, and said what it was (see :mod:`incident`); whether it was open.
+
+        What is accepted is the new normal: later hours are never judged by those before the incident, so that drift and
+        bias are silent until they know enough of them.
+        """
+        incident = self.incidents.settle(incident_id, verdict)
+        if incident is None:
+            return False
+        if verdict == ACCEPTED:
+            self.epochs = sorted({*self.epochs, incident.opened})
+        if self.today is not None:
+            self.today = self._judge_by(self.today.baseline.day)
+        return True
+
     def rebaseline(
         self,
         at_us: int,
@@ -204,6 +219,7 @@ class Monitor:
         fresh.bias_spread = replace(self.bias_spread)  # how much healthy days vary is the world's, not the version's
         fresh.next_hour = max(self.next_hour, fresh.next_hour)
         fresh.incidents.open, fresh.last_pipe = dict(self.incidents.open), self.last_pipe
+        fresh.incidents.dismissed = {track: dict(causes) for track, causes in self.incidents.dismissed.items()}
         fresh.add(history)
         return fresh
 
@@ -236,7 +252,8 @@ class Monitor:
         best = strongest(z, windows, self.layout, len(self.policy.drift_hours))
         names = [feature.name for feature in self.profile.features]
         active = {names[f] for f in np.flatnonzero((best >= self.policy.drift_z).any(axis=(0, 1)))}
-        tracks = [(name, track) for name in names for track in TRACKS if self.incidents.is_open(f"drift/{name}", track)]
+        known = (self.incidents.is_open, self.incidents.is_dismissed)
+        tracks = [(n, track) for n in names for track in TRACKS if any(is_(f"drift/{n}", track) for is_ in known)]
         open_now = {name for name, _ in tracks}
         seen = [Sighting("drift", name, ALL_SLICE, 0, track, is_new=False) for name, track in tracks if name in active]
         found = candidates(z, windows, self.record, self.layout, self.policy)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,7 +23,7 @@ from streams.logic.invariants import Runs
 from streams.logic.monitor import Monitor, MonitorInfo, Today
 from streams.logic.policy import MonitorPolicy
 
-FORMAT = 1
+FORMAT = 2
 STORES = ("cells", "outside", "scalars", "due")
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -60,7 +61,7 @@ def snapshot(monitor: Monitor) -> bytes:
         "format": FORMAT,
         "profile": monitor.profile.profile_id,
         "policy": monitor.policy.model_dump(mode="json"),
-        "info": [monitor.info.model, monitor.info.version, monitor.info.timezone, list(monitor.info.slices)],
+        "info": asdict(monitor.info),
         "start_us": monitor.start_us,
         "is_history_honest": monitor.is_history_honest,
         "next_hour": monitor.next_hour,
@@ -94,8 +95,8 @@ def restore(data: bytes, policy: MonitorPolicy, profile: Profile) -> Monitor:
     held = meta["format"], meta["profile"], meta["policy"]
     if held != (FORMAT, profile.profile_id, policy.model_dump(mode="json")):
         raise SnapshotMismatchError
-    model, version, timezone, slices = meta["info"]
-    monitor = Monitor(policy, MonitorInfo(model, version, timezone, tuple(slices)), profile, meta["start_us"])
+    info = MonitorInfo(**{**meta["info"], "slices": tuple(meta["info"]["slices"])})
+    monitor = Monitor(policy, info, profile, meta["start_us"])
     monitor.next_hour, monitor.is_history_honest = meta["next_hour"], meta["is_history_honest"]
     spread_days, bias_days, monitor.invariants.learned_days = meta["days"]
     monitor.record, monitor.old_record = arrays["record"], arrays["old_record"]

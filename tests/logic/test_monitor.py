@@ -11,7 +11,7 @@ import pytest
 from schemas.parts import Part
 from schemas.profile import Profile
 from schemas.times import DAY_US, HOUR_US
-from streams.logic.incident import AlertRecord
+from streams.logic.incident import AlertRecord, Incidents, Sighting
 from streams.logic.monitor import Monitor
 from streams.logic.policy import MonitorPolicy
 from streams.logic.state import SnapshotMismatchError, restore, snapshot
@@ -195,6 +195,45 @@ def test_a_restart_gives_the_same_alerts(cut: float) -> None:
     found += again.advance(day_us(END_DAY), impact)
     assert found == expected
     assert snapshot(again) == snapshot(whole)
+
+
+def settled(verdict: str) -> tuple[Monitor, set[str], list[AlertRecord]]:
+    """A monitor whose incident a person closed after two days, what had been seen, and what came later."""
+    impact = make_impact(served(later))
+    monitor = fresh()
+    monitor.add(served_parts(later))
+    before = monitor.advance(day_us(FAULT_DAY + 2), impact)
+    assert not monitor.settle("nobody", verdict)
+    assert monitor.settle(before[0].incident_id, verdict)
+    monitor = restore(snapshot(monitor), monitor.policy, profile())
+    return monitor, {f"{a.channel}/{a.subject}" for a in before}, monitor.advance(day_us(END_DAY), impact)
+
+
+def test_what_was_closed_as_fixed_and_is_still_there_comes_again() -> None:
+    monitor, _, after = settled("fixed")
+    assert (after[0].state, after[0].channel, after[0].subject) == ("opened", "drift", "delay")
+    assert after[0].event_time_us <= day_us(FAULT_DAY + 2) + 2 * HOUR_US
+    assert monitor.incidents.past
+
+
+@pytest.mark.parametrize("verdict", ["false_alarm", "accepted"])
+def test_what_was_dismissed_is_not_told_again(verdict: str) -> None:
+    monitor, seen, after = settled(verdict)
+    assert "drift/delay" in seen
+    assert not seen & {f"{a.channel}/{a.subject}" for a in after}
+    assert monitor.incidents.past == []
+    assert monitor.is_learning == (verdict == "accepted")
+
+
+def test_a_dismissed_cause_is_told_again_after_it_has_been_quiet() -> None:
+    incidents = Incidents("m", "1", 24)
+    (opened,) = incidents.step(100, [Sighting("drift", "delay", "all", 2)])
+    incidents.settle(opened.incident_id, "false_alarm")
+    for hour in (101, 110, 130):  # seen within every day
+        assert incidents.step(hour, [Sighting("drift", "delay", "all", 2)]) == []
+    assert incidents.step(154, []) == []
+    (again,) = incidents.step(155, [Sighting("drift", "delay", "all", 2)])
+    assert again.state == "opened"
 
 
 def test_a_snapshot_of_another_policy_is_refused() -> None:

@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 
 from retrain.testing import CLUSTER
+from schemas.database import read
+from schemas.database.outbox import pending
 from schemas.events import SOURCES
 from schemas.parts import Part
 from schemas.times import HOUR_US
-from streams.agents.handlers import Summaries
+from streams.agents.handlers import Alerts, Summaries
 from streams.agents.pump import Given
+from streams.alerts import close, get
+from streams.logic.incident import Sighting
 from streams.merging import Merger
 from streams.runtime import Runtime
 from streams.testing.served import World, bare_world, parts_of_rows
@@ -28,6 +32,7 @@ class Worker:
         merger = Merger(runtime.engine, runtime.codec, runtime.ids["summaries"])
         self.engine, self.watch = runtime.engine, Watch(runtime, merger)
         self.watch.start()
+        self.tell = Alerts(runtime, self.watch)
         self.looked: list[int] = []
         self.handle = Summaries(runtime, merger, self.watch, self)  # type: ignore[arg-type]  # looks instead of deciding
 
@@ -86,3 +91,22 @@ def test_the_one_that_takes_over_counts_and_judges_what_it_never_saw(world: Worl
     assert first.counted() == second.counted()
     for worker in (first, second, alone):
         worker.engine.dispose()
+
+
+def test_the_verdict_of_a_person_reaches_the_monitor_and_is_there_after_a_restart(world: World) -> None:
+    worker = Worker(world)
+    for message in messages(world):
+        worker.take(message)
+    monitor = worker.watch.models["small"].monitor
+    (alert,) = monitor.incidents.step(monitor.next_hour, [Sighting("drift", "distance", "all", 2, message="It moved.")])
+    worker.watch._write(worker.watch.models["small"], alert)
+    close(worker.engine, get(worker.engine, alert.incident_id), "false_alarm", "ann", "", 0)
+    with read(worker.engine) as connection:
+        told = [row.record for row in pending(connection)]
+    for _ in range(2):  # at least once
+        worker.tell([Given(record, "alerts", 0, 0, 0) for record in told])
+    for other in (worker, Worker(world)):
+        incidents = other.watch.models["small"].monitor.incidents
+        assert incidents.open == {}
+        assert incidents.is_dismissed("drift/distance")
+        other.engine.dispose()
