@@ -6,10 +6,10 @@ PACKAGES := schemas labeling retrain streams
 BIN := .venv/bin
 ARGS :=
 
-.PHONY: help setup demo test check bench fuzz chaos servers lock clean
+.PHONY: help setup demo test check bench fuzz chaos calibrate-flights servers lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
 	@echo "  Arguments: make demo ARGS='--fault none --json', make test ARGS='-k join -x'"
 
 setup: .venv/complete ## make .venv with the locked dependencies (the others do it by themselves)
@@ -50,6 +50,9 @@ fuzz: setup ## a million mutated events against a plain computation (some six mi
 
 chaos: setup ## kill workers, brokers and databases under load, and compare with the oracle; writes chaos.json
 	$(BIN)/python -m tests.chaos.run $(ARGS)
+
+calibrate-flights: setup ## nine months of real flights: every page, and faults planted at random moments
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.calibrate.flights $(ARGS)
 
 servers: ## install Apache Kafka, a schema registry and PostgreSQL for the integration tests
 	@./.ci/servers

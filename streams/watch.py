@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,7 @@ import sqlalchemy as sa
 import structlog
 
 from labeling.sql import upsert
-from retrain.columns import with_columns
-from retrain.folds import scores_path
-from retrain.joined import archive_ends, feature_columns, read_archive
+from retrain.joined import feature_columns
 from retrain.labels import load_proposals
 from retrain.registry import Version
 from schemas.database import read, write
@@ -32,6 +29,7 @@ from schemas.events import topic
 from schemas.history import history_parts
 from schemas.parts import ALL_SLICE, N_TRUTH, Part
 from schemas.times import DAY_US, HOUR_US, now_us
+from streams.history import base_rows, has_honest_scores, version_rows
 from streams.logic.counts import HourlyCounts, LocalHours
 from streams.logic.impact import Impact, ImpactEvidence, put_back
 from streams.logic.incident import AlertRecord
@@ -174,7 +172,7 @@ class Watch:
             return
         watched.monitor = self._successor(watched.monitor, model, version, time_us)
         if watched.version is None:  # its rows of training were not known
-            watched.base = self._base(version)
+            watched.base = base_rows(self.runtime, version)
         watched.version = version
         watched.monitor.add(part for part in self.merger.everything() if part.model == model)
         self.save()
@@ -221,13 +219,13 @@ class Watch:
 
     def _begin(self, model: str, version: Version, start_us: int) -> None:
         plan, policy = self.runtime.plans[model], self.runtime.config.model(model).monitor
-        base = self._base(version)
+        base = base_rows(self.runtime, version)
         monitor = self._restored(model)
         if monitor is not None and monitor.info.version != version.version:  # it ended between promotion and event
             monitor = self._successor(monitor, model, version, start_us)
         else:
             if monitor is None:
-                is_honest = self._folds(version).exists()
+                is_honest = has_honest_scores(self.runtime, version)
                 info = self._info(model, version.version)
                 monitor = Monitor(policy, info, plan.profile, start_us, is_history_honest=is_honest)
             monitor.add(self._history(model, version, start_us))
@@ -271,49 +269,15 @@ class Watch:
         profile = self.runtime.plans[model].profile
         watched.monitor = watched.monitor.rebaseline(newest.window_us, version=newest.version, profile=profile)
 
-    def _base(self, version: Version) -> pl.DataFrame:
-        if version.base_table is None:
-            return pl.DataFrame()
-        return pl.read_parquet(self.runtime.paths.root / version.base_table)
-
     def _history(self, model: str, version: Version, until_us: int, since_us: int = 0) -> list[Part]:
         """Training rows and archived rows before a promotion, as the version sees them."""
         plan = self.runtime.plans[model]
-        contract, root = plan.contract, self.runtime.config.archive_dir
-        names = ["prediction_id", "event_time", *contract.feature_names]
-        frames: list[pl.DataFrame] = []
-        base = self._base(version)
-        if base.height:
-            frames.append(base.select(*names, y=pl.col("@y"), due_time=pl.col("event_time")))
-        served, _ = read_archive(root, contract, archive_ends(root), until_us)
-        if served.height:
-            served = served.filter(pl.col("event_time") < until_us)
-            due = pl.coalesce("due_us", "event_time")
-            frames.append(served.select(*names, y=pl.col("truth_y"), due_time=due))
-        if not frames:
-            return []
-        rows = pl.concat(frames, how="vertical_relaxed").unique("prediction_id", keep="last", maintain_order=True)
-        rows = rows.filter(pl.col("event_time").is_between(since_us, until_us, closed="left")).sort("event_time")
+        rows = version_rows(self.runtime, version, since_us, until_us)
         if not rows.height:
             return []
-        predicted = self.runtime.predictor(version).predict(with_columns(rows, version.boundaries))
-        rows = self._honest(rows.with_columns(score=pl.Series(predicted.scores, dtype=pl.Float64)), version)
-        if predicted.labels is not None:
-            rows = rows.with_columns(label=pl.Series(predicted.labels, dtype=pl.String))
-        slices = [(s.field, s.value) for s in contract.slices()]
+        slices = [(s.field, s.value) for s in plan.contract.slices()]
         how: dict[str, Any] = {"slices": slices, "kind": plan.kind, "unit": plan.unit}
         return history_parts(rows, plan.profile, version=version.version, **how)
-
-    def _folds(self, version: Version) -> Path:
-        return scores_path(self.runtime.paths, version.artifact_sha256)
-
-    def _honest(self, rows: pl.DataFrame, version: Version) -> pl.DataFrame:
-        """Out-of-fold scores instead of the ones that a version gives to rows it has learnt from."""
-        if not self._folds(version).exists():
-            return rows
-        unseen = pl.read_parquet(self._folds(version)).rename({"score": "unseen"})
-        joined = rows.join(unseen, on="prediction_id", how="left", maintain_order="left")
-        return joined.with_columns(score=pl.coalesce("unseen", "score")).drop("unseen")
 
     # -- put-back -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,67 @@
+"""A model's past as one of its versions sees it: the rows of its training and those of the archive, with its scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from retrain.columns import with_columns
+from retrain.folds import scores_path
+from retrain.joined import archive_ends, read_archive
+from retrain.registry import Version
+from streams.runtime import Runtime
+
+
+def base_rows(runtime: Runtime, version: Version) -> pl.DataFrame:
+    """The table of the first training that a version goes back to; empty if it has none."""
+    return pl.DataFrame() if version.base_table is None else pl.read_parquet(runtime.paths.root / version.base_table)
+
+
+def has_honest_scores(runtime: Runtime, version: Version) -> bool:
+    """Whether there are out-of-fold scores of the rows that a version has learnt from."""
+    return _folds(runtime, version).exists()
+
+
+def version_rows(runtime: Runtime, version: Version, since_us: int, until_us: int) -> pl.DataFrame:
+    """Rows asked in ``[since, until)``, in the order of event time.
+
+    Returns
+    -------
+    ``prediction_id``, ``event_time``, the features, ``y`` (null: unknown), ``due_time``, ``score`` (out of fold where
+    there is one: what a version says of rows that it has learnt from is too good) and, of a classifier, ``label``.
+    """
+    contract, root = runtime.plans[version.model].contract, runtime.config.archive_dir
+    names = ["prediction_id", "event_time", *contract.feature_names]
+    frames: list[pl.DataFrame] = []
+    base = base_rows(runtime, version)
+    if base.height:
+        frames.append(base.select(*names, y=pl.col("@y"), due_time=pl.col("event_time")))
+    served, _ = read_archive(root, contract, archive_ends(root), until_us)
+    if served.height:
+        served = served.filter(pl.col("event_time") < until_us)
+        due = pl.coalesce("due_us", "event_time")
+        frames.append(served.select(*names, y=pl.col("truth_y"), due_time=due))
+    if not frames:
+        return pl.DataFrame()
+    rows = pl.concat(frames, how="vertical_relaxed").unique("prediction_id", keep="last", maintain_order=True)
+    rows = rows.filter(pl.col("event_time").is_between(since_us, until_us, closed="left")).sort("event_time")
+    if not rows.height:
+        return rows
+    predicted = runtime.predictor(version).predict(with_columns(rows, version.boundaries))
+    rows = _honest(runtime, rows.with_columns(score=pl.Series(predicted.scores, dtype=pl.Float64)), version)
+    if predicted.labels is not None:
+        rows = rows.with_columns(label=pl.Series(predicted.labels, dtype=pl.String))
+    return rows
+
+
+def _folds(runtime: Runtime, version: Version) -> Path:
+    return scores_path(runtime.paths, version.artifact_sha256)
+
+
+def _honest(runtime: Runtime, rows: pl.DataFrame, version: Version) -> pl.DataFrame:
+    if not has_honest_scores(runtime, version):
+        return rows
+    unseen = pl.read_parquet(_folds(runtime, version)).rename({"score": "unseen"})
+    joined = rows.join(unseen, on="prediction_id", how="left", maintain_order="left")
+    return joined.with_columns(score=pl.coalesce("unseen", "score")).drop("unseen")

@@ -1,0 +1,1 @@
+"""The laboratory: rules for alerts, run over a model's recorded past before they are turned on."""

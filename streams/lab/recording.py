@@ -1,0 +1,190 @@
+"""A model's past as rows, and the monitor run over it: the same counts, rules and put-back as in a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+
+from schemas.contract import Contract
+from schemas.history import history_parts
+from schemas.parts import ALL_SLICE, Part
+from schemas.profile import Profile
+from schemas.times import DAY_US, HOUR_US
+from streams.logic.counts import LocalHours
+from streams.logic.impact import Impact, ImpactEvidence, Predict, put_back
+from streams.logic.incident import AlertRecord
+from streams.logic.monitor import Monitor, MonitorInfo
+from streams.logic.policy import MonitorPolicy
+from streams.logic.state import restore, snapshot
+
+Change = Callable[[pl.DataFrame], pl.DataFrame]
+DUE_DAYS = 3
+"""Rows whose truth is due within so many days of their prediction are looked at again when a past is changed."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a model was asked and answered, and what came true.
+
+    Attributes
+    ----------
+    rows
+        ``prediction_id``, ``event_time``, ``due_time`` (microseconds), the features, ``score``, ``y`` (null: unknown)
+        and, of a classifier, ``label``; in the order of event time. Scores of history are out of fold.
+    start_us
+        Rows before it are history: they teach.
+    predict
+        The model, for the put-back and for rows that are changed; None: drift only warns.
+    """
+
+    rows: pl.DataFrame
+    contract: Contract
+    profile: Profile
+    start_us: int
+    predict: Predict | None = None
+    version: str = "1"
+
+    @property
+    def slices(self) -> list[tuple[str, str]]:
+        """Declared by the contract."""
+        return [(each.field, each.value) for each in self.contract.slices()]
+
+    @property
+    def end_us(self) -> int:
+        """The hour after the last row's."""
+        return (int(self.rows["event_time"][-1]) // HOUR_US + 1) * HOUR_US
+
+    def between(self, start_us: int, end_us: int) -> pl.DataFrame:
+        """Rows asked in ``[start, end)``."""
+        times = self.rows["event_time"]
+        first, last = (int(times.search_sorted(at, side="left")) for at in (start_us, end_us))
+        return self.rows[first:last]
+
+    def parts(self, rows: pl.DataFrame) -> list[Part]:
+        """Hourly counts of rows, as the data plane makes them."""
+        target = self.contract.target
+        return history_parts(
+            rows, self.profile, version=self.version, slices=self.slices, kind=target.kind,  # type: ignore[arg-type]
+            unit=target.unit,
+        )  # fmt: skip
+
+    def monitor(self, policy: MonitorPolicy) -> Monitor:
+        """A monitor that knows the history and has judged nothing yet."""
+        names = tuple(f"{name}={value}" for name, value in self.slices)
+        info = MonitorInfo(self.contract.model, self.version, self.contract.timezone, names, self.contract.target.unit)
+        monitor = Monitor(policy, info, self.profile, self.start_us, is_history_honest=True)
+        monitor.add(self.parts(self.between(0, self.start_us)))
+        return monitor
+
+    def impact(self, policy: MonitorPolicy) -> Impact | None:
+        """The put-back on these rows."""
+        if self.predict is None:
+            return None
+        local, predict = LocalHours(self.contract.timezone), self.predict
+        names = ["prediction_id", "event_time", *self.contract.feature_names]
+
+        def of_slice(rows: pl.DataFrame, name: str) -> pl.DataFrame:
+            column, _, value = name.partition("=")
+            return rows if name == ALL_SLICE else rows.filter(pl.col(column).cast(pl.String) == value)
+
+        def impact(slice_name: str, feature: str, start_us: int, end_us: int) -> ImpactEvidence | None:
+            if feature not in names:
+                return None
+            served = of_slice(self.between(start_us, end_us), slice_name)
+            newest = end_us - policy.baseline_gap_days * DAY_US
+            donors = of_slice(self.between(newest - policy.baseline_days * DAY_US, newest), slice_name)
+            if not served.height or not donors.height:
+                return None
+            return put_back(served.select(names), donors.select(names), feature, predict, local, policy)
+
+        return impact
+
+    def changed(self, start_us: int, end_us: int, change: Change) -> Recording:
+        """The same past with other features served in ``[start, end)``: the answers follow, the truth does not."""
+        rows = change(self.between(start_us, end_us))
+        if self.predict is not None:
+            score = np.asarray(self.predict(rows))
+            rows = rows.with_columns(score=pl.Series(score))
+            rows = rows.with_columns(self._label(rows))
+        before, after = self.between(0, start_us), self.between(end_us, self.end_us)
+        whole = pl.concat([before, rows.select(before.columns), after], how="vertical_relaxed")
+        return replace(self, rows=whole)
+
+    def _label(self, rows: pl.DataFrame) -> list[pl.Expr]:
+        target = self.contract.target
+        if "label" not in rows.columns or target.kind != "binary":
+            return []
+        other = next(name for name in target.labels if name != target.positive)
+        is_positive = pl.col("score") >= 0.5
+        return [pl.when(is_positive).then(pl.lit(target.positive)).otherwise(pl.lit(other)).alias("label")]
+
+
+@dataclass
+class Watched:
+    """A run of the monitor over a recording.
+
+    Attributes
+    ----------
+    alerts
+        In the order of time.
+    memories
+        What the monitor knew before the hours that were asked for.
+    """
+
+    recording: Recording
+    policy: MonitorPolicy
+    alerts: list[AlertRecord]
+    memories: Mapping[int, bytes] = field(default_factory=dict)
+
+    @property
+    def pages(self) -> list[AlertRecord]:
+        """What wakes somebody: a paging incident's opening; ``extended`` tells its reader more."""
+        return [alert for alert in self.alerts if alert.severity == "page" and alert.state == "opened"]
+
+
+def watch(
+    recording: Recording, policy: MonitorPolicy, *, remember_us: Iterable[int] = (), until_us: int | None = None
+) -> Watched:
+    """Run the monitor over the served rows.
+
+    Parameters
+    ----------
+    remember_us
+        Moments, at whole hours; the monitor's memory before each is kept.
+    """
+    monitor, end_us = recording.monitor(policy), min(until_us or recording.end_us, recording.end_us)
+    alerts, memories = _run(recording, monitor, recording.start_us, end_us, remember_us)
+    return Watched(recording, policy, alerts, memories)
+
+
+def watch_changed(healthy: Watched, start_us: int, end_us: int, change: Change) -> list[AlertRecord]:
+    """What the monitor says when other features are served from a remembered moment on; the past before is the same."""
+    recording = healthy.recording.changed(start_us, end_us, change)
+    monitor = restore(healthy.memories[start_us], healthy.policy, recording.profile)
+    return _run(recording, monitor, start_us, end_us, ())[0]
+
+
+def _run(
+    recording: Recording, monitor: Monitor, start_us: int, end_us: int, remember_us: Iterable[int]
+) -> tuple[list[AlertRecord], dict[int, bytes]]:
+    """A day at a time, so that the monitor never holds more than it would in service."""
+    impact, wanted = recording.impact(monitor.policy), set(remember_us)
+    cuts = sorted({*range(start_us, end_us, DAY_US), *(moment for moment in wanted if start_us <= moment < end_us)})
+    alerts: list[AlertRecord] = []
+    memories: dict[int, bytes] = {}
+    rows = recording.between(start_us - DUE_DAYS * DAY_US, end_us)
+    by_hour: dict[int, list[Part]] = {}
+    for part in recording.parts(rows):
+        if part.window_us >= start_us:
+            by_hour.setdefault(part.window_us // HOUR_US, []).append(part)
+    for first_us, after_us in pairwise([*cuts, end_us]):
+        if first_us in wanted:
+            memories[first_us] = snapshot(monitor)
+        for hour in range(first_us // HOUR_US, after_us // HOUR_US):
+            monitor.add(by_hour.get(hour, ()))
+        alerts += monitor.advance(after_us, impact)
+    return alerts, memories

@@ -1,0 +1,178 @@
+"""A real year: every page of nine months beside what happened, and faults planted at random moments.
+
+    make calibrate-flights
+    make calibrate-flights ARGS="--moments 4 --seed 7 --json flights.json"
+
+The champion of the demo (trained on January to March) serves April to December of 2013 in order. The policy is the
+product's default; its parameters were chosen on April to July, August to December confirm them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from schemas.profile import build_profile
+from schemas.times import DAY_US, HOUR_US, format_us, parse_time
+from streams.demo import flights
+from streams.demo.faults import FAULTS, Fault
+from streams.demo.testing import fit_flights, is_late
+from streams.lab.planted import WITHIN_HOURS, shares, tell
+from streams.lab.recording import Recording, Watched, watch
+from streams.logic.incident import AlertRecord
+from streams.logic.policy import MonitorPolicy
+
+START_US = parse_time("2013-04-01T00:00:00-04:00")
+CONFIRM_US = parse_time("2013-08-01T00:00:00-04:00")
+END_US = parse_time("2014-01-01T00:00:00-05:00")
+FIRST_MOMENT_US = parse_time("2013-04-15T00:00:00-04:00")
+LAST_MOMENT_US = parse_time("2013-12-23T00:00:00-05:00")
+FOLDS = 3
+MONTHS = {"chosen": 4, "confirmed": 5}
+KINDS = tuple(name for name in FAULTS if name != "none")
+SLICES = {"ev-zero": "carrier=EV", "weather-null": "origin=JFK", "delay-plus-10": "origin=LGA"}
+"""Where a fault of one slice is; the others are everywhere."""
+KNOWN = {
+    "2013-04-11": "a storm front: 38 % of the day late",
+    "2013-04-22": "air traffic controllers were sent home (sequester)",
+    "2013-06-14": "storms",
+    "2013-12-31": "the weather feed has no values on the last day of the table",
+}
+"""Real events of the year, where a page falls on their day."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One planted fault.
+
+    Attributes
+    ----------
+    hours
+        From its beginning to the first page that shows it; None: not within a week.
+    is_right
+        Whether the first alert that names a feature names one that was changed, in a slice where it was.
+    """
+
+    kind: str
+    moment: str
+    hours: float | None
+    first: str
+    is_right: bool | None
+
+
+def recording() -> tuple[Recording, pl.DataFrame]:
+    """The year as the champion of January to March answers it, and the table that faults are planted in."""
+    departures = flights.load_departures().sort("event_time", "prediction_id")
+    contract, is_history = flights.contract(), pl.col("day") <= flights.TRAIN_LAST_DAY
+    learnt = departures.filter(is_history)
+    model = fit_flights(learnt)
+    weeks = ((learnt["event_time"] - int(learnt["event_time"][0])) // (7 * DAY_US)).to_numpy()
+    unseen = np.empty(learnt.height)
+    for fold in range(FOLDS):
+        other = pl.Series(weeks % FOLDS == fold)
+        unseen[weeks % FOLDS == fold] = fit_flights(learnt.filter(~other))(learnt.filter(other))
+    score = np.concatenate([unseen, model(departures.filter(~is_history))])
+    rows = departures.with_columns(
+        score=pl.Series(score),
+        y=pl.Series(is_late(departures).astype(np.float64)),
+        due_time=pl.coalesce("truth_due", "event_time"),
+        label=pl.Series(np.where(score >= 0.5, "late", "on_time")),
+    )
+    known = rows.filter(is_history)
+    profile = build_profile(
+        known, contract.fields, model=contract.model, fingerprint=contract.fingerprint, score=known["score"],
+        label=known["label"], labels=contract.target.labels,
+    )  # fmt: skip
+    names = ["prediction_id", "event_time", "due_time", *contract.feature_names, "score", "y", "label"]
+    return Recording(rows.select(names), contract, profile, START_US, model), departures
+
+
+def moments(rows: pl.DataFrame, count: int, seed: int) -> dict[str, list[int]]:
+    """For every kind, whole hours in which there are flights."""
+    hours = rows["event_time"].unique() // HOUR_US * HOUR_US
+    served = np.unique(hours.filter(hours.is_between(FIRST_MOMENT_US, LAST_MOMENT_US)).to_numpy())
+    rng = np.random.default_rng(seed)
+    return {kind: sorted(int(each) for each in rng.choice(served, count, replace=False)) for kind in KINDS}
+
+
+def planted(healthy: Watched, departures: pl.DataFrame, fault: Fault, moment: int) -> Found:
+    """Plant a fault, and see when it is told."""
+
+    def change(rows: pl.DataFrame) -> pl.DataFrame:
+        served = fault.apply(departures, moment).drop("label")
+        kept = rows.select("prediction_id", "due_time", "y", "label")
+        return kept.join(served, on="prediction_id", how="left", maintain_order="left")
+
+    hours, named = tell(healthy, moment, change, fault.features)
+    if named is None:
+        return Found(fault.name, format_us(moment), hours, "", None)
+    where = SLICES.get(fault.name, "all")
+    is_right = named.subject in fault.features and (where == "all" or named.slice in (where, "all"))
+    return Found(fault.name, format_us(moment), hours, _short(named), is_right)
+
+
+def _short(alert: AlertRecord) -> str:
+    return f"{alert.channel} {alert.subject} {alert.slice}"
+
+
+def report(healthy: Watched, found: Sequence[Found]) -> Iterator[str]:
+    """The tables of the README."""
+    local = {a.incident_id: format_us(a.event_time_us) for a in healthy.pages}
+    for page in healthy.pages:
+        day = local[page.incident_id][:10]
+        yield f"{local[page.incident_id]}  {_short(page):<36} {KNOWN.get(day, '')}"
+        yield f"    {page.message}"
+    chosen = [p for p in healthy.pages if p.event_time_us < CONFIRM_US]
+    confirmed = len(healthy.pages) - len(chosen)
+    yield ""
+    yield f"pages a month, April to July (chosen)          {len(chosen) / MONTHS['chosen']:.2f}"
+    yield f"pages a month, August to December (confirmed)  {confirmed / MONTHS['confirmed']:.2f}"
+    yield f"pages a month, all nine                        {len(healthy.pages) / sum(MONTHS.values()):.2f}"
+    if not found:
+        return
+    yield ""
+    yield f"{'planted fault':<20}{'moments':>8}{'in 4 h':>8}{'in 24 h':>9}{'in 7 d':>8}{'median':>10}{'right name':>13}"
+    for kind in (*dict.fromkeys(each.kind for each in found), "all"):
+        some = [each for each in found if kind in (each.kind, "all")]
+        got, named = shares([each.hours for each in some]), [e.is_right for e in some if e.is_right is not None]
+        median = "-" if got["median_h"] is None else f"{got['median_h']:.0f} h"
+        four, day, week = (got[f"within_{limit}_h"] for limit in WITHIN_HOURS)
+        right = f"{sum(named) / len(named):.2f}" if named else "-"
+        yield f"{kind:<20}{got['planted']:>8}{four:>8.2f}{day:>9.2f}{week:>8.2f}{median:>10}{right:>13}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="make calibrate-flights", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--moments", type=int, default=16, help="at which each kind of fault is planted")
+    parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS, help="of faults")
+    parser.add_argument("--seed", type=int, default=20130401, help="of the moments")
+    parser.add_argument("--policy", type=json.loads, default={}, metavar="JSON", help="changes of the default policy")
+    parser.add_argument("--json", type=Path, help="write everything there, too")
+    given = parser.parse_args(argv)
+    began = time.monotonic()
+    whole, departures = recording()
+    drawn = {kind: at for kind, at in moments(whole.rows, given.moments, given.seed).items() if kind in given.kinds}
+    wanted = [moment for each in drawn.values() for moment in each]
+    healthy = watch(whole, MonitorPolicy(**given.policy), remember_us=wanted, until_us=END_US)
+    print(f"{time.monotonic() - began:5.0f} s: nine months were watched", file=sys.stderr)
+    found: list[Found] = []
+    for kind, at in drawn.items():
+        found += [planted(healthy, departures, FAULTS[kind], moment) for moment in at]
+        print(f"{time.monotonic() - began:5.0f} s: {kind}", file=sys.stderr)
+    print("\n".join(report(healthy, found)))
+    if given.json is not None:
+        pages = [asdict(page) for page in healthy.pages]
+        given.json.write_text(json.dumps({"pages": pages, "faults": [asdict(each) for each in found]}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
