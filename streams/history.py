@@ -8,8 +8,9 @@ import polars as pl
 
 from retrain.columns import with_columns
 from retrain.folds import scores_path
-from retrain.joined import archive_ends, read_archive
+from retrain.joined import archive_ends, label_value, read_archive
 from retrain.registry import Version
+from schemas.contract import Target
 from streams.runtime import Runtime
 
 
@@ -41,7 +42,7 @@ def version_rows(runtime: Runtime, version: Version, since_us: int, until_us: in
     if served.height:
         served = served.filter(pl.col("event_time") < until_us)
         due = pl.coalesce("due_us", "event_time")
-        frames.append(served.select(*names, y=pl.col("truth_y"), due_time=due))
+        frames.append(served.select(*names, y=_decided(contract.target, until_us), due_time=due))
     if not frames:
         return pl.DataFrame()
     rows = pl.concat(frames, how="vertical_relaxed").unique("prediction_id", keep="last", maintain_order=True)
@@ -53,6 +54,15 @@ def version_rows(runtime: Runtime, version: Version, since_us: int, until_us: in
     if predicted.labels is not None:
         rows = rows.with_columns(label=pl.Series(predicted.labels, dtype=pl.String))
     return rows
+
+
+def _decided(target: Target, until_us: int) -> pl.Expr:
+    """The truth, or the label that a row has whose truth is due and has not come."""
+    truth = pl.when(pl.col("has_truth")).then(pl.col("truth_y"))
+    if target.undecided is None:
+        return truth
+    undecided = label_value(pl.lit(target.undecided), target)
+    return truth.when(pl.col("due_us") <= until_us).then(undecided)
 
 
 def _folds(runtime: Runtime, version: Version) -> Path:

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("streams.cli.replay:replay", "Send a table of past inputs, predictions and truths."),
     "status": ("streams.cli.status:status", "Show what flows, what is wrong, and what waits for people."),
     "alerts": ("streams.cli.alerts:alerts", "Incidents: list, show, acknowledge, close, silence."),
+    "backtest": ("streams.cli.backtest:backtest", "What the alerts' policy would have done in the past."),
     "review": ("streams.cli.review:review", "Answer the questions of the review queue, one key a decision."),
     "labels": ("streams.cli.labels:labels", "Work with review items and labels from scripts."),
     "retrain": ("streams.cli.retrain:retrain", "Train again, and see why it was or was not promoted."),

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from schemas.contract import Contract
 from schemas.parts import ALL_SLICE
 from schemas.times import DAY_US, HOUR_US
 from streams.lab.recording import Change, Recording, Watched, watch_changed
@@ -23,6 +23,9 @@ FOLLOWED_DAYS = 8
 SCALE = 1.609344
 """A change of units, as of miles to kilometres."""
 RENAMED = "renamed"
+HURTING_SHARE = 0.75
+DRAWS = 40
+"""Times the number that is wanted: then there are no more such changes."""
 WITHIN_HOURS = (4, 24, 7 * 24)
 
 
@@ -82,26 +85,38 @@ class Outcome:
         return self.named.partition(" ")[0] == self.plant.feature if self.named else None
 
 
-def draw(recording: Recording, count: int, seed: int) -> list[Plant]:
-    """Changes at random hours with rows, of random features and kinds, every other one in a slice."""
-    contract: Contract = recording.contract
+def draw(recording: Recording, count: int, impact: float, seed: int) -> list[Plant]:
+    """Changes at random hours with rows, of random features and kinds, every other one in a slice.
+
+    Most features hardly matter to most models. So three of four are such that move the answers of the rows that they
+    hit by ``impact`` on average, as long as random ones do; the others do not, and had better be quiet.
+    """
     rng = np.random.default_rng(seed)
-    served = recording.between(recording.start_us, recording.end_us - FOLLOWED_DAYS * DAY_US)["event_time"]
+    served = recording.between(recording.start_us + DAY_US, recording.end_us - FOLLOWED_DAYS * DAY_US)["event_time"]
     hours = np.unique(served.to_numpy() // HOUR_US * HOUR_US)
-    first = int(np.searchsorted(hours, recording.start_us + DAY_US))
-    hours = hours[first:]
     if not len(hours):
         return []
-    slices = [f"{field}={value}" for field, value in recording.slices]
-    plants = []
-    for number in range(count):
-        field = contract.fields[int(rng.integers(len(contract.fields)))]
-        kinds = NUMBER_KINDS if field.kind == "number" else CATEGORY_KINDS if field.kind == "category" else ("missing",)
-        kind: Kind = kinds[int(rng.integers(len(kinds)))]
-        others = [name for name in slices if name.partition("=")[0] != field.name]
-        where = others[int(rng.integers(len(others)))] if others and number % 2 else ALL_SLICE
-        plants.append(Plant(kind, field.name, where, int(hours[int(rng.integers(len(hours)))])))
-    return plants
+    wanted = {True: round(HURTING_SHARE * count), False: count - round(HURTING_SHARE * count)}
+    found: list[Plant] = []
+    for number in range(DRAWS * count):
+        plant_ = _drawn(recording, hours, rng, in_slice=bool(number % 2))
+        is_hurting = not _hurt(recording, plant_, plant_.moment_us + DAY_US) < impact
+        if wanted[is_hurting]:
+            wanted[is_hurting] -= 1
+            found.append(plant_)
+        if not any(wanted.values()):
+            break
+    return found
+
+
+def _drawn(recording: Recording, hours: npt.NDArray[np.int64], rng: np.random.Generator, *, in_slice: bool) -> Plant:
+    fields = recording.contract.fields
+    field = fields[int(rng.integers(len(fields)))]
+    kinds = NUMBER_KINDS if field.kind == "number" else CATEGORY_KINDS if field.kind == "category" else ("missing",)
+    kind: Kind = kinds[int(rng.integers(len(kinds)))]
+    slices = [f"{name}={value}" for name, value in recording.slices if name != field.name]
+    where = slices[int(rng.integers(len(slices)))] if slices and in_slice else ALL_SLICE
+    return Plant(kind, field.name, where, int(hours[int(rng.integers(len(hours)))]))
 
 
 def tell(

@@ -35,8 +35,13 @@ def play(folder: Path, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def flights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return play(tmp_path_factory.mktemp("flights") / "demo", "flights")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("flights") / "demo"
+
+
+@pytest.fixture(scope="module")
+def flights(folder: Path) -> dict[str, Any]:
+    return play(folder, "flights")
 
 
 def test_every_event_is_counted_once(flights: dict[str, Any]) -> None:
@@ -61,6 +66,25 @@ def test_the_strike_is_the_world_and_not_the_pipe(flights: dict[str, Any]) -> No
     pages = [alert for alert in flights["alerts"] if alert["time"].startswith("2013-04-22") and alert["slice"] == "all"]
     assert [alert["channel"] for alert in pages] == ["bias"]
     assert "the world, not the pipe" in pages[0]["message"]
+
+
+def test_the_laboratory_says_of_the_past_what_the_worker_said_of_the_present(
+    flights: dict[str, Any], folder: Path
+) -> None:
+    until, changes = "2013-05-06T04:00:00Z", ["--set", "bias_z=9.0", "--set", "bias_slice_z=9.0"]
+    command = [sys.executable, "-m", "streams.cli", "--config", str(folder / "flywheel.toml"), "backtest", "--json"]
+    done = subprocess.run(
+        [*command, "--plant", "2", "--until", until, *changes],
+        capture_output=True, text=True, timeout=DEMO_S, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True,
+    )  # fmt: skip
+    told = json.loads(done.stdout)["policies"]
+    live = [a for a in flights["alerts"] if a["severity"] == "page" and a["state"] == "opened" and a["time"] < until]
+    pages = told["flywheel.toml"]["pages"]
+    assert [(page["time"], page["message"]) for page in pages] == [(a["time"], a["message"]) for a in live]
+    assert len(pages) == 3
+    assert told["changed"]["pages"] == [], "without channel B there is nothing in a quiet month"
+    assert len(told["changed"]["planted"]) == 2
+    assert told["changed"]["planted"][0]["hurt"] == told["flywheel.toml"]["planted"][0]["hurt"]
 
 
 def test_the_gate_refuses_what_is_worse_and_promotes_the_version_column(flights: dict[str, Any]) -> None:
