@@ -11,6 +11,7 @@ from retrain.folds import scores_path
 from retrain.joined import archive_ends, label_value, read_archive
 from retrain.registry import Version
 from schemas.contract import Target
+from streams.logic.impact import Predict
 from streams.runtime import Runtime
 
 
@@ -22,6 +23,12 @@ def base_rows(runtime: Runtime, version: Version) -> pl.DataFrame:
 def has_honest_scores(runtime: Runtime, version: Version) -> bool:
     """Whether there are out-of-fold scores of the rows that a version has learnt from."""
     return _folds(runtime, version).exists()
+
+
+def predict_of(runtime: Runtime, version: Version) -> Predict:
+    """What a version answers rows with ``event_time`` and the features; its recipe may add columns by the time."""
+    predictor = runtime.predictor(version)
+    return lambda rows: predictor.predict(with_columns(rows, version.boundaries)).scores
 
 
 def version_rows(runtime: Runtime, version: Version, since_us: int, until_us: int) -> pl.DataFrame:

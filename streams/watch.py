@@ -29,7 +29,7 @@ from schemas.events import topic
 from schemas.history import history_parts
 from schemas.parts import ALL_SLICE, N_TRUTH, Part
 from schemas.times import DAY_US, HOUR_US, now_us
-from streams.history import base_rows, has_honest_scores, version_rows
+from streams.history import base_rows, has_honest_scores, predict_of, version_rows
 from streams.logic.counts import HourlyCounts, LocalHours
 from streams.logic.impact import Impact, ImpactEvidence, put_back
 from streams.logic.incident import AlertRecord
@@ -286,11 +286,7 @@ class Watch:
         if version is None:
             return None
         policy = watched.monitor.policy
-        predictor = self.runtime.predictor(version)
-        local = LocalHours(watched.monitor.info.timezone)
-
-        def predict(rows: pl.DataFrame) -> Any:
-            return predictor.predict(rows).scores
+        predict, local = predict_of(self.runtime, version), LocalHours(watched.monitor.info.timezone)
 
         def impact(slice_name: str, feature: str, start_us: int, end_us: int) -> ImpactEvidence | None:
             served = of_slice(watched.rows.between(start_us, end_us), slice_name)

@@ -27,6 +27,7 @@ def _time(_context: click.Context, _option: click.Parameter, text: str | None) -
 
 @click.command()
 @click.option("--model", help="Which; may be left out if there is only one.")
+@click.option("--version", help="Whose answers; default: the champion's.")
 @click.option("--since", "since_us", callback=_time, metavar="TIME", help="Watch from then on; what is before teaches.")
 @click.option("--until", "until_us", callback=_time, metavar="TIME", help="Only rows asked before then.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Of [models.NAME.monitor]; may be repeated.")
@@ -40,6 +41,7 @@ def _time(_context: click.Context, _option: click.Parameter, text: str | None) -
 def backtest(
     session: Session,
     model: str | None,
+    version: str | None,
     since_us: int | None,
     until_us: int | None,
     changes: tuple[str, ...],
@@ -52,8 +54,8 @@ def backtest(
 
     With --set the policy of flywheel.toml is run beside the changed one, over the same rows and changes.
     """
+    from streams.lab.backtest import NoPastError, recorded
     from streams.lab.backtest import backtest as run
-    from streams.lab.backtest import recorded
     from streams.lab.planted import draw
     from streams.runtime import Runtime
 
@@ -65,7 +67,10 @@ def backtest(
         policies["changed"] = _changed(policy, changes)
     runtime = Runtime.open(config, "", "", is_embedded=config.is_embedded)
     try:
-        recording = recorded(runtime, name, since_us=since_us, until_us=until_us)
+        found_version = runtime.models.get(name, version) if version else runtime.models.resolve(name)
+        if found_version is None:
+            raise NoPastError(f"'{name}' has no champion, so nothing says what it would have answered.")
+        recording = recorded(runtime, found_version, since_us=since_us, until_us=until_us)
         plants = draw(recording, count, policy.impact, seed)
         found: dict[str, Backtest] = {}
         total = (1 + len(plants)) * len(policies)

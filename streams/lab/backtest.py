@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 from scipy import stats
 
+from retrain.registry import Version
 from schemas.errors import FlywheelError
 from schemas.times import DAY_US, HOUR_US, format_us
-from streams.history import version_rows
+from streams.history import predict_of, version_rows
 from streams.lab.planted import Outcome, Plant, plant, shares
 from streams.lab.recording import Recording, Watched, watch
-from streams.logic.impact import Predict
 from streams.logic.policy import MonitorPolicy
 from streams.runtime import Runtime
 
@@ -81,8 +81,10 @@ class Backtest:
         }  # fmt: skip
 
 
-def recorded(runtime: Runtime, model: str, *, since_us: int | None = None, until_us: int | None = None) -> Recording:
-    """The past of a model's champion, from its training table and the archive.
+def recorded(
+    runtime: Runtime, version: Version, *, since_us: int | None = None, until_us: int | None = None
+) -> Recording:
+    """The past of a model as one of its versions sees it, from its training table and the archive.
 
     Parameters
     ----------
@@ -92,11 +94,9 @@ def recorded(runtime: Runtime, model: str, *, since_us: int | None = None, until
     Raises
     ------
     NoPastError
-        If there is no champion, or nothing is recorded after the beginning.
+        If nothing is recorded after the beginning.
     """
-    plan, version = runtime.plans[model], runtime.models.resolve(model)
-    if version is None:
-        raise NoPastError(f"'{model}' has no champion, so nothing says what it would have answered.")
+    model, plan = version.model, runtime.plans[version.model]
     rows = version_rows(runtime, version, 0, until_us or 1 << 62)
     if not rows.height:
         raise NoPastError(f"Nothing is recorded of '{model}'.")
@@ -108,14 +108,8 @@ def recorded(runtime: Runtime, model: str, *, since_us: int | None = None, until
     since_us = -(-since_us // HOUR_US) * HOUR_US
     if since_us >= last:
         raise NoPastError(f"Nothing is recorded of '{model}' after {format_us(since_us)}.")
-    return Recording(rows, plan.contract, plan.profile, since_us, _predict(runtime, model), version.version)
-
-
-def _predict(runtime: Runtime, model: str) -> Predict:
-    version = runtime.models.resolve(model)
-    assert version is not None
-    predictor = runtime.predictor(version)
-    return lambda rows: predictor.predict(rows).scores
+    predict = predict_of(runtime, version)
+    return Recording(rows, plan.contract, plan.profile, since_us, predict, version.version)
 
 
 def backtest(

@@ -31,7 +31,7 @@ class MonitorPolicy(BaseModel):
 
     # Channel D: a change of a margin that also changes what the model answers.
     drift_hours: Hours = (2, 4, 8, 24, 72)
-    drift_z: Positive = Field(default=8.0, description="evidence of a candidate, in tempered standard deviations")
+    drift_z: Positive = Field(default=7.0, description="evidence of a candidate, in tempered standard deviations")
     impact: Positive = Field(default=0.05, description="mean change of the score when the feature is put back")
     put_back_rows: Count = 150
     put_back_draws: Count = 6

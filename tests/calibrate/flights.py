@@ -26,9 +26,10 @@ from streams.demo import flights
 from streams.demo.faults import FAULTS, Fault
 from streams.demo.testing import fit_flights, is_late
 from streams.lab.planted import WITHIN_HOURS, shares, tell
-from streams.lab.recording import Recording, Watched, watch
+from streams.lab.recording import Change, Recording, Watched, watch
 from streams.logic.incident import AlertRecord
 from streams.logic.policy import MonitorPolicy
+from tests.calibrate.peers import DAILY, Peer, adwin, daily
 
 START_US = parse_time("2013-04-01T00:00:00-04:00")
 CONFIRM_US = parse_time("2013-08-01T00:00:00-04:00")
@@ -103,15 +104,20 @@ def moments(rows: pl.DataFrame, count: int, seed: int) -> dict[str, list[int]]:
     return {kind: sorted(int(each) for each in rng.choice(served, count, replace=False)) for kind in KINDS}
 
 
-def planted(healthy: Watched, departures: pl.DataFrame, fault: Fault, moment: int) -> Found:
-    """Plant a fault, and see when it is told."""
+def planting(departures: pl.DataFrame, fault: Fault, moment: int) -> Change:
+    """The fault from a moment on; it may need more of the table than the features."""
 
     def change(rows: pl.DataFrame) -> pl.DataFrame:
         served = fault.apply(departures, moment).drop("label")
-        kept = rows.select("prediction_id", "due_time", "y", "label")
+        kept = rows.select("prediction_id", "due_time", "y", "label", "score")
         return kept.join(served, on="prediction_id", how="left", maintain_order="left")
 
-    hours, named = tell(healthy, moment, change, fault.features)
+    return change
+
+
+def planted(healthy: Watched, departures: pl.DataFrame, fault: Fault, moment: int) -> Found:
+    """Plant a fault, and see when it is told."""
+    hours, named = tell(healthy, moment, planting(departures, fault, moment), fault.features)
     if named is None:
         return Found(fault.name, format_us(moment), hours, "", None)
     where = SLICES.get(fault.name, "all")
@@ -149,12 +155,22 @@ def report(healthy: Watched, found: Sequence[Found]) -> Iterator[str]:
         yield f"{kind:<20}{got['planted']:>8}{four:>8.2f}{day:>9.2f}{week:>8.2f}{median:>10}{right:>13}"
 
 
+def compared(rows: Sequence[Peer]) -> Iterator[str]:
+    """Flywheel beside what is usual."""
+    yield ""
+    yield f"{'rule, on the same rows':<28}{'alarms a month':>15}{'days in alarm':>15}{'in 24 h':>9}{'matched':>9}"
+    for row in rows:
+        matched = "-" if row.found_matched is None else f"{row.found_matched:.2f}"
+        yield (f"{row.name:<28}{row.alarms_a_month:>15.1f}{row.days_in_alarm:>15.0%}{row.found:>9.2f}{matched:>9}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make calibrate-flights", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--moments", type=int, default=16, help="at which each kind of fault is planted")
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS, help="of faults")
     parser.add_argument("--seed", type=int, default=20130401, help="of the moments")
     parser.add_argument("--policy", type=json.loads, default={}, metavar="JSON", help="changes of the default policy")
+    parser.add_argument("--peers", action="store_true", help="also run PSI, KS, Wasserstein and ADWIN (minutes)")
     parser.add_argument("--json", type=Path, help="write everything there, too")
     given = parser.parse_args(argv)
     began = time.monotonic()
@@ -168,9 +184,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         found += [planted(healthy, departures, FAULTS[kind], moment) for moment in at]
         print(f"{time.monotonic() - began:5.0f} s: {kind}", file=sys.stderr)
     print("\n".join(report(healthy, found)))
+    if given.peers:
+        changes = [
+            (moment, planting(departures, FAULTS[kind], moment), FAULTS[kind].features)
+            for kind, at in drawn.items()
+            for moment in at
+        ]
+        pages = len(healthy.pages)
+        found_in_a_day = sum(each.hours is not None and each.hours <= WITHIN_HOURS[1] for each in found) / len(found)
+        own = Peer(
+            "Flywheel", pages / sum(MONTHS.values()), pages / ((END_US - START_US) / DAY_US), found_in_a_day, None
+        )
+        rows = [own, *(daily(rule, whole, END_US, changes, pages) for rule in DAILY), adwin(whole, END_US, changes)]
+        print("\n".join(compared(rows)))
     if given.json is not None:
-        pages = [asdict(page) for page in healthy.pages]
-        given.json.write_text(json.dumps({"pages": pages, "faults": [asdict(each) for each in found]}, indent=1))
+        listed = [asdict(page) for page in healthy.pages]
+        given.json.write_text(json.dumps({"pages": listed, "faults": [asdict(each) for each in found]}, indent=1))
     return 0
 
 
