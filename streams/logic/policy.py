@@ -31,7 +31,7 @@ class MonitorPolicy(BaseModel):
 
     # Channel D: a change of a margin that also changes what the model answers.
     drift_hours: Hours = (2, 4, 8, 24, 72)
-    drift_z: Positive = Field(default=7.0, description="evidence of a candidate, in tempered standard deviations")
+    drift_z: Positive = Field(default=7.5, description="evidence of a candidate, in tempered standard deviations")
     impact: Positive = Field(default=0.05, description="mean change of the score when the feature is put back")
     put_back_rows: Count = 150
     put_back_draws: Count = 6
@@ -56,7 +56,7 @@ class MonitorPolicy(BaseModel):
     bias_mean_max: Positive = Field(default=0.5, description="a baseline bias is not believed beyond this")
 
     # Channel C: the contract.
-    null_share: Share = 0.5
+    null_share: Share = Field(default=0.8, description="less is for channel D to weigh")
     null_hours: Count = 2
     null_record: Share = Field(default=0.2, description="only fields that training never saw emptier than this")
     unseen_share: Share = 0.15

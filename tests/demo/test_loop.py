@@ -73,7 +73,10 @@ def test_the_strike_is_the_world_and_not_the_pipe(flights: dict[str, Any]) -> No
 def test_the_laboratory_says_of_the_past_what_the_worker_said_of_the_present(
     flights: dict[str, Any], folder: Path
 ) -> None:
-    until, changes = "2013-05-06T04:00:00Z", ["--set", "bias_z=9.0", "--set", "bias_slice_z=9.0"]
+    until, changes = (
+        "2013-05-06T04:00:00Z",
+        ["--set", "bias_z=9.0", "--set", "bias_slice_z=9.0", "--set", "drift_z=99.0"],
+    )
     command = [sys.executable, "-m", "streams.cli", "--config", str(folder / "flywheel.toml"), "backtest", "--json"]
     done = subprocess.run(
         [*command, "--version", "v1", "--plant", "2", "--until", until, *changes],
@@ -89,7 +92,7 @@ def test_the_laboratory_says_of_the_past_what_the_worker_said_of_the_present(
     pages = told["flywheel.toml"]["pages"]
     assert [(parse_time(page["time"]), page["message"]) for page in pages] == live
     assert len(pages) == 3
-    assert told["changed"]["pages"] == [], "without channel B there is nothing in a quiet month"
+    assert told["changed"]["pages"] == [], "without the channels B and D there is nothing in a quiet month"
     assert len(told["changed"]["planted"]) == 2
     assert told["changed"]["planted"][0]["hurt"] == told["flywheel.toml"]["planted"][0]["hurt"]
 
