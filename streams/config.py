@@ -165,6 +165,11 @@ class Config(BaseSettings):
     clock_skew_ms: PositiveInt = Field(
         default=250, description="a worker whose clock is further from a broker's does not start; below order_slack_ms"
     )
+    memory_mb: int = Field(
+        default=1_024,
+        ge=384,
+        description="bound of a worker's resident memory (MiB); near it, it reads less and slower",
+    )
     join_horizon_s: PositiveInt = Field(
         default=7 * DAY_S, description="how far apart the records of one prediction id may come and still meet"
     )

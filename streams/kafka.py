@@ -46,7 +46,6 @@ CONSUMER: Mapping[str, Any] = {
     "fetch.queue.backoff.ms": 5,  # the default of 1000 makes catching up eight times slower on an idle CPU
     "fetch.wait.max.ms": 100,
     "queued.min.messages": 100_000,  # several micro-batches, so that consume() never waits for the network
-    "queued.max.messages.kbytes": 64 * 1024,  # of all partitions together: memory is bounded, a slow worker only lags
     "fetch.message.max.bytes": 4 * 1024 * 1024,
     "partition.assignment.strategy": "range",  # classic protocol only: keeps partition p of all topics on one member
     **QUIET,
@@ -94,6 +93,11 @@ def consumer_settings(bootstrap: str, group: str, *, is_embedded: bool = False, 
         del settings["partition.assignment.strategy"]
         settings |= {"group.protocol": "consumer", "group.remote.assignor": "range"}
     return settings | _dotted(more)
+
+
+def prefetch(bytes_max: int) -> dict[str, Any]:
+    """Settings of a consumer that holds so many bytes which nobody has taken yet, of all partitions together."""
+    return {"queued_max_messages_kbytes": max(1, bytes_max // 1024)}
 
 
 def _dotted(more: Mapping[str, Any]) -> dict[str, Any]:

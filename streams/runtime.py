@@ -23,6 +23,7 @@ from schemas.registry import Codec, Registry
 from schemas.times import SECOND_US
 from streams.config import Config
 from streams.plane.loop import PlaneSettings
+from streams.plane.memory import MIB, Memory
 from streams.plane.plan import ModelPlan
 from streams.registry import open_registry, register_schemas
 from streams.tables import source_partition
@@ -102,6 +103,7 @@ class Runtime:
             archive_interval_ms=c.archive_interval_ms,
             order_slack_ms=c.order_slack_ms,
             join_horizon_s=c.join_horizon_s,
+            memory=Memory(c.memory_mb * MIB),
             disorder_ms=c.disorder_ms,
             future_skew_ms=c.future_skew_ms,
             emit_outcomes=c.emit_outcomes,

@@ -23,6 +23,7 @@ from streams.agents.relay import Relay
 from streams.agents.scheduler import Scheduler
 from streams.agents.transport import ShortFetchApp
 from streams.config import Config
+from streams.membership import leave_for
 from streams.merging import Merger
 from streams.notify.send import Sender
 from streams.plane.loop import DataPlane
@@ -187,14 +188,19 @@ def run_worker(
         recall(runtime)
     else:
         start.check_clock(bootstrap, _heartbeat(runtime, partitions), config.clock_skew_ms)
+    settings = runtime.plane_settings(accepts_loss=accept_loss)
     plane = DataPlane(
-        runtime.plane_settings(accepts_loss=accept_loss),
+        settings,
         runtime.plans,
         runtime.registry,
         runtime.ids,
-        kafka.consumer_settings(bootstrap, f"{config.group}-plane", is_embedded=is_embedded),
-        kafka.producer_settings(bootstrap),
+        kafka.consumer_settings(
+            bootstrap, f"{config.group}-plane", is_embedded=is_embedded, **kafka.prefetch(settings.memory.prefetched)
+        ),
+        kafka.producer_settings(bootstrap, queue_buffering_max_kbytes=settings.memory.produced // 1024),
     )
+    if not is_embedded:
+        leave_for(config.join_dir, bootstrap)
     app, service = make_app(runtime, plane)
     worker = Watched(app, loglevel="WARNING", quiet=True, redirect_stdouts=False, override_logging=False)
     log.info("worker_started", brokers=bootstrap, cluster=cluster, models=sorted(runtime.plans))

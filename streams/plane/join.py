@@ -48,6 +48,21 @@ class ModelStore:
         """The three sets by name."""
         return {"inputs": self.inputs, "predictions": self.predictions, "feedback": self.feedback}
 
+    @property
+    def unsaved_bytes(self) -> int:
+        """Of the rows that are in memory only."""
+        return sum(runs.unsaved_bytes for runs in self.sets().values())
+
+    def hold(self, mapped_max: int) -> None:
+        """Bound this process's mapped memory; see :class:`RunSet`."""
+        for runs in self.sets().values():
+            runs.mapped_max = mapped_max
+
+    def release(self) -> None:
+        """Give the pages of mapped runs back to the system."""
+        for runs in self.sets().values():
+            runs.release()
+
 
 @dataclass(frozen=True)
 class Pairs:

@@ -18,6 +18,7 @@ from schemas.errors import RecordsGoneError, RegistryUnreachableError
 from schemas.events import SOURCES, topic
 from schemas.registry import Codec, Registry
 from schemas.times import now_us
+from streams import membership
 from streams.crash import crash_point
 from streams.plane import checkpoint
 from streams.plane.archive import ArchiveWriter
@@ -25,6 +26,8 @@ from streams.plane.check import Checker
 from streams.plane.decode import Bad, Decoded, Decoder
 from streams.plane.emit import Emitter, segment_record
 from streams.plane.horizon import Horizon
+from streams.plane.join import ModelStore
+from streams.plane.memory import Memory, resident, trim
 from streams.plane.numbered import Batch, Clock, Numbered
 from streams.plane.packed import Packed
 from streams.plane.partitioner import ANYWHERE, partitions_of
@@ -79,6 +82,7 @@ class PlaneSettings:
     archive_interval_ms: int
     order_slack_ms: int
     join_horizon_s: int
+    memory: Memory
     disorder_ms: int
     future_skew_ms: int
     emit_outcomes: bool = False
@@ -115,6 +119,7 @@ class DataPlane:
         # Asks for the ends of topics on a connection of its own, on which no long fetch is in the way.
         self._looker = Consumer({**consumer_settings, "error_cb": self._on_error})
         self._is_incremental = consumer_settings.get("group.protocol") == "consumer"
+        self._group = str(consumer_settings.get("group.id", ""))
         self._decoders = [Decoder(registry) for _ in SOURCES]
         self._checkers = [Checker(place, plans, settings.future_skew_ms * 1000) for place in range(len(SOURCES))]
         self._archive = ArchiveWriter(settings.archive_dir, settings.cluster)
@@ -131,7 +136,7 @@ class DataPlane:
         self._worked: dict[int, float] = {}
         self._last_tick = self._last_archive = self._last_checkpoint = self._last_heartbeat = 0.0
         self._committed: dict[tuple[str, int], tuple[int, int, int]] = {}
-        self._is_unsaved = False
+        self._is_unsaved = self._is_tight = False
         self._failure: BaseException | None = None
         self._stop = threading.Event()
         self.metrics: dict[str, Any] = {"assigned": [], "worked": 0, "in_hand": 0}
@@ -161,6 +166,7 @@ class DataPlane:
         finally:
             self._consumer.close()
             self._looker.close()
+        membership.forget(self._s.join_dir)
 
     def _turn(self) -> None:
         at_most = min(CONSUME_RECORDS, self._s.batch_records)
@@ -223,6 +229,7 @@ class DataPlane:
             crash_point("emit:failures")
             self.metrics["worked"] += sum(len(chunk) for chunk in taken if chunk is not None)
             self.stages.lap("send")
+            self._release()
         if any(log.late for log in numbered.frontier.logs):
             self._on_late(number, numbered)
 
@@ -316,14 +323,15 @@ class DataPlane:
         return bool(self._consumer.get_watermark_offsets(place, cached=True)[1] <= each.fetched)
 
     def _throttle(self) -> None:
+        bytes_max = 0 if self._is_tight else self._s.memory.in_hand_of(len(self._numbers) * len(TOPICS))
         for number, numbered in self._numbers.items():
             for each in numbered.frontier.logs:
                 key = (TOPICS[each.place], number)
                 if key in self._paused:
-                    if each.in_hand <= self._s.batch_records:
+                    if each.in_hand <= self._s.batch_records and each.in_hand_bytes <= bytes_max // 2:
                         self._consumer.resume([TopicPartition(*key)])
                         self._paused.discard(key)
-                elif each.in_hand > IN_HAND_BATCHES_MAX * self._s.batch_records:
+                elif each.in_hand > IN_HAND_BATCHES_MAX * self._s.batch_records or each.in_hand_bytes > bytes_max:
                     self._consumer.pause([TopicPartition(*key)])
                     self._paused.add(key)
 
@@ -361,7 +369,7 @@ class DataPlane:
                     track.acknowledged()
             self._commit()
         self.stages.lap("flush")
-        if now - self._last_checkpoint >= CHECKPOINT_INTERVAL_S:
+        if self._hold() or now - self._last_checkpoint >= CHECKPOINT_INTERVAL_S:
             self._save()
             self.stages.lap("checkpoint")
         self.metrics |= {
@@ -369,6 +377,24 @@ class DataPlane:
             "in_hand": sum(n.frontier.in_hand for n in self._numbers.values()),
             "pending": sum(len(s.predictions) for n in self._numbers.values() for s in n.stores.values()),
         }
+
+    def _hold(self) -> bool:
+        """Hold the memory's bound; returns whether the join store is to be saved before its time."""
+        memory, now = self._s.memory, resident()
+        was_tight, self._is_tight = self._is_tight, memory.is_tight(now)
+        if self._is_tight:
+            trim()
+            if not was_tight:
+                log.warning("memory_tight", resident_mb=now.anonymous >> 20, bound_mb=memory.bound >> 20)
+        return sum(store.unsaved_bytes for store in self._stores()) > memory.unsaved
+
+    def _release(self) -> None:
+        if resident().mapped > self._s.memory.mapped:
+            for store in self._stores():
+                store.release()
+
+    def _stores(self) -> list[ModelStore]:
+        return [store for numbered in self._numbers.values() for store in numbered.stores.values()]
 
     def _idle(self) -> set[int]:
         """Partition numbers of which everything that is on their topics now was worked on."""
@@ -479,7 +505,16 @@ class DataPlane:
         consumer.resume([each for each in starts if each.partition in ready])
         if waiting:
             consumer.pause(waiting)
+        self._remember(consumer)
         log.info("partitions_assigned", numbers=sorted(ready), waiting=len(waiting))
+
+    def _remember(self, consumer: Consumer) -> None:
+        """Keep this worker's name in the group, for the one after it."""
+        if self._is_incremental and not self._s.is_embedded:
+            try:
+                membership.remember(self._s.join_dir, self._group, consumer.memberid() or "")
+            except OSError as error:  # a full disk: the next one waits for this one's session
+                log.info("member_not_remembered", reason=str(error))
 
     def _start(self, number: int, found: Resume) -> Numbered:
         s = self._s
@@ -500,6 +535,8 @@ class DataPlane:
         if found.stores is not None:
             numbered.stores, numbered.versions = found.stores, found.versions
             numbered.timers, numbered.early = found.timers, found.early
+        for store in numbered.stores.values():
+            store.hold(s.memory.mapped)
         if s.earlier and found.stores is None:
             earlier_logs(numbered, s.archive_dir, s.earlier)
         for track, is_committed in zip(tracks, found.is_committed, strict=True):

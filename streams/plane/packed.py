@@ -46,6 +46,11 @@ class Packed:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that they take."""
+        return len(self.data) + self.sizes.nbytes + self.nulls.nbytes
+
     def __getitem__(self, part: slice) -> Packed:
         first, after, _ = part.indices(len(self))
         start = int(self.sizes[:first].sum())

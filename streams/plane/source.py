@@ -47,6 +47,12 @@ class Chunk:
     def __len__(self) -> int:
         return len(self.offsets)
 
+    @property
+    def nbytes(self) -> int:
+        """Of keys, values, and what is known of each record."""
+        numbers = self.offsets.nbytes + self.timestamps.nbytes + self.order_ts.nbytes
+        return self.values.nbytes + self.keys.nbytes + numbers
+
     def __getitem__(self, part: slice) -> Chunk:
         values, keys, offsets = self.values[part], self.keys[part], self.offsets[part]
         return Chunk(values, keys, offsets, self.timestamps[part], self.order_ts[part], self.headers)
@@ -145,6 +151,11 @@ class Log:
             some = {int(offsets[i]): given for i, given in enumerate(asked(messages, "headers")) if given}
         self.chunks.append(Chunk(values, keys, offsets, times, raised, some))
         return gone
+
+    @property
+    def in_hand_bytes(self) -> int:
+        """Of the records not yet worked on."""
+        return sum(chunk.nbytes for chunk in self.chunks)
 
     @property
     def in_hand(self) -> int:

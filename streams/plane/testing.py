@@ -26,6 +26,7 @@ from schemas.events import SOURCES, topic
 from schemas.registry import FileRegistry, Registry
 from streams.kafka import cluster_id, consumer_settings, producer_settings
 from streams.plane.loop import DataPlane, PlaneSettings
+from streams.plane.memory import MIB, Memory
 from streams.plane.plan import ModelPlan
 from streams.testing.oracle import Record, belongs
 from streams.testing.world import AUDIT_SHARE, SKEW_US, SQL_RULES, START_US, WINDOW_US, Event, World
@@ -319,6 +320,7 @@ class Plane:
             "archive_interval_ms": 400,
             "order_slack_ms": SLACK_MS,
             "join_horizon_s": 7 * 86_400,
+            "memory": Memory(1024 * MIB),
             "disorder_ms": 60_000,
             "future_skew_ms": SKEW_US // 1000,
         }

@@ -6,6 +6,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,6 @@ from schemas.registry import HEADER, MAGIC, FileRegistry
 from streams.kafka import producer_settings
 
 MODEL = "bench"
-NUMBERS = tuple(f"n{i:02d}" for i in range(12))
-CATEGORIES = tuple(f"c{i}" for i in range(8))
 DOMAIN = tuple("abcd" + letter for letter in "efghijklmn")
 SLICES = DOMAIN[:3]
 """Values of the first category of which every summary has the counters, too."""
@@ -36,9 +35,30 @@ CHUNK = 10_000
 SECOND_US = 1_000_000
 
 
-def contract_document() -> dict[str, Any]:
-    numbers = [{"name": name, "type": "double", "min": -10.0, "max": 10.0} for name in NUMBERS]
-    categories: list[dict[str, Any]] = [{"name": n, "type": "string", "domain": list(DOMAIN)} for n in CATEGORIES]
+@dataclass(frozen=True)
+class Shape:
+    """How many features of which kind a prediction has."""
+
+    numbers: int = 12
+    categories: int = 8
+
+    @property
+    def number_names(self) -> tuple[str, ...]:
+        return tuple(f"n{i:02d}" for i in range(self.numbers))
+
+    @property
+    def category_names(self) -> tuple[str, ...]:
+        return tuple(f"c{i}" for i in range(self.categories))
+
+
+USUAL = Shape()
+
+
+def contract_document(shape: Shape = USUAL) -> dict[str, Any]:
+    numbers = [{"name": name, "type": "double", "min": -10.0, "max": 10.0} for name in shape.number_names]
+    categories: list[dict[str, Any]] = [
+        {"name": name, "type": "string", "domain": list(DOMAIN)} for name in shape.category_names
+    ]
     categories[0]["slices"] = list(SLICES)
     return {
         "type": "record",
@@ -53,12 +73,13 @@ def contract_document() -> dict[str, Any]:
 class Chunk:
     """Features, predictions and truths of consecutive predictions as columns; a function of the seed and the place."""
 
-    def __init__(self, first: int, count: int, total: int) -> None:
+    def __init__(self, first: int, count: int, total: int, shape: Shape = USUAL) -> None:
+        self.shape = shape
         random = np.random.default_rng([20, first])
         self.ids = [f"{number:016x}" for number in range(first, first + count)]
         self.times_us = (START_S * SECOND_US + np.arange(first, first + count) * (SPAN_S * SECOND_US) // total).tolist()
-        self.numbers = random.normal(size=(count, len(NUMBERS)))
-        self.categories = random.integers(len(DOMAIN), size=(count, len(CATEGORIES)))
+        self.numbers = random.normal(size=(count, shape.numbers))
+        self.categories = random.integers(len(DOMAIN), size=(count, shape.categories))
         self.versions = [VERSIONS[v] for v in random.integers(len(VERSIONS), size=count)]
         self.scores = random.uniform(size=count).tolist()
         self.labels = [LABELS[score < 0.5] for score in self.scores]
@@ -69,9 +90,10 @@ class Chunk:
         self.has_truth = (random.uniform(size=count) < SHARE_WITH_TRUTH).tolist()
 
     def features(self) -> Iterator[dict[str, Any]]:
+        names = (self.shape.number_names, self.shape.category_names)
         for numbers, categories in zip(self.numbers.tolist(), self.categories.tolist(), strict=True):
-            yield dict(zip(NUMBERS, numbers, strict=True)) | {
-                name: DOMAIN[code] for name, code in zip(CATEGORIES, categories, strict=True)
+            yield dict(zip(names[0], numbers, strict=True)) | {
+                name: DOMAIN[code] for name, code in zip(names[1], categories, strict=True)
             }
 
     def records(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -115,11 +137,11 @@ class Chunk:
         )
 
 
-def prepare(folder: Path) -> dict[str, tuple[int, Any]]:
+def prepare(folder: Path, shape: Shape = USUAL) -> dict[str, tuple[int, Any]]:
     """Write contract, sample and registry into a folder; the schema id and parsed schema of each noun."""
     folder.mkdir(parents=True)
-    (folder / "contract.avsc").write_text(json.dumps(contract_document()))
-    Chunk(0, CHUNK, CHUNK).table().write_parquet(folder / "sample.parquet")
+    (folder / "contract.avsc").write_text(json.dumps(contract_document(shape)))
+    Chunk(0, CHUNK, CHUNK, shape).table().write_parquet(folder / "sample.parquet")
     contract = load_contract(folder / "contract.avsc")
     registry = FileRegistry(folder / "registry.json")
     schemas = {noun: contract.input_schema() if noun == "inputs" else envelope(noun) for noun in SOURCES}

@@ -18,7 +18,7 @@ from river import metrics, sketch
 
 from schemas.events import SOURCES, topic
 from schemas.registry import HEADER_BYTES, Codec, FileRegistry, split_header
-from tests.bench.events import CATEGORIES, LABELS, NUMBERS, SECOND_US, WINDOW_S
+from tests.bench.events import LABELS, SECOND_US, USUAL, WINDOW_S
 from tests.bench.job import Job, Measured
 
 CELLS = 20
@@ -54,9 +54,9 @@ class Monitor:
             return
         window, version = prediction["event_time"] // SECOND_US // WINDOW_S * WINDOW_S, prediction["version"]
         features = self.inputs.pop(prediction_id)["features"]
-        for name in NUMBERS:
+        for name in USUAL.number_names:
             self.histograms[window, version, name].update(features[name])
-        for name in CATEGORIES:
+        for name in USUAL.category_names:
             self.counts[window, version, name][features[name]] += 1
 
     def _score(self, prediction_id: str) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from schemas.parts import ALL_SLICE, CONFUSION, CONFUSION_SIDE
 from schemas.profile import build_profile
 from schemas.registry import Codec, FileRegistry
 from streams.config import Config
-from streams.kafka import MOCK_CLUSTER, cluster_id, consumer_settings, producer_settings
+from streams.kafka import MOCK_CLUSTER, cluster_id, consumer_settings, prefetch, producer_settings
 from streams.plane.loop import DataPlane, PlaneSettings
+from streams.plane.memory import MIB, Memory
 from streams.plane.pick import audited
 from streams.plane.plan import ModelPlan
 from streams.testing import wait_until
@@ -33,17 +35,7 @@ POLL_S = 0.005
 def run(job: Job) -> Measured:
     folder = Path(job.folder)
     registry = FileRegistry(folder / "registry.json")
-    ids = {noun: registry.register(subject(noun), envelope(noun)) for noun in NOUNS if noun not in SOURCES}
-    cluster = cluster_id(job.bootstrap)
-    is_embedded = cluster.startswith(MOCK_CLUSTER)
-    plane = DataPlane(
-        settings(folder / job.group, cluster, is_embedded),
-        {"bench": plan(folder)},
-        registry,
-        ids,
-        consumer_settings(job.bootstrap, job.group, is_embedded=is_embedded, auto_offset_reset="earliest"),
-        producer_settings(job.bootstrap),
-    )
+    plane = make(job, registry)
     before = ends(job.bootstrap)
     stop, failed = threading.Event(), []
 
@@ -78,6 +70,24 @@ def run(job: Job) -> Measured:
     return measured
 
 
+def make(job: Job, registry: FileRegistry, **changes: Any) -> DataPlane:
+    """The plane of a job, with the product's own defaults but for the settings that are given."""
+    folder = Path(job.folder)
+    ids = {noun: registry.register(subject(noun), envelope(noun)) for noun in NOUNS if noun not in SOURCES}
+    cluster = cluster_id(job.bootstrap)
+    is_embedded = cluster.startswith(MOCK_CLUSTER)
+    own = replace(settings(folder / job.group, cluster, is_embedded), **changes)
+    more = {"auto_offset_reset": "earliest", **prefetch(own.memory.prefetched)}
+    return DataPlane(
+        own,
+        {"bench": plan(folder)},
+        registry,
+        ids,
+        consumer_settings(job.bootstrap, job.group, is_embedded=is_embedded, **more),
+        producer_settings(job.bootstrap, queue_buffering_max_kbytes=own.memory.produced // 1024),
+    )
+
+
 def settings(state: Path, cluster: str, is_embedded: bool) -> PlaneSettings:
     """The product's own defaults."""
     config = Config(root=state, state_dir=state)
@@ -93,6 +103,7 @@ def settings(state: Path, cluster: str, is_embedded: bool) -> PlaneSettings:
         archive_interval_ms=config.archive_interval_ms,
         order_slack_ms=config.order_slack_ms,
         join_horizon_s=config.join_horizon_s,
+        memory=Memory(config.memory_mb * MIB),
         disorder_ms=config.disorder_ms,
         future_skew_ms=config.future_skew_ms,
     )

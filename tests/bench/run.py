@@ -3,7 +3,10 @@
 Every benchmark runs in a process of its own on a broker that already holds all events, so what is measured is a
 catch-up read. Only ratios within one run mean anything: machines differ, and so do their other loads.
 
-    make bench                                 everything (some minutes), a table, and bench.json
+A trial has brokers (Apache Kafka), planes and a producer of its own, and figures with a target each.
+
+    make bench                                 everything (half an hour), a table, and bench.json
+    make bench ARGS="--only pending,delay"     some trials
     make bench ARGS="--only bare,plane -n 200000 --brokers kafka"
 """
 
@@ -30,6 +33,7 @@ from streams.broker import EmbeddedBroker
 from streams.testing import KafkaServer, ServerMissingError, create_topics
 from tests.bench.events import produce
 from tests.bench.job import Job, Measured
+from tests.bench.trial import Result
 
 ROOT = Path(__file__).resolve().parents[2]
 PREDICTIONS_MIN = 5_000
@@ -54,6 +58,10 @@ BENCHMARKS = (
     Benchmark("plane"),
     Benchmark("faust_river", share=0.02, repeat=False),
 )
+
+TRIALS = ("pending", "burst", "delay", "responsive", "workers", "growth")
+"""Modules of this folder with a function ``run(*, is_small: bool) -> Result``."""
+NAMES = (*(benchmark.name for benchmark in BENCHMARKS), *TRIALS)
 
 
 @contextmanager
@@ -133,26 +141,45 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def try_out(names: list[str], *, is_small: bool) -> list[dict[str, Any]]:
+    """The trials' results, for the JSON file."""
+    done = []
+    for name in names:
+        click.echo(f"trial: {name}", err=True)
+        try:
+            result: Result = importlib.import_module(f"tests.bench.{name}").run(is_small=is_small)
+        except ServerMissingError as missing:
+            click.echo(f"{name} is left out: {missing}", err=True)
+            continue
+        click.echo("\n".join([f"\n{name}: {'as aimed at' if result.is_met else 'NOT as aimed at'}", *result.lines()]))
+        done.append({"name": name, "is_met": result.is_met, **asdict(result)})
+    return done
+
+
 @click.group(invoke_without_command=True)
 @click.option("-n", "predictions", default=1_000_000, show_default=True, help="Predictions (2.6 records each).")
-@click.option("--only", default=",".join(b.name for b in BENCHMARKS), show_default=True, help="Benchmarks to run.")
+@click.option("--only", default=",".join(NAMES), show_default=True, help="Benchmarks and trials to run.")
 @click.option("--brokers", default="kafka,embedded", show_default=True, help="Brokers to run them on.")
 @click.option("--repeat", default=3, show_default=True, help="Runs of each; the median counts.")
+@click.option("--small", "is_small", is_flag=True, help="Trials small enough to see that they work, not to measure.")
 @click.option("--output", default=ROOT / "bench.json", type=click.Path(path_type=Path), help="The JSON file.")
 @click.pass_context
-def main(context: click.Context, predictions: int, only: str, brokers: str, repeat: int, output: Path) -> None:
+def main(
+    context: click.Context, predictions: int, only: str, brokers: str, repeat: int, is_small: bool, output: Path
+) -> None:
     """Measure the data plane against its peers."""
     if context.invoked_subcommand:
         return
     known = {benchmark.name: benchmark for benchmark in BENCHMARKS}
-    unknown = [name for name in only.split(",") if name not in known]
+    names = only.split(",")
+    unknown = [name for name in names if name not in NAMES]
     if unknown:
-        raise click.UsageError(f"No benchmark '{unknown[0]}'; there are {', '.join(known)}.")
+        raise click.UsageError(f"No benchmark '{unknown[0]}'; there are {', '.join(NAMES)}.")
     rows: list[dict[str, Any]] = []
     for kind in brokers.split(","):
         total = min(predictions, EMBEDDED_PREDICTIONS_MAX) if kind == "embedded" else predictions
         groups: dict[int, list[Benchmark]] = {}
-        for name in only.split(","):
+        for name in filter(known.__contains__, names):
             count = min(total, max(PREDICTIONS_MIN, int(predictions * known[name].share)))
             groups.setdefault(count, []).append(known[name])
         try:
@@ -162,8 +189,10 @@ def main(context: click.Context, predictions: int, only: str, brokers: str, repe
             click.echo(f"{kind} is left out: {missing}", err=True)
     ratios(rows)
     machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()}
-    output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
-    click.echo(table(rows))
+    if rows:
+        click.echo(table(rows))
+    trials = try_out([name for name in names if name in TRIALS], is_small=is_small)
+    output.write_text(json.dumps({"machine": machine, "rows": rows, "trials": trials}, indent=1) + "\n")
 
 
 @main.command(hidden=True)

@@ -7,8 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
+
+from tests.bench.plot import bend, plot
+from tests.bench.run import TRIALS
+from tests.bench.trial import Result
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     output = tmp_path_factory.mktemp("bench") / "bench.json"
-    few = ["-n", "2000", "--brokers", "embedded", "--repeat", "1", "--output", str(output)]
+    peers = ["--only", "bare,plane,faust_river"]
+    few = [*peers, "-n", "2000", "--brokers", "embedded", "--repeat", "1", "--output", str(output)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench.run", *few], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -39,3 +45,40 @@ def test_the_events_have_the_sizes_that_the_figures_are_quoted_for(rows: list[di
     assert 55 <= sizes["predictions"] <= 75
     assert 50 <= sizes["feedback"] <= 80
     assert 2.5 <= rows[0]["records"] / rows[0]["predictions"] <= 2.7
+
+
+WITHOUT_LOAD = ("pending", "burst", "delay")
+"""Trials whose targets are far from what a small form needs, however busy the machine."""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("kafka")
+@pytest.mark.parametrize("name", TRIALS)
+def test_a_small_form_of_every_trial_gives_its_figures(name: str, tmp_path: Path) -> None:
+    output = tmp_path / "bench.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.run", "--only", name, "--small", "--output", str(output)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (trial,) = json.loads(output.read_text())["trials"]
+    assert trial["name"] == name
+    assert trial["targets"].keys() <= trial["figures"].keys()
+    assert all(figure >= 0 for figure in trial["figures"].values())
+    if name in WITHOUT_LOAD:
+        assert trial["is_met"], trial["figures"]
+
+
+def test_a_result_is_as_aimed_at_when_every_figure_is_within_its_target() -> None:
+    assert Result({"a": 1.0, "b": 9.0}, {"a": 1.0}).is_met
+    assert not Result({"a": 1.0, "b": 9.0}, {"a": 1.0, "b": 8.9}).is_met
+
+
+def test_a_plot_is_an_svg_with_every_point() -> None:
+    drawn = ElementTree.fromstring(plot([(1.0, 2.0), (4.0, 5.0), (16.0, 17.0)], "A & B", "n", "CPU s"))
+    assert len(drawn.findall("{http://www.w3.org/2000/svg}circle")) == 3
+
+
+def test_the_bend_of_a_straight_line_is_one_and_of_a_square_is_more() -> None:
+    assert bend([(n, 3.0 + 2.0 * n) for n in (1.0, 4.0, 16.0)]) == pytest.approx(1.0)
+    assert bend([(n, n * n) for n in (1.0, 4.0, 16.0)]) == pytest.approx(4.0)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.plane.store import RUNS_MAX, RunSet, row_type
+from streams.plane import store
+from streams.plane.store import RUNS_MAX, Run, RunSet, row_type
 
 TYPE = row_type(("seen", np.int32))
 IDS = st.tuples(st.integers(0, 40), st.integers(0, 2))
@@ -90,6 +92,60 @@ def test_an_epoch_is_not_found_when_it_is_too_old_whether_it_was_dropped_or_not(
     runs.expire(epoch)
     assert answers(runs) == found
     assert all(run.epoch >= epoch for run in runs.runs)
+
+
+@settings(max_examples=20)
+@given(batches=BATCHES, often=st.integers(1, 5))
+def test_runs_merged_on_disk_piece_by_piece_answer_like_those_in_memory(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[tuple[int, int]]], often: int
+) -> None:
+    folder = tmp_path_factory.mktemp("runs")
+    saved, known, n = RunSet(TYPE), defaultdict(set), 0
+    described: list[dict[str, object]] = []
+    with mock.patch.object(store, "MERGE_ROWS", 3), mock.patch.object(store, "MAPPED_ROWS_MIN", 4):
+        for i, ids in enumerate(batches):
+            saved.add(rows_of(ids, n), n // EPOCH)
+            for identifier in ids:
+                known[identifier].add(n)
+                n += 1
+            if not i % often:
+                described = saved.save(folder)
+                saved.release()
+        assert answers(saved) == known
+        described = saved.save(folder)
+        assert saved.unsaved_bytes == 0
+        epochs = [run.epoch for run in saved.runs]
+        assert len(epochs) <= 2 * RUNS_MAX + n // EPOCH
+        assert len(set(epochs[: epochs.index(epochs[-1])])) == epochs.index(epochs[-1]) if epochs else True
+        again = RunSet(TYPE)
+        again.load(folder, described)
+        assert answers(again) == known
+
+
+def test_a_filter_made_region_by_region_is_that_made_at_once() -> None:
+    rows = np.zeros(3_000, TYPE)
+    rows["h1"] = np.random.default_rng(1).integers(0, 2**64, len(rows), np.uint64)
+    ids = np.random.default_rng(2).integers(0, 2**64, 5_000, np.uint64)
+    whole = Run.of(rows, 0)
+    with mock.patch.object(store, "FILTER_REGION_BITS", 64):
+        parts = Run.of(rows, 0)
+    assert parts.may_hold(ids).tolist() == whole.may_hold(ids).tolist()
+    assert len(parts.may_hold(rows["h1"])) == len(rows)
+
+
+def test_a_merge_that_the_disk_has_no_room_for_leaves_the_runs_as_they_were(tmp_path: Path) -> None:
+    runs = RunSet(TYPE)
+    for i in range(RUNS_MAX):
+        runs.add(rows_of([(i, 0)], i), 0)
+        if i < RUNS_MAX - 1:
+            runs.save(tmp_path)
+    full = mock.patch.object(store, "_write_header", side_effect=OSError(28, "No space left on device"))
+    with full, pytest.raises(OSError, match="No space"):
+        runs.save(tmp_path)
+    assert len(runs.runs) == RUNS_MAX
+    assert answers(runs) == {(i, 0): {i} for i in range(RUNS_MAX)}
+    runs.save(tmp_path)
+    assert len(runs.runs) == 1
 
 
 def test_files_of_other_rows_are_refused(tmp_path: Path) -> None:
