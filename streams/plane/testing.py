@@ -213,6 +213,10 @@ class FakeConsumer:
         self._paused: set[tuple[str, int]] = set()
         self._idle = 0
 
+    def memberid(self) -> str:
+        """The only one."""
+        return "member"
+
     def subscribe(self, topics: list[str], on_assign: Callable[..., None], **_others: Any) -> None:
         self._on_assign = on_assign
 

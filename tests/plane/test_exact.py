@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 
 from schemas.registry import Codec, FileRegistry
 from streams.plane.horizon import Horizon
+from streams.plane.memory import Memory
 from streams.plane.testing import FakeKafka, Killed, Plane
 from streams.testing.oracle import Oracle, Result, Settings
 from streams.testing.outputs import Outputs
@@ -104,6 +105,12 @@ def test_one_uninterrupted_run_finds_everything(runs: Any) -> None:
     run.check()
 
 
+def test_with_no_memory_to_spare_a_worker_reads_what_it_needs_to_go_on_and_finds_everything(runs: Any) -> None:
+    run = runs(1, 800, more={"memory": Memory(1)})
+    assert run.start()
+    run.check()
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_feedback_whose_prediction_never_comes_is_told_of_and_lives_end_for_everything(runs: Any, seed: int) -> None:
     run = runs(seed, 800, more={"join_horizon_s": 1})
@@ -121,7 +128,7 @@ CUTS = st.fixed_dictionaries(
         "segment_records": st.sampled_from((16, 100, 256, 4_096)),
         "is_log_append": st.booleans(),
         "predictions": st.sampled_from((30, 120)),
-        "more": st.sampled_from(({}, {"join_horizon_s": 1})),
+        "more": st.sampled_from(({}, {"join_horizon_s": 1}, {"memory": Memory(1)})),
     }
 )
 
