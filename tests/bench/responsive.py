@@ -88,6 +88,8 @@ def run(*, is_small: bool) -> Result:
                 process.wait(STOP_S)
             finally:
                 process.kill()
+        if not (folder / MEASURED).exists():
+            raise RuntimeError(f"the worker ended with exit code {process.returncode}")
         measured = json.loads((folder / MEASURED).read_text())
     figures: dict[str, Any] = {
         "predictions": count,
