@@ -386,10 +386,14 @@ class DataPlane:
             trim()
             if not was_tight:
                 log.warning("memory_tight", resident_mb=now.anonymous >> 20, bound_mb=memory.bound >> 20)
-        return sum(store.unsaved_bytes for store in self._stores()) > memory.unsaved
+        unsaved = sum(store.unsaved_bytes for store in self._stores())
+        return unsaved > (memory.unsaved // 4 if self._is_tight else memory.unsaved)
 
     def _release(self) -> None:
-        if resident().mapped > self._s.memory.mapped:
+        """After a step: it is what brings pages of files in, and what makes memory tight."""
+        now = resident()
+        self._is_tight |= self._s.memory.is_tight(now)
+        if now.mapped > self._s.memory.mapped:
             for store in self._stores():
                 store.release()
 
