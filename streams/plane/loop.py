@@ -61,7 +61,7 @@ REGISTRY_RETRY_S = 2.0
 REGISTRY_PATIENCE_S = 240.0
 """Less than max.poll.interval.ms (300 s), after which the group would give the partitions away."""
 NOT_COMMITTED = (-1, 0, NO_EVENT)
-IN_HAND_BATCHES_MAX = 4
+IN_HAND_BATCHES_MAX = 2
 """A topic is paused when this many micro-batches of one partition are in hand, and goes on at one."""
 
 log = structlog.get_logger("flywheel.plane")
