@@ -166,7 +166,7 @@ class Config(BaseSettings):
         default=250, description="a worker whose clock is further from a broker's does not start; below order_slack_ms"
     )
     memory_mb: int = Field(
-        default=1_024,
+        default=2_048,
         ge=384,
         description="bound of a worker's resident memory (MiB); near it, it reads less and slower",
     )

@@ -22,6 +22,7 @@ PENDING, PENDING_SMALL = 10_000_000, 40_000
 BATCH = 20_000
 FEEDBACK_S, FEEDBACK_SMALL_S = 30, 2
 FEEDBACK_PER_S = 5_000
+MEMORY_MB = 1_024
 DEADLINE_S = 1_500.0
 
 
@@ -31,7 +32,7 @@ def run(*, is_small: bool) -> Result:
     with kafka() as (bootstrap, temporary):
         stream = Stream(bootstrap, temporary / "events")
         job = Job(bootstrap, count, 2 * count, str(temporary / "events"), "bench-pending")
-        with PlaneProcess(job) as plane:
+        with PlaneProcess(job, memory_mb=MEMORY_MB) as plane:
             began = time.time()
             for first in range(0, count, BATCH):
                 ids = np.arange(first, min(first + BATCH, count))
