@@ -26,7 +26,7 @@ def breach_sighting(breach: Breach) -> Sighting:
         "null": f"is missing in {breach.share:.0%} of {breach.rows} rows",
         "unseen": f"holds a category that training never saw in {breach.share:.0%} of {breach.rows} rows",
         "outside": f"is outside the contract in {breach.share:.0%} of {breach.rows} rows",
-        "frozen": f"has not moved for {breach.rows} rows; no healthy run was a fifth as long",
+        "frozen": f"has not moved for {breach.rows} rows, where {breach.limit:.0f} is long",
     }[breach.rule]
     message = f"{breach.feature} {what} ({where}, {breach.hours} h): the pipe, not the world."
     detail = {**asdict(breach), "verdict": PIPE}

@@ -75,7 +75,7 @@ def test_the_laboratory_says_of_the_past_what_the_worker_said_of_the_present(
 ) -> None:
     until, changes = (
         "2013-05-06T04:00:00Z",
-        ["--set", "bias_z=9.0", "--set", "bias_slice_z=9.0", "--set", "drift_z=99.0"],
+        ["--set", "bias_z=99.0", "--set", "bias_slice_z=99.0", "--set", "drift_z=99.0"],
     )
     command = [sys.executable, "-m", "streams.cli", "--config", str(folder / "flywheel.toml"), "backtest", "--json"]
     done = subprocess.run(
