@@ -128,6 +128,7 @@ class DataPlane:
         self._profiles = {model: plan.profile.profile_id for model, plan in plans.items()}
         self._owned: set[tuple[str, int]] = set()
         self._numbers: dict[int, Numbered] = {}
+        self._moved: set[int] = set()
         self._paused: set[tuple[str, int]] = set()
         self._partitions = 0
         self._said_idle: set[int] = set()
@@ -201,7 +202,12 @@ class DataPlane:
         if not self._is_caught_up:
             return list(self._consumer.consume(at_most, CONSUME_TIMEOUT_S))
         messages = list(self._consumer.consume(1, CONSUME_TIMEOUT_S))
-        return messages + self._consumer.consume(at_most - 1, GATHER_S) if messages and at_most > 1 else messages
+        if not messages or at_most == 1:
+            return messages
+        self._moved.clear()
+        more = list(self._consumer.consume(at_most - 1, GATHER_S))
+        # What moved in between is read again from where its new assignment starts.
+        return [message for message in messages if message.partition() not in self._moved] + more
 
     def _is_due(self, number: int) -> bool:
         return time.monotonic() - self._worked.get(number, 0.0) >= WORK_INTERVAL_S
@@ -485,6 +491,7 @@ class DataPlane:
 
     def _assign(self, consumer: Consumer, given: list[TopicPartition]) -> None:
         before = set(self._owned)
+        self._moved |= {each.partition for each in given}
         self._owned |= {(each.topic, each.partition) for each in given}
         if not self._partitions:
             self._partitions = len(consumer.list_topics(TOPICS[TOPIC_INPUTS], timeout=10).topics[TOPICS[0]].partitions)
@@ -550,6 +557,7 @@ class DataPlane:
 
     def _on_revoke(self, consumer: Consumer, taken: list[TopicPartition]) -> None:
         numbers = {each.partition for each in taken}
+        self._moved |= numbers
         self._owned -= {(each.topic, each.partition) for each in taken}
         for number in numbers:
             self._numbers.pop(number, None)
