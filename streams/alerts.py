@@ -62,12 +62,10 @@ class Incident:
         return next((a["verdict"] for a in reversed(self.actions) if a["action"] == CLOSED), None)
 
 
-def find(
-    engine: sa.Engine, *, model: str | None = None, states: Sequence[str] = (), since_us: int = 0, limit: int = 50
-) -> list[Incident]:
+def find(engine: sa.Engine, *, model: str | None = None, states: Sequence[str] = (), limit: int = 50) -> list[Incident]:
     """The newest incidents first; ``states``: only these, of :attr:`Incident.state`."""
     with read(engine) as connection:
-        query = sa.select(alert).where(alert.c.time_us >= since_us).order_by(alert.c.time_us, alert.c.alert_id)
+        query = sa.select(alert).order_by(alert.c.time_us, alert.c.alert_id)
         if model is not None:
             query = query.where(alert.c.model == model)
         found = _incidents(connection, query)

@@ -111,6 +111,16 @@ brokers_option: Callable[..., Any] = click.option(
 json_option: Callable[..., Any] = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+def moment(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
+    """An option's callback: a time as microseconds."""
+    from schemas.times import parse_time
+
+    try:
+        return None if text is None else parse_time(text)
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is not ISO 8601, such as 2024-05-06 or 2024-05-06T07:30Z.") from None
+
+
 def echo_json(value: Any) -> None:
     """Print data as JSON on stdout."""
     click.echo(json.dumps(value, indent=2, default=str))

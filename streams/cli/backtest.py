@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streams.cli import Session, echo_json, json_option, pass_session
+from streams.cli import Session, echo_json, json_option, moment, pass_session
 
 if TYPE_CHECKING:
     from streams.lab.backtest import Backtest
@@ -16,20 +16,11 @@ PLANTED = 24
 PAGES_SHOWN = 20
 
 
-def _time(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
-    from schemas.times import parse_time
-
-    try:
-        return None if text is None else parse_time(text)
-    except ValueError:
-        raise click.BadParameter(f"'{text}' is not ISO 8601, such as 2024-05-06 or 2024-05-06T07:30Z.") from None
-
-
 @click.command()
 @click.option("--model", help="Which; may be left out if there is only one.")
 @click.option("--version", help="Whose answers; default: the champion's.")
-@click.option("--since", "since_us", callback=_time, metavar="TIME", help="Watch from then on; what is before teaches.")
-@click.option("--until", "until_us", callback=_time, metavar="TIME", help="Only rows asked before then.")
+@click.option("--since", "since_us", callback=moment, metavar="TIME", help="Watch from then on, and learn from before.")
+@click.option("--until", "until_us", callback=moment, metavar="TIME", help="Only rows asked before then.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Of [models.NAME.monitor]; may be repeated.")
 @click.option(
     "--plant", "count", type=click.IntRange(0, 10_000), default=PLANTED, show_default=True,

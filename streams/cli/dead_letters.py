@@ -12,7 +12,7 @@ import click
 
 from schemas.errors import BrokerUnreachableError, UsageError
 from schemas.events import NOUNS, topic
-from streams.cli import Session, brokers_option, echo_json, json_option, pass_session
+from streams.cli import Session, brokers_option, echo_json, json_option, moment, pass_session
 
 if TYPE_CHECKING:
     from streams.dead_letters import Filters, Replayed
@@ -23,15 +23,6 @@ MARGIN = 12
 HEAD_BYTES = 128
 """Of a value, shown to people; --json has all of it."""
 BYTES_A_LINE = 16
-
-
-def _time(_context: click.Context, option: click.Parameter, text: str | None) -> int | None:
-    from schemas.times import parse_time
-
-    try:
-        return None if text is None else parse_time(text)
-    except ValueError:
-        raise click.BadParameter(f"'{text}' is not ISO 8601, such as 2024-05-06 or 2024-05-06T07:30Z.") from None
 
 
 def filtered(command: Callable[..., None]) -> Callable[..., None]:
@@ -50,8 +41,8 @@ def filtered(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--topic", "noun", type=click.Choice(NOUNS), help="Only of this topic."),
         click.option("--reason", metavar="CODE", help="Only with this reason; 'stats' explains each."),
         click.option("--partition", type=click.IntRange(0), help="Only of this partition."),
-        click.option("--since", callback=_time, metavar="TIME", help="Only records from then on (ISO 8601, UTC)."),
-        click.option("--until", callback=_time, metavar="TIME", help="Only records before then."),
+        click.option("--since", callback=moment, metavar="TIME", help="Only records from then on (ISO 8601, UTC)."),
+        click.option("--until", callback=moment, metavar="TIME", help="Only records before then."),
     )
     for option in reversed(options):
         called = option(called)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
+from streams.testing import wait_until
 from tests.bench.events import USUAL, Shape
 from tests.bench.job import Job
 from tests.bench.process import PlaneProcess
@@ -16,7 +17,7 @@ from tests.bench.trial import Result, kafka
 PARTITIONS = 8
 PREDICTIONS, PREDICTIONS_SMALL = 1_000_000, 10_000
 BATCH = 20_000
-PAUSE_S = 0.02
+DEADLINE_S = 600.0
 
 
 def run(*, is_small: bool) -> Result:
@@ -53,10 +54,13 @@ def catch_up(number: int, count: int, partitions: int, shape: Shape = USUAL) -> 
         before_s, began = sum(plane.told["cpu_s"] for plane in planes), time.time()
         for plane in planes:
             plane.go_on()
-        while sum(plane.told["worked"] for plane in planes) < 3 * count:
+
+        def is_done() -> bool:
             for plane in planes:
-                plane.wait_for(0)  # and fails if it has ended
-            time.sleep(PAUSE_S)
+                plane.wait_for(0)  # returns at once, and fails if it has ended
+            return bool(sum(plane.told["worked"] for plane in planes) >= 3 * count)
+
+        wait_until(is_done, DEADLINE_S, "all records")
         took_s = time.time() - began
         shares = [plane.told["worked"] for plane in planes]
         for plane in planes:
