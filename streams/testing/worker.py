@@ -60,7 +60,7 @@ class WorkerProcess:
         self.name, self._folder = name, folder
         self._log_file = folder / f"{name}.log"
         self._environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-        self.is_stopped = False
+        self.is_stopped = self._is_told_to_end = False
 
     def start(self, **environment: str) -> None:
         """Start it; it must not run. The calling thread must live as long as it does (Linux ties them)."""
@@ -76,7 +76,7 @@ class WorkerProcess:
                 process_group=0,
                 preexec_fn=dies_with_parent(signal.SIGKILL),
             )
-        self.is_stopped = False
+        self.is_stopped = self._is_told_to_end = False
 
     @property
     def has_ended(self) -> bool:
@@ -105,10 +105,16 @@ class WorkerProcess:
         self.process.send_signal(signal.SIGCONT)
         self.is_stopped = False
 
+    def tell_to_end(self) -> None:
+        """Ask it to end in order, once: its last steps are taken without a handler, and a second signal kills it."""
+        if not self._is_told_to_end:
+            self._is_told_to_end = True
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+
     def end(self) -> int:
         """End it in order; its exit code."""
-        self.process.send_signal(signal.SIGCONT)
-        self.process.terminate()
+        self.tell_to_end()
         try:
             return self.process.wait(STOP_DEADLINE_S)
         except subprocess.TimeoutExpired:

@@ -202,7 +202,7 @@ def run(folder: Path, size: Size, seed: int, *, can_fill: bool) -> dict[str, Any
         reviewer.stop()
         settle(config, kafka.bootstrap, PARTITIONS, SETTLE_DEADLINE_S, arena.look)
         for worker in workers:  # all at once: whoever inherited a partition would forward misplaced records again
-            worker.process.terminate()
+            worker.tell_to_end()
         codes = [worker.end() for worker in workers]
         say("computing what must be there")
         expected = expect_all(log, PARTITIONS)
