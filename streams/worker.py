@@ -33,6 +33,9 @@ from streams.watch import Watch
 RELAY_INTERVAL_S = 0.05
 NOTIFY_INTERVAL_S = 1.0
 FETCH_BYTES_MAX = 64 * 1024 * 1024
+POLL_RECORDS_MAX = 500
+"""More at once would fill a topic's queue, and whatever came with them would wait until its handler is through: Faust
+pauses a topic when its queue is half full, but not within what it has been given."""
 PLANE_STOP_S = 15.0
 EXIT_FAILED = 1
 
@@ -84,7 +87,7 @@ class Watched(faust.Worker):  # type: ignore[misc]
 def make_app(runtime: Runtime, plane: DataPlane) -> tuple[faust.App, PlaneService]:
     """The Faust app with its agents, timers and services."""
     config = runtime.config
-    app = (ShortFetchApp if runtime.is_embedded else faust.App)(
+    app = ShortFetchApp(
         f"{config.group}-control",
         broker=";".join(f"kafka://{address}" for address in runtime.bootstrap.split(",")),
         store="memory://",
@@ -96,6 +99,7 @@ def make_app(runtime: Runtime, plane: DataPlane) -> tuple[faust.App, PlaneServic
         topic_partitions=config.partitions,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=FETCH_BYTES_MAX,
+        broker_max_poll_records=POLL_RECORDS_MAX,
         broker_commit_interval=1.0,
         broker_session_timeout=10.0,
         broker_heartbeat_interval=2.0,

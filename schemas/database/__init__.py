@@ -6,10 +6,12 @@ one way a database gets its schema, and a test holds both against each other.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from alembic import command
@@ -99,9 +101,24 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 @contextmanager
 def write(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction that will write; committed at the end, rolled back by an exception."""
-    with engine.connect().execution_options(flywheel_write=True) as connection, connection.begin():
+    """A transaction that will write; committed at the end, rolled back by an exception.
+
+    The threads of a process take turns on SQLite: its own way of waiting is to try again after up to 100 ms, and beside
+    a thread that writes without a pause (a backlog of failures) another waited for seconds.
+    """
+    with (
+        _turn(engine),
+        engine.connect().execution_options(flywheel_write=True) as connection,
+        connection.begin(),
+    ):
         yield connection
+
+
+_TURNS: WeakKeyDictionary[sa.Engine, threading.Lock] = WeakKeyDictionary()
+
+
+def _turn(engine: sa.Engine) -> AbstractContextManager[Any]:
+    return nullcontext() if engine.dialect.name != "sqlite" else _TURNS.setdefault(engine, threading.Lock())
 
 
 @contextmanager

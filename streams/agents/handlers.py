@@ -141,12 +141,13 @@ class Alerts:
         self._runtime, self._watch = runtime, watch
 
     def __call__(self, given: Sequence[Given]) -> None:
-        for each in given:
-            self._keep(each.record)
-
-    def _keep(self, record: dict[str, Any]) -> None:
         with write(self._runtime.engine) as connection:
-            keep_alert(connection, record, self._runtime.config.notify)
+            for each in given:
+                keep_alert(connection, each.record, self._runtime.config.notify)
+        for each in given:
+            self._tell(each.record)
+
+    def _tell(self, record: dict[str, Any]) -> None:
         verdict = json.loads(record["detail"]).get("settled_as") if record["state"] == "closed" else None
         if verdict is not None:
             self._watch.settle(record["model"], record["incident_id"], verdict)

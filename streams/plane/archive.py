@@ -1,12 +1,14 @@
 """Writes the archive: the decoded events of every segment, as Parquet.
 
-A complete segment's file is written before the offsets past it are committed; an open one is written again on a timer
-with a larger end, which wins. Layout and reading: :mod:`schemas.archive`.
+A complete segment's file is written before its summary is sent and the offsets past it are committed, beside the plane,
+in a thread of its own; an open one is written again on a timer with a larger end, which wins. Layout and reading:
+:mod:`schemas.archive`.
 """
 
 from __future__ import annotations
 
 import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -38,6 +40,8 @@ class ArchiveWriter:
         self._root = root / cluster
         self._token = uuid.uuid4().hex[:8]
         self._open: dict[tuple[str, int, int, int], _Open] = {}
+        self._writer = ThreadPoolExecutor(1, "archive")
+        self._begun: list[Future[None]] = []
 
     def add(
         self,
@@ -60,19 +64,41 @@ class ArchiveWriter:
             held.is_changed = True
 
     def write(self, noun: str, partition: int, segment: Segment) -> None:
-        """Write a segment's files if they changed; a complete one is written under its last name, and let go.
+        """Write the files of an open segment if they changed."""
+        for key in self._keys(noun, partition, segment):
+            if self._open[key].is_changed:
+                self._write(self._open[key], self._path(key, segment))
 
-        Where the last record of a schema came early, the open segment's file has an earlier end: it goes with the older
-        ones, so it is not enough.
+    def finish(self, noun: str, partition: int, segment: Segment) -> None:
+        """Begin to write a complete segment's files under their last names, and let go of it."""
+        for key in self._keys(noun, partition, segment):
+            self._begun.append(self._writer.submit(self._finish, key, self._open.pop(key), self._path(key, segment)))
+
+    def wait(self) -> None:
+        """Wait until all that was begun is written.
+
+        Raises
+        ------
+        OSError
+            If a file cannot be written.
         """
-        for key in [k for k in self._open if k[:3] == (noun, partition, segment.start)]:
-            held = self._open[key]
-            path = self._folder(key) / ArchiveFile.name(segment.start, segment.end, key[3])
-            if held.is_changed or (segment.is_complete and held.written != path):
-                self._write(held, path)
-            if segment.is_complete:
-                self._drop_older(key, path)
-                del self._open[key]
+        begun, self._begun = self._begun, []
+        for each in begun:
+            each.result()
+
+    def _keys(self, noun: str, partition: int, segment: Segment) -> list[tuple[str, int, int, int]]:
+        return [key for key in self._open if key[:3] == (noun, partition, segment.start)]
+
+    def _path(self, key: tuple[str, int, int, int], segment: Segment) -> Path:
+        return self._folder(key) / ArchiveFile.name(segment.start, segment.end, key[3])
+
+    def _finish(self, key: tuple[str, int, int, int], held: _Open, path: Path) -> None:
+        """Where the last record of a schema came early, the open segment's file has an earlier end: it goes with the
+        older ones, so it is not enough.
+        """
+        if held.is_changed or held.written != path:
+            self._write(held, path)
+        self._drop_older(key, path)
 
     def _folder(self, key: tuple[str, int, int, int]) -> Path:
         return self._root / key[0] / f"{key[1]:04d}"

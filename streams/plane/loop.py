@@ -228,6 +228,7 @@ class DataPlane:
                 ticked = numbered.tick(place, chunk, good)
                 clock = ticked if place == TOPIC_PREDICTIONS else clock
                 batches[place] = Batch.by_model(chunk, good)
+            self._archive_complete(number, numbered)
             found = numbered.work(batches, clock, self.stages)
             crash_point("emit:before")
             if is_news:
@@ -356,6 +357,9 @@ class DataPlane:
         if beat:
             self._last_heartbeat = now
         self._said_idle = quiet
+        self.stages.lap("summaries")
+        self._archive.wait()
+        self.stages.lap("archive")
         for number, numbered in self._numbers.items():
             if changed[number] or (beat and number in quiet):
                 envelope = {
@@ -415,14 +419,21 @@ class DataPlane:
     def _watermark(self, newest_us: int) -> int | None:
         return None if newest_us == NO_EVENT else newest_us - self._s.disorder_ms * 1000
 
+    def _archive_complete(self, number: int, numbered: Numbered) -> None:
+        for noun, track in zip(SOURCES, numbered.tracks, strict=True):
+            for segment in track.segments:
+                if segment.is_complete:
+                    self._archive.finish(noun, number, segment)
+
     def _changed(self, number: int, numbered: Numbered, *, archive: bool) -> list[dict[str, Any]]:
         found = []
-        for place, (track, floor) in enumerate(zip(numbered.tracks, numbered.frontier.floors(), strict=True)):
-            log_ = numbered.frontier.logs[place]
+        for log_, track, floor in zip(numbered.frontier.logs, numbered.tracks, numbered.frontier.floors(), strict=True):
             log_.worked_ts = max(log_.worked_ts, track.close(floor))
+        self._archive_complete(number, numbered)
+        for place, track in enumerate(numbered.tracks):
             segments = track.changed()
-            for segment in track.segments if archive else segments:
-                if archive or segment.is_complete:
+            for segment in track.segments if archive else ():
+                if not segment.is_complete:
                     self.stages.lap("summaries")
                     self._archive.write(SOURCES[place], number, segment)
                     self.stages.lap("archive")

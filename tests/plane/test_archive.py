@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 
 from schemas import archive
 from streams.plane.archive import ArchiveWriter
@@ -34,7 +35,8 @@ def test_a_schema_whose_last_record_came_before_the_last_look_is_kept_when_the_s
     add(writer, 2, 2, 3)
     writer.write("inputs", 0, segment(4))
     add(writer, 2, 4, 5, 6, 7, 8, 9)
-    writer.write("inputs", 0, segment(10, is_complete=True))
+    writer.finish("inputs", 0, segment(10, is_complete=True))
+    writer.wait()
     assert archived(tmp_path) == list(range(10))
     assert {file.end for file in archive.files(tmp_path, "inputs")} == {10}
 
@@ -43,6 +45,16 @@ def test_a_zombie_that_writes_its_open_segment_late_takes_nothing_away(tmp_path:
     zombie, heir = (ArchiveWriter(tmp_path, "c") for _ in range(2))
     add(zombie, 1, 0, 1, 2)
     add(heir, 1, *range(10))
-    heir.write("inputs", 0, segment(10, is_complete=True))
+    heir.finish("inputs", 0, segment(10, is_complete=True))
+    heir.wait()
     zombie.write("inputs", 0, segment(3))
     assert archived(tmp_path) == list(range(10))
+
+
+def test_a_file_that_cannot_be_written_is_told_before_its_summary_is_sent(tmp_path: Path) -> None:
+    writer = ArchiveWriter(tmp_path / "file", "c")
+    add(writer, 1, 0, 1)
+    (tmp_path / "file").write_text("in the way")
+    writer.finish("inputs", 0, segment(2, is_complete=True))
+    with pytest.raises(OSError, match="file"):
+        writer.wait()
