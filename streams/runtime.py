@@ -22,9 +22,9 @@ from schemas.errors import ConfigError
 from schemas.registry import Codec, Registry
 from schemas.times import SECOND_US
 from streams.config import Config
-from streams.plane.loop import PlaneSettings
 from streams.plane.memory import MIB, Memory
 from streams.plane.plan import ModelPlan
+from streams.plane.settings import PlaneSettings
 from streams.registry import open_registry, register_schemas
 from streams.tables import source_partition
 

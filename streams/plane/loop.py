@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 import gc
-import json
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import structlog
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.errors import RecordsGoneError, RegistryUnreachableError
-from schemas.events import SOURCES, topic
+from schemas.events import SOURCES
 from schemas.registry import Codec, Registry
 from schemas.times import now_us
 from streams import membership
 from streams.crash import crash_point
-from streams.plane import checkpoint
 from streams.plane.archive import ArchiveWriter
+from streams.plane.assignment import TOPICS, Assignment
 from streams.plane.check import Checker
 from streams.plane.decode import Bad, Decoded, Decoder
 from streams.plane.emit import Emitter, segment_record
-from streams.plane.horizon import Horizon
-from streams.plane.join import ModelStore
-from streams.plane.memory import Memory, resident, trim
+from streams.plane.memory import resident, trim
 from streams.plane.numbered import Batch, Clock, Numbered
 from streams.plane.packed import Packed
 from streams.plane.partitioner import ANYWHERE, partitions_of
 from streams.plane.pick import Found
 from streams.plane.plan import TOPIC_FEEDBACK, TOPIC_INPUTS, TOPIC_PREDICTIONS, ModelPlan
-from streams.plane.restore import Resume, earlier_logs, resume
-from streams.plane.segments import NO_EVENT, Track
-from streams.plane.source import Chunk, Frontier, Log, asked, runs
+from streams.plane.segments import NO_EVENT
+from streams.plane.settings import PlaneSettings
+from streams.plane.source import Chunk, Log, asked, runs
 from streams.plane.stages import Stages
 
-TOPICS = tuple(topic(noun) for noun in SOURCES)
 CONSUME_RECORDS = 4_000
 """Messages taken at once: so few that they are still in the CPU's cache when their values are."""
 CONSUME_TIMEOUT_S = 0.05
@@ -60,35 +54,10 @@ that is never part of a cycle. The default (700, 10, 10) took 3 of 20 CPU second
 REGISTRY_RETRY_S = 2.0
 REGISTRY_PATIENCE_S = 240.0
 """Less than max.poll.interval.ms (300 s), after which the group would give the partitions away."""
-NOT_COMMITTED = (-1, 0, NO_EVENT)
 IN_HAND_BATCHES_MAX = 2
 """A topic is paused when this many micro-batches of one partition are in hand, and goes on at one."""
 
 log = structlog.get_logger("flywheel.plane")
-
-
-@dataclass(frozen=True)
-class PlaneSettings:
-    """What the plane needs to know of the configuration."""
-
-    cluster: str
-    is_embedded: bool
-    archive_dir: Path
-    join_dir: Path
-    policy: str
-    segment_records: int
-    batch_records: int
-    summary_interval_ms: int
-    archive_interval_ms: int
-    order_slack_ms: int
-    join_horizon_s: int
-    memory: Memory
-    disorder_ms: int
-    future_skew_ms: int
-    emit_outcomes: bool = False
-    accepts_loss: bool = False
-    earlier: Mapping[tuple[str, str, int], int] = field(default_factory=dict)
-    """Ends of logs that are gone (earlier embedded brokers), by cluster, topic and partition."""
 
 
 class DataPlane:
@@ -112,33 +81,27 @@ class DataPlane:
         producer_settings: Mapping[str, Any],
     ) -> None:
         self._s = settings
-        self._plans = plans
         keeps_bytes = all(f.sensitivity == "none" for plan in plans.values() for f in plan.contract.fields)
         self._emitter = Emitter(producer_settings, Codec(registry), ids, settings.cluster, keeps_bytes=keeps_bytes)
-        self._consumer = Consumer({**consumer_settings, "error_cb": self._on_error})
+        # To be told of an end is the one way to see it where it is a transaction's marker, and no record.
+        self._consumer = Consumer({**consumer_settings, "error_cb": self._on_error, "enable.partition.eof": True})
         # Asks for the ends of topics on a connection of its own, on which no long fetch is in the way.
-        self._looker = Consumer({**consumer_settings, "error_cb": self._on_error})
-        self._is_incremental = consumer_settings.get("group.protocol") == "consumer"
-        self._group = str(consumer_settings.get("group.id", ""))
+        # Of an open transaction it must see the records too: they will come with the timestamps that they have now.
+        uncommitted = {"error_cb": self._on_error, "isolation.level": "read_uncommitted"}
+        self._looker = Consumer({**consumer_settings, **uncommitted})
         self._decoders = [Decoder(registry) for _ in SOURCES]
         self._checkers = [Checker(place, plans, settings.future_skew_ms * 1000) for place in range(len(SOURCES))]
         self._archive = ArchiveWriter(settings.archive_dir, settings.cluster)
-        self._horizon = Horizon.of(settings.join_horizon_s)
-        self._stamp = checkpoint.stamp(settings.cluster, plans, settings.segment_records, self._horizon)
+        self._given = Assignment(settings, plans, consumer_settings, self._on_gap, self._on_taken)
+        self._numbers = self._given.numbers
         self._profiles = {model: plan.profile.profile_id for model, plan in plans.items()}
-        self._owned: set[tuple[str, int]] = set()
-        self._numbers: dict[int, Numbered] = {}
-        self._moved: set[int] = set()
         self._paused: set[tuple[str, int]] = set()
-        self._partitions = 0
         self._said_idle: set[int] = set()
         self._looked = 0.0
         self._is_caught_up = False
         self._worked: dict[int, float] = {}
         self._last_tick = self._last_archive = self._last_checkpoint = self._last_heartbeat = 0.0
-        self._committed: dict[tuple[str, int], tuple[int, int, int]] = {}
-        self._is_unsaved = self._is_tight = False
-        self._failure: BaseException | None = None
+        self._is_tight = False
         self._stop = threading.Event()
         self.metrics: dict[str, Any] = {"assigned": [], "worked": 0, "in_hand": 0}
         self.stages = Stages()
@@ -156,9 +119,7 @@ class DataPlane:
         self._stop = stop
         gc.set_threshold(*GC_THRESHOLDS)
         self.stages.start()
-        self._consumer.subscribe(
-            list(TOPICS), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
-        )
+        self._given.subscribe(self._consumer)
         try:
             while not stop.is_set():
                 self._turn()
@@ -173,18 +134,19 @@ class DataPlane:
         at_most = min(CONSUME_RECORDS, self._s.batch_records)
         messages = self._consume(at_most)
         self.stages.lap("consume" if messages else "idle")
-        if self._failure is not None:
-            raise self._failure
-        good = messages
+        if self._given.failure is not None:
+            raise self._given.failure
+        good, said = messages, []
         if messages and any(asked(messages, "error")):
             good = [m for m in messages if m.error() is None]
-            self._on_errors([m for m in messages if m.error() is not None])
+            said = [m for m in messages if m.error() is not None]
         for name, partition, first, last, offsets in runs(good):
             numbered = self._numbers.get(partition)
             if numbered is not None:
                 gone = numbered.frontier.logs[TOPICS.index(name)].take(good[first:last], offsets)
                 if gone:
                     self._on_gap(name, partition, int(offsets[0]) - gone, gone)
+        self._on_errors(said)
         self.stages.lap("take")
         is_caught_up = self._is_caught_up = len(messages) < at_most
         if is_caught_up:
@@ -204,10 +166,10 @@ class DataPlane:
         messages = list(self._consumer.consume(1, CONSUME_TIMEOUT_S))
         if not messages or at_most == 1:
             return messages
-        self._moved.clear()
+        self._given.moved.clear()
         more = list(self._consumer.consume(at_most - 1, GATHER_S))
         # What moved in between is read again from where its new assignment starts.
-        return [message for message in messages if message.partition() not in self._moved] + more
+        return [message for message in messages if message.partition() not in self._given.moved] + more
 
     def _is_due(self, number: int) -> bool:
         return time.monotonic() - self._worked.get(number, 0.0) >= WORK_INTERVAL_S
@@ -250,7 +212,7 @@ class DataPlane:
         if bad:
             track.count("dead", (chunk.offsets[item.place] for item in bad))
             self._emitter.dead_letters(TOPICS[place], number, chunk, bad)
-        if self._partitions > 1:
+        if self._given.partitions > 1:
             good = self._at_home(number, place, chunk, good)
         for part, _ in good:
             offsets, stamps = chunk.offsets[part.places], chunk.timestamps[part.places]
@@ -265,7 +227,7 @@ class DataPlane:
         self, number: int, place: int, chunk: Chunk, good: list[tuple[Decoded, str]]
     ) -> list[tuple[Decoded, str]]:
         """The events whose keys belong to this partition; the others are forwarded to theirs, and count there."""
-        belong = partitions_of(chunk.keys, self._partitions)
+        belong = partitions_of(chunk.keys, self._given.partitions)
         is_away = (belong != number) & (belong != ANYWHERE)
         if not is_away.any():
             return good
@@ -363,9 +325,9 @@ class DataPlane:
         for number, numbered in self._numbers.items():
             if changed[number] or (beat and number in quiet):
                 envelope = {
-                    "cluster": self._s.cluster, "partition": number, "partitions": self._partitions, "time": taken_us,
+                    "cluster": self._s.cluster, "partition": number, "partitions": self._given.partitions,
+                    "time": taken_us, "is_idle": number in quiet,
                     "watermark": self._watermark(numbered.tracks[TOPIC_PREDICTIONS].newest_event_us),
-                    "is_idle": number in quiet,
                 }  # fmt: skip
                 self._emitter.summaries(envelope, changed[number])
         crash_point("emit:summaries")
@@ -377,7 +339,7 @@ class DataPlane:
             for numbered in self._numbers.values():
                 for track in numbered.tracks:
                     track.acknowledged()
-            self._commit()
+            self._given.commit(self._consumer)
         self.stages.lap("flush")
         if self._hold() or now - self._last_checkpoint >= CHECKPOINT_INTERVAL_S:
             self._save()
@@ -396,7 +358,7 @@ class DataPlane:
             trim()
             if not was_tight:
                 log.warning("memory_tight", resident_mb=now.anonymous >> 20, bound_mb=memory.bound >> 20)
-        unsaved = sum(store.unsaved_bytes for store in self._stores())
+        unsaved = sum(store.unsaved_bytes for store in self._given.stores)
         return unsaved > (memory.unsaved // 4 if self._is_tight else memory.unsaved)
 
     def _release(self) -> None:
@@ -404,11 +366,8 @@ class DataPlane:
         now = resident()
         self._is_tight |= self._s.memory.is_tight(now)
         if now.mapped > self._s.memory.mapped:
-            for store in self._stores():
+            for store in self._given.stores:
                 store.release()
-
-    def _stores(self) -> list[ModelStore]:
-        return [store for numbered in self._numbers.values() for store in numbered.stores.values()]
 
     def _idle(self) -> set[int]:
         """Partition numbers of which everything that is on their topics now was worked on."""
@@ -443,143 +402,13 @@ class DataPlane:
             track.emitted(segments)
         return found
 
-    def _commit(self) -> None:
-        new: dict[tuple[str, int], tuple[int, int, int]] = {}
-        for number, numbered in self._numbers.items():
-            for track in numbered.tracks:
-                key, commit = (track.topic, number), track.commit
-                known = self._committed[key]
-                is_new = commit[0] != known[0] or self._horizon.epoch(commit[1]) != self._horizon.epoch(known[1])
-                if key in self._owned and is_new:
-                    new[key] = commit
-        if not new:
-            return
-        offsets = [
-            TopicPartition(*key, offset, json.dumps({"order_ts": order_ts, "newest_us": newest_us}))
-            for key, (offset, order_ts, newest_us) in new.items()
-        ]
-        crash_point("commit:before")
-        try:
-            self._consumer.commit(offsets=offsets, asynchronous=False)
-        except KafkaException as error:  # a rebalance under way: the next tick commits, or the next owner reads again
-            log.info("commit_refused", reason=error.args[0].str())
-            return
-        crash_point("commit:after")
-        self._committed |= new
-
     def _save(self) -> None:
         self._last_checkpoint = time.monotonic()
-        is_unsaved = False
-        for number, numbered in self._numbers.items():
-            committed = [self._committed[name, number] for name in TOPICS]
-            numbered.forget(committed[TOPIC_PREDICTIONS][0])
-            numbered.expire(min(order_ts for _, order_ts, _ in committed))
-            tracks = numbered.tracks
-            place = checkpoint.Checkpoint(
-                tuple(t.position for t in tracks),
-                tuple(t.order_ts for t in tracks),
-                tuple(t.newest_event_us for t in tracks),
-            )
-            folder = self._s.join_dir / f"{number:04d}"
-            timers = {"timers": numbered.timers, "early": numbered.early}
-            try:
-                checkpoint.save(folder, self._stamp, place, numbered.stores, timers, numbered.versions)
-            except checkpoint.CANNOT_WRITE as error:  # it is a cache: what is not in it is read again from the log
-                if not (self._is_unsaved or is_unsaved):
-                    log.warning("join_store_not_saved", folder=str(folder), reason=str(error))
-                is_unsaved = True
-        if self._is_unsaved and not is_unsaved:
-            log.info("join_store_saved_again")
-        self._is_unsaved = is_unsaved
+        self._given.save()
 
-    # -- assignment ---------------------------------------------------------------------------------------------------
-
-    def _on_assign(self, consumer: Consumer, given: list[TopicPartition]) -> None:
-        try:
-            self._assign(consumer, given)
-        except BaseException as error:  # an exception in a callback would be printed and forgotten
-            self._failure = error
-
-    def _assign(self, consumer: Consumer, given: list[TopicPartition]) -> None:
-        before = set(self._owned)
-        self._moved |= {each.partition for each in given}
-        self._owned |= {(each.topic, each.partition) for each in given}
-        if not self._partitions:
-            self._partitions = len(consumer.list_topics(TOPICS[TOPIC_INPUTS], timeout=10).topics[TOPICS[0]].partitions)
-        ready = {each.partition for each in given if all((name, each.partition) in self._owned for name in TOPICS)}
-        starts: list[TopicPartition] = []
-        for each in given:
-            if each.partition not in ready:  # its siblings are still with another worker: not yet worked on
-                starts.append(TopicPartition(each.topic, each.partition, 0))
-        again = [TopicPartition(name, n) for n in sorted(ready) for name in TOPICS if (name, n) in before]
-        if again:
-            consumer.incremental_unassign(again)
-        for number in sorted(ready):
-            found = resume(consumer, number, self._s, self._plans, self._stamp)
-            self._numbers[number] = self._start(number, found)
-            starts += [TopicPartition(name, number, at) for name, at in zip(TOPICS, found.positions, strict=True)]
-        waiting = [each for each in starts if each.partition not in ready]
-        if self._is_incremental:
-            consumer.incremental_assign(starts)
-        else:
-            consumer.assign(starts)
-        # The client keeps a partition paused over an assignment: because it waited for its siblings, or was throttled.
-        consumer.resume([each for each in starts if each.partition in ready])
-        if waiting:
-            consumer.pause(waiting)
-        self._remember(consumer)
-        log.info("partitions_assigned", numbers=sorted(ready), waiting=len(waiting))
-
-    def _remember(self, consumer: Consumer) -> None:
-        """Keep this worker's name in the group, for the one after it."""
-        if self._is_incremental and not self._s.is_embedded:
-            try:
-                membership.remember(self._s.join_dir, self._group, consumer.memberid() or "")
-            except OSError as error:  # a full disk: the next one waits for this one's session
-                log.info("member_not_remembered", reason=str(error))
-
-    def _start(self, number: int, found: Resume) -> Numbered:
-        s = self._s
-        tracks: list[Track] = []
-        for place, name in enumerate(TOPICS):
-            position, committed, gone = found.positions[place], found.committed[place], found.gone[place]
-            start, marks = found.starts[place], found.marks[place]
-            track = Track(name, position - gone, start, committed - gone, marks, s.segment_records, self._horizon)
-            if gone:
-                self._on_gap(name, number, committed - gone, gone)
-                track.skip(committed)
-            tracks.append(track)
-        logs = [Log(place, track.position, track.order_ts) for place, track in enumerate(tracks)]
-        numbered = Numbered(
-            number, self._plans, Frontier(logs, s.order_slack_ms, self._horizon), tracks,
-            cluster=s.cluster, policy=s.policy, emit_outcomes=s.emit_outcomes, horizon=self._horizon,
-        )  # fmt: skip
-        if found.stores is not None:
-            numbered.stores, numbered.versions = found.stores, found.versions
-            numbered.timers, numbered.early = found.timers, found.early
-        for store in numbered.stores.values():
-            store.hold(s.memory.mapped)
-        if s.earlier and found.stores is None:
-            earlier_logs(numbered, s.archive_dir, s.earlier)
-        for track, is_committed in zip(tracks, found.is_committed, strict=True):
-            # a start is committed too, with the first tick: what the broker drops from there on is missed next time
-            self._committed[track.topic, number] = track.commit if is_committed else NOT_COMMITTED
-        return numbered
-
-    def _on_revoke(self, consumer: Consumer, taken: list[TopicPartition]) -> None:
-        numbers = {each.partition for each in taken}
-        self._moved |= numbers
-        self._owned -= {(each.topic, each.partition) for each in taken}
-        for number in numbers:
-            self._numbers.pop(number, None)
-            self._archive.forget(number)
-        self._paused = {key for key in self._paused if key[1] not in numbers}
-        self._committed = {key: at for key, at in self._committed.items() if key[1] not in numbers}
-        if self._is_incremental:
-            consumer.incremental_unassign(taken)
-        else:
-            consumer.unassign()
-        log.info("partitions_revoked", numbers=sorted(numbers))
+    def _on_taken(self, number: int) -> None:
+        self._archive.forget(number)
+        self._paused = {key for key in self._paused if key[1] != number}
 
     # -- what goes wrong ----------------------------------------------------------------------------------------------
 
@@ -590,13 +419,19 @@ class DataPlane:
                 low, _ = self._consumer.get_watermark_offsets(TopicPartition(name, number), timeout=5.0)
                 if number not in self._numbers:  # waits for its siblings: starts where it should when they are there
                     continue
-                at = self._numbers[number].frontier.logs[TOPICS.index(name)].fetched
+                each = self._numbers[number].frontier.logs[TOPICS.index(name)]
                 if not (self._s.is_embedded or self._s.accepts_loss):
-                    raise RecordsGoneError(f"{low - at} records of {name}-{number} from offset {at} on are gone.")
+                    gone = f"{low - each.fetched} records of {name}-{number} from offset {each.fetched} on are gone."
+                    raise RecordsGoneError(gone)
+                self._numbers[number].lose(TOPICS.index(name), low)
                 self._consumer.seek(TopicPartition(name, number, low))
+            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                if number in self._numbers:  # what is between the last record and here is a transaction's marker
+                    each = self._numbers[number].frontier.logs[TOPICS.index(name)]
+                    each.fetched = max(each.fetched, message.offset())
             elif error.fatal():
                 raise KafkaException(error)
-            elif error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
+            else:
                 log.warning("consumer_error", error=error.str(), topic=name, partition=number)
 
     def _on_gap(self, name: str, number: int, first: int, gone: int) -> None:

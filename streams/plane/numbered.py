@@ -164,6 +164,10 @@ class Numbered:
         self.early: dict[str, Timers] = {model: Timers() for model in plans}
         self._origin, self._emit_outcomes = Origin(cluster, number, policy), emit_outcomes
 
+    def lose(self, topic: int, until: int) -> None:
+        """What is not there of a topic's offsets below this one is gone."""
+        self.frontier.logs[topic].lost_until = self.tracks[topic].lost_until = until
+
     def tick(self, topic: int, chunk: Chunk, good: list[tuple[Decoded, str]]) -> Clock:
         """How event time went on along a chunk that was put into its segments."""
         events = np.full(len(chunk), NO_EVENT, np.int64)

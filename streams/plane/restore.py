@@ -35,7 +35,7 @@ from streams.plane.plan import ORDER_OF_TOPIC, TOPIC_FEEDBACK, TOPIC_PREDICTIONS
 from streams.plane.segments import NO_EVENT
 
 if TYPE_CHECKING:
-    from streams.plane.loop import PlaneSettings
+    from streams.plane.settings import PlaneSettings
 
 EARLIER_OFFSETS = -(2**60)
 """Added to the offsets of earlier logs, so that they sort before this one's and never meet them."""

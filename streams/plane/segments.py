@@ -86,6 +86,12 @@ class Track:
         read of them (when the join store has to be caught up) is for the store only.
     size
         A segment has at most so many offsets, and none on both sides of a multiple of it.
+
+    Attributes
+    ----------
+    lost_until
+        Offsets below it that have no record are known to be gone. Others never had an event: a transaction's marker,
+        what an aborted one left, a record that compaction removed.
     """
 
     def __init__(
@@ -105,6 +111,7 @@ class Track:
         self._committed = (committed, *marks)
         self._first = committed
         self._size, self._horizon = size, horizon
+        self.lost_until = 0
         self._floor_ts = 0
         self._advanced: list[tuple[Segment, int]] = []
 
@@ -134,14 +141,14 @@ class Track:
             segment.is_complete = segment.end == self._bound(segment.start)
             count = last + 1 - first
             self._count(segment, "records", count)
-            if gap := segment.end - int(offsets[first]) - count:
-                self._count(segment, "gap", gap)
+            known = int(np.searchsorted(offsets[first : last + 1], self.lost_until))
+            self._lose(segment, int(offsets[first]), segment.end, known)
             first = last + 1
             self._advanced.append((segment, first))
 
     def skip(self, offset: int) -> None:
         """Records up to an offset are gone: they are a gap in segments of their own."""
-        self._first = offset
+        self._first = self.lost_until = offset
         self._gap(offset, self.order_ts, 0)
 
     def tick(self, events_us: Ints) -> Ints:
@@ -176,7 +183,7 @@ class Track:
             segment = self.segments[-1]
             end = min(offset, self._bound(segment.start))
             if end > self.position:
-                self._count(segment, "gap", end - self.position)
+                self._lose(segment, self.position, end)
                 self.position = segment.end = end
                 segment.order_ts = order_ts
             if end == offset and end < self._bound(segment.start):
@@ -208,6 +215,12 @@ class Track:
         """Count records by what became of them, in their own segments."""
         for offset in offsets:
             self._count(self.at(int(offset)), reason, 1)
+
+    def _lose(self, segment: Segment, first: int, after: int, known: int = 0) -> None:
+        """Count what is gone of these offsets, of which so many are known to have a record."""
+        lost = min(after, self.lost_until) - first - known
+        if lost > 0:
+            self._count(segment, "gap", lost)
 
     @staticmethod
     def _count(segment: Segment, reason: str, number: int) -> None:

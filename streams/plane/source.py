@@ -131,19 +131,19 @@ class Log:
     order_ts: int = 0  # running maximum up to there
     seen_end_ms: int = -NEVER  # clock time at which it was last seen at its end
     worked_ts: int = 0  # a record below this comes too late: one of another topic after it was worked on
-    gone: int = 0
+    lost_until: int = 0  # see :class:`streams.plane.segments.Track`
     late: list[int] = field(default_factory=list)  # their offsets
     chunks: list[Chunk] = field(default_factory=list)
 
     def take(self, messages: Sequence[Any], offsets: Ints) -> int:
-        """Put records in hand; returns how many offsets before them are gone."""
+        """Put records in hand; returns how many before them are gone."""
         times = timestamps(messages)
         raised = np.maximum(np.maximum.accumulate(times), self.order_ts)
         late = raised < self.worked_ts  # the slack is too small
         if late.any():
             self.late += offsets[late].tolist()
             raised = np.maximum(raised, self.worked_ts)
-        gone = int(offsets[0]) - self.fetched
+        gone = max(0, min(int(offsets[0]), self.lost_until) - self.fetched)
         self.fetched, self.order_ts = int(offsets[-1]) + 1, int(raised[-1])
         values, keys = (Packed.of(list(asked(messages, name))) for name in ("value", "key"))
         some: dict[int, Any] = {}

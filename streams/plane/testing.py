@@ -25,9 +25,10 @@ from confluent_kafka import OFFSET_END, TopicPartition
 from schemas.events import SOURCES, topic
 from schemas.registry import FileRegistry, Registry
 from streams.kafka import cluster_id, consumer_settings, producer_settings
-from streams.plane.loop import DataPlane, PlaneSettings
+from streams.plane.loop import DataPlane
 from streams.plane.memory import MIB, Memory
 from streams.plane.plan import ModelPlan
+from streams.plane.settings import PlaneSettings
 from streams.testing.oracle import Record, belongs
 from streams.testing.world import AUDIT_SHARE, SKEW_US, SQL_RULES, START_US, WINDOW_US, Event, World
 

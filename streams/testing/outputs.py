@@ -99,14 +99,17 @@ def reader(bootstrap: str) -> Consumer:
 
 
 def read_logs(bootstrap: str, partitions: int | Iterable[int], names: Iterable[str] = SOURCES) -> Logs:
-    """Every record of topics, from start to end; ``partitions``: how many there are, or the numbers of some."""
+    """Every record of topics, from start to end; ``partitions``: how many there are, or the numbers of some.
+
+    The last offset must have a record.
+    """
     consumer = reader(bootstrap)
     numbers = range(partitions) if isinstance(partitions, int) else list(partitions)
     keys = [(topic(name), p) for name in names for p in numbers]
     bounds = {key: consumer.get_watermark_offsets(TopicPartition(*key), timeout=30) for key in keys}
     logs: Logs = {key: [] for key in keys}
     consumer.assign([TopicPartition(*key, bounds[key][0]) for key in keys])
-    while any(len(logs[key]) < high - low for key, (low, high) in bounds.items()):
+    while any(low < high and (not logs[key] or logs[key][-1].offset < high - 1) for key, (low, high) in bounds.items()):
         for m in consumer.consume(10_000, 0.2):
             logs[m.topic(), m.partition()].append(Record(m.offset(), m.timestamp()[1], m.key(), m.value()))
     consumer.close()

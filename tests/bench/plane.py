@@ -19,10 +19,11 @@ from schemas.profile import build_profile
 from schemas.registry import Codec, FileRegistry
 from streams.config import Config
 from streams.kafka import MOCK_CLUSTER, cluster_id, consumer_settings, prefetch, producer_settings
-from streams.plane.loop import DataPlane, PlaneSettings
+from streams.plane.loop import DataPlane
 from streams.plane.memory import MIB, Memory
 from streams.plane.pick import audited
 from streams.plane.plan import ModelPlan
+from streams.plane.settings import PlaneSettings
 from streams.testing import wait_until
 from tests.bench.events import LABELS, SECOND_US, WINDOW_S
 from tests.bench.job import Job, Measured

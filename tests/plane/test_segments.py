@@ -73,6 +73,7 @@ def test_the_marks_of_a_commit_are_those_before_its_offset() -> None:
 
 def test_a_gap_is_counted_in_every_segment_that_it_touches_and_completes_them() -> None:
     t = track()
+    t.lost_until = 33
     advance(t, 0, 4)
     advance(t, 33, 35)
     counters = {segment.start: segment.counters for segment in t.changed()}
@@ -114,6 +115,14 @@ def test_records_that_are_gone_before_the_start_are_gaps_that_can_be_committed()
     assert t.commit[0] == 23
     advance(t, 23, 25)
     assert described(t.changed()) == [(23, 25, False)]
+
+
+def test_offsets_without_a_record_are_gone_only_below_what_is_known_to_be_lost() -> None:
+    t = track()
+    t.lost_until = 12
+    t.advance(np.array([0, 1, 3, 4, 8, 9, 25, 27]), np.zeros(8, np.int64))
+    counters = {segment.start: segment.counters for segment in t.changed()}
+    assert counters == {0: {"records": 6, "gap": 4}, 10: {"gap": 2}, 20: {"records": 2}}
 
 
 def test_a_segment_ends_where_an_epoch_begins() -> None:
