@@ -17,6 +17,7 @@ from schemas.parts import (
     ALL_SLICE,
     N_INPUT,
     N_SCORED,
+    SCORED,
     SUM_SCORE,
     Axis,
     CodeArray,
@@ -27,6 +28,7 @@ from schemas.parts import (
     due_counters,
     group,
     micro,
+    score_bin,
     truth_counters,
 )
 from schemas.profile import LABEL_FEATURE, SCORE_FEATURE, Profile
@@ -112,7 +114,10 @@ def _event_counters(
         return listed
     has_score = table["score"].is_not_null().to_numpy()
     p = table["score"].fill_null(0.0).to_numpy()
-    listed.append((has_score, [(N_SCORED, 1), (SUM_SCORE, micro(p / unit))]))
+    scored: Counters = [(N_SCORED, 1), (SUM_SCORE, micro(p / unit))]
+    if kind != "regression":
+        scored.append((score_bin(p).astype(np.int32) + np.int32(SCORED), 1))
+    listed.append((has_score, scored))
     if "y" in table.columns:
         y = table["y"].fill_null(0.0).cast(pl.Float64).to_numpy()
         is_known = has_score & table["y"].is_not_null().to_numpy()

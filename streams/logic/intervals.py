@@ -13,6 +13,7 @@ beta-binomial mixture. Waudby-Smith et al.: Time-uniform central limit theory (2
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from scipy import optimize, special, stats
 
@@ -102,6 +103,54 @@ def bernoulli_log_mixture(s: float, v: float, v_best: float, g: float, h: float,
     mixture = special.betaln((r + v - g * s) / (g * (g + h)), (r + v + h * s) / (h * (g + h)))
     up, down = (v + h * s) / (h * (g + h)), (v - g * s) / (g * (g + h))
     return float(v / (g * h) * math.log(g + h) - up * math.log(g) - down * math.log(h) + mixture - normaliser)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Rows, sum and sum of squares of one group."""
+
+    n: float
+    total: float
+    squares: float
+
+    @property
+    def mean(self) -> float:
+        """Of one row."""
+        return self.total / self.n
+
+    @property
+    def error(self) -> float:
+        """Variance of the mean."""
+        return max(0.0, self.squares / self.n - self.mean**2) / self.n
+
+
+def difference_interval(a: Moments, b: Moments, *, alpha: float, n_best: int) -> Interval:
+    """Asymptotic confidence sequence of mean(a) - mean(b), valid at every look.
+
+    Parameters
+    ----------
+    n_best
+        Rows of both together at which it is narrowest.
+    """
+    radius = _radius(a.error + b.error, a.n + b.n, alpha, n_best)
+    return a.mean - b.mean - radius, a.mean - b.mean + radius
+
+
+def ratio_interval(a: Moments, b: Moments, *, alpha: float, n_best: int) -> Interval | None:
+    """The same of mean(a) / mean(b), by the logarithm; None unless both are positive."""
+    if a.mean <= 0 or b.mean <= 0:
+        return None
+    middle = math.log(a.mean / b.mean)
+    radius = _radius(a.error / a.mean**2 + b.error / b.mean**2, a.n + b.n, alpha, n_best)
+    return math.exp(middle - radius), math.exp(middle + radius)
+
+
+def _radius(variance: float, n: float, alpha: float, n_best: int) -> float:
+    """Of an estimate with this variance after ``n`` rows: its reciprocal is the intrinsic time."""
+    if variance <= 0:
+        return 0.0
+    time = 1.0 / variance
+    return normal_mixture_bound(time, alpha, time * n_best / n) / time
 
 
 def wilson_interval(hits: int, n: int, alpha: float = 0.05) -> Interval:

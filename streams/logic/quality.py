@@ -9,21 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from schemas import parts
 from schemas.parts import MICRO, SCORE_BINS
-from streams.logic.intervals import Interval, mean_interval, share_interval
+from streams.logic.intervals import Interval, mean_interval, share_interval, wilson_interval
 
 Counters = Mapping[int, int]
-Verdict = Literal["worse", "as usual", "better", "not known"]
 
 ECE_GROUPS = 15
-LOWER_IS_BETTER = {"log_loss": True, "brier": True, "mae": True, "accuracy": False}
+RELIABILITY_GROUPS = 10
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,24 @@ class ClassQuality:
     true: int
     precision: float | None
     recall: float | None
+
+    @property
+    def f1(self) -> float | None:
+        """Their harmonic mean; 0 where neither the label nor the answer ever agrees."""
+        if self.predicted + self.true == 0:
+            return None
+        both = (self.precision or 0.0) + (self.recall or 0.0)
+        return 2.0 * (self.precision or 0.0) * (self.recall or 0.0) / both if both else 0.0
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Rows with neighbouring scores: what was answered and what came true, with Wilson's interval."""
+
+    rows: int
+    score: float
+    observed: float
+    interval: Interval
 
 
 @dataclass(frozen=True)
@@ -75,26 +90,6 @@ class Quality:
     intervals: Mapping[str, Interval] | None = None
     classes: tuple[ClassQuality, ...] = ()
     flagged_wrong: float | None = None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A metric against the reference.
-
-    Attributes
-    ----------
-    verdict
-        ``worse`` or ``better`` when the whole interval of the difference says so.
-    difference
-        Now minus reference.
-    interval
-        Of the difference.
-    """
-
-    metric: str
-    verdict: Verdict
-    difference: float | None
-    interval: Interval | None
 
 
 def measure(
@@ -199,6 +194,31 @@ def expected_calibration_error(
     return float(np.abs(gaps).sum() / total)
 
 
+def reliability(counters: Counters) -> tuple[Reliability, ...]:
+    """The reliability diagram: neighbouring score bins in up to ten groups of about equally many matured rows."""
+    n, y, p = (calibration(counters, code) for code in _CALIBRATION)
+    total = int(n.sum())
+    if total <= 0:
+        return ()
+    group = np.minimum(((np.cumsum(n) - n / 2) * RELIABILITY_GROUPS / total).astype(int), RELIABILITY_GROUPS - 1)
+    sums = [np.bincount(group, weights=x, minlength=RELIABILITY_GROUPS) for x in (n, y, p / MICRO)]
+    return tuple(
+        Reliability(int(rows), float(scores / rows), float(hits / rows), wilson_interval(int(hits), int(rows)))
+        for rows, hits, scores in zip(*sums, strict=True)
+        if rows > 0
+    )
+
+
+def confusion(counters: Counters, labels: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Matured rows by predicted and then by true label; ``?`` is any that the contract does not name."""
+    places = {**{label: i for i, label in enumerate(labels[: parts.CONFUSION_OTHER])}, "?": parts.CONFUSION_OTHER}
+    table = {p: {t: counters.get(parts.confusion_code(i, j), 0) for t, j in places.items()} for p, i in places.items()}
+    unnamed = any(row["?"] for row in table.values()) or any(table["?"].values())
+    if unnamed:
+        return table
+    return {p: {t: n for t, n in row.items() if t != "?"} for p, row in table.items() if p != "?"}
+
+
 def class_quality(counters: Counters, labels: Sequence[str]) -> tuple[ClassQuality, ...]:
     """Precision and recall of every label from the confusion counters."""
     places = [*range(min(len(labels), parts.CONFUSION_OTHER)), parts.CONFUSION_OTHER]
@@ -210,52 +230,3 @@ def class_quality(counters: Counters, labels: Sequence[str]) -> tuple[ClassQuali
         precision, recall = (hits / whole if whole > 0 else None for whole in (predicted, true))
         found.append(ClassQuality(label, predicted, true, precision, recall))
     return tuple(found)
-
-
-def compare(
-    now: Counters, reference: Counters, metric: str, *, alpha: float = 0.05, rows_a_day: int = 1000
-) -> Comparison:
-    """Is a metric worse than on the reference rows?
-
-    The interval adds what may be seen at any time (a confidence sequence of now, at ``alpha``) and what the reference's
-    own size leaves open (a normal interval, it is looked at once).
-
-    Parameters
-    ----------
-    now, reference
-        Counters of matured rows; the reference's scores should be of rows that the model had not learnt from.
-    metric
-        ``log_loss``, ``brier``, ``accuracy`` or ``mae``.
-    """
-    here, there = _moments(now, metric), _moments(reference, metric)
-    if here is None or there is None:
-        return Comparison(metric, "not known", None, None)
-    difference = here[1] / here[0] - there[1] / there[0]
-    if metric == "accuracy":
-        interval = share_interval(int(here[1]), here[0], alpha=alpha, n_best=rows_a_day)
-    else:
-        interval = mean_interval(*here, alpha=alpha, n_best=rows_a_day)
-    if interval is None:
-        return Comparison(metric, "not known", difference, None)
-    n, total, squares = there
-    spare = float(stats.norm.isf(alpha / 2)) * math.sqrt(max(0.0, squares / n - (total / n) ** 2) / n)
-    low, high = interval[0] - total / n - spare, interval[1] - total / n + spare
-    verdict: Verdict = "as usual"
-    if low > 0 or high < 0:
-        verdict = "worse" if (low > 0) == LOWER_IS_BETTER[metric] else "better"
-    return Comparison(metric, verdict, difference, (low, high))
-
-
-def _moments(counters: Counters, metric: str) -> tuple[int, float, float] | None:
-    n = counters.get(parts.N_TRUTH, 0)
-    if n < 2:
-        return None
-    if metric == "accuracy":
-        hits = counters.get(parts.N_CORRECT, 0)
-        return n, float(hits), float(hits)
-    first, second = {
-        "log_loss": (parts.LOG_LOSS, parts.LOG_LOSS_SQ),
-        "brier": (parts.BRIER, parts.BRIER_SQ),
-        "mae": (parts.ABS_ERROR, parts.BRIER),
-    }[metric]
-    return n, counters.get(first, 0) / MICRO, counters.get(second, 0) / MICRO

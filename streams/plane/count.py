@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +13,8 @@ import numpy.typing as npt
 from schemas import parts
 from schemas.parts import ALL_SLICE, Axis, CodeArray, Ints
 from streams.plane.join import Pairs, Truths, topic_of
-from streams.plane.plan import KIND_TRUTH, KIND_USER, NO_LABEL, USER_RIGHT, ModelPlan
+from streams.plane.pick import audited
+from streams.plane.plan import KIND_TRUTH, KIND_USER, NO_LABEL, USER_EDITED, USER_RIGHT, USER_WRONG, ModelPlan
 from streams.plane.store import Rows
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _ranked(keys: Ints, size: int) -> tuple[Ints, int]:
     return rank[keys], int(rank[-1]) + 1
 
 
-def count_pairs(plan: ModelPlan, pairs: Pairs, cuts: Cuts) -> list[Addition]:
+def count_pairs(plan: ModelPlan, pairs: Pairs, cuts: Cuts, partition: int) -> list[Addition]:
     """What pairs add: rows, scores, cells, values outside the contract; on the due axis the undecided rows."""
     if not len(pairs):
         return []
@@ -124,6 +125,14 @@ def count_pairs(plan: ModelPlan, pairs: Pairs, cuts: Cuts) -> list[Addition]:
         (parts.N_SCORED, scored.astype(np.int64)),
         (parts.SUM_SCORE, np.where(scored, parts.micro(score / plan.unit), 0)),
     ]
+    if plan.kind != "regression":
+        amount = 1 if scored.all() else scored.astype(np.int64)
+        constants.append((parts.score_bin(score).astype(np.int32) + np.int32(parts.SCORED), amount))
+    if plan.audit_share > 0:
+        constants.append((parts.AUDIT_SHARE, round(plan.audit_share * parts.MICRO)))
+        constants.append(
+            (parts.N_AUDITED, audited(partition, predictions["offset"], plan.audit_share).astype(np.int64))
+        )
     if inputs["outside"].any():
         outside = np.unpackbits(inputs["outside"], axis=1)[:, : len(plan.contract.fields)]
         for i in np.flatnonzero(outside.any(axis=0)):
@@ -141,7 +150,7 @@ def count_pairs(plan: ModelPlan, pairs: Pairs, cuts: Cuts) -> list[Addition]:
     return found
 
 
-def count_truths(plan: ModelPlan, truths: Truths, cuts: Cuts) -> list[Addition]:
+def count_truths(plan: ModelPlan, truths: Truths, cuts: Cuts, partition: int) -> list[Addition]:
     """What outcomes add, or take back: losses, calibration, confusion, bias; users' words."""
     found: list[Addition] = []
     score, rows, sign = truths.predictions["score"], truths.rows, truths.sign
@@ -153,25 +162,47 @@ def count_truths(plan: ModelPlan, truths: Truths, cuts: Cuts) -> list[Addition]:
     if len(known):
         some, y, s = truths.predictions.take(known), y_all[known], sign[known]
         label, answer = rows["label"][known], some["label"]
-        counters = _signed(parts.truth_counters(some["score"], y, plan.kind, plan.unit), s)
+        right = label == answer
+        counters = _signed(parts.truth_counters(some["score"], y, plan.kind, plan.unit, right), s)
         counters.append((parts.N_UNDECIDED, rows["undecided"][known] * s))
         counters.append((parts.N_CORRECTED, truths.is_correction[known] * s))
         if plan.kind != "regression":
-            counters.append((parts.N_CORRECT, (label == answer) * s))
+            counters.append((parts.N_CORRECT, right * s))
             place = np.minimum(answer, parts.CONFUSION_OTHER).astype(np.int32) * parts.CONFUSION_SIDE
             counters.append((place + np.minimum(label, parts.CONFUSION_OTHER) + np.int32(parts.CONFUSION), s))
-        order, offset = truths.order[known], truths.offset[known]
+        came = s * (rows["undecided"][known] == 0)
+        outcome = np.zeros(len(y)) if plan.kind == "regression" else y
+        counters.append((parts.delay_code(rows["event_us"][known] - some["event_us"], outcome), came))
+        order, offset, asked = truths.order[known], truths.offset[known], truths.inputs.take(known)
         groups = _groups(plan, order, offset, some, some["event_us"], cuts)
-        found += _by_slice(plan, groups, truths.inputs.take(known), counters, "event")
+        found += _by_slice(plan, groups, asked, counters, "event")
         found += _due(plan, truths, known, y, groups, cuts)
+        found += _audit(plan, truths, known, y, cuts, partition)
     said = np.flatnonzero(rows["kind"] == KIND_USER)
     if len(said):
-        some, right = truths.predictions.take(said), rows["label"][said] == USER_RIGHT
-        counters = [(parts.USER_RIGHT, right * sign[said]), (parts.USER_WRONG, ~right * sign[said])]
+        some, word = truths.predictions.take(said), rows["label"][said]
+        codes = {parts.USER_RIGHT: USER_RIGHT, parts.USER_WRONG: USER_WRONG, parts.USER_EDITED: USER_EDITED}
+        counters = [(code, (word == said_word) * sign[said]) for code, said_word in codes.items()]
         order, offset = truths.order[said], truths.offset[said]
         groups = _groups(plan, order, offset, some, some["event_us"], cuts)
         found += _by_slice(plan, groups, truths.inputs.take(said), counters, "event")
     return found
+
+
+def _audit(
+    plan: ModelPlan, truths: Truths, known: Ints, y: npt.NDArray[np.float64], cuts: Cuts, partition: int
+) -> list[Addition]:
+    """What the rows add that the random audit picked: the only truths whose propensity is known."""
+    offset = truths.predictions["offset"][known]
+    at = np.flatnonzero(audited(partition, offset, plan.audit_share))
+    if not len(at):
+        return []
+    picked = known[at]
+    some, s = truths.predictions.take(picked), truths.sign[picked]
+    is_right = truths.rows["label"][picked] == some["label"]
+    counters = _signed(parts.audit_counters(some["score"], y[at], is_right, plan.kind, plan.unit), s)
+    groups = _groups(plan, truths.order[picked], truths.offset[picked], some, some["event_us"], cuts)
+    return list(_by_slice(plan, groups, truths.inputs.take(picked), counters, "event"))
 
 
 def _due(
@@ -199,7 +230,9 @@ def _due(
     return list(_by_slice(plan, groups, truths.inputs.take(at), counters, "due"))
 
 
-def _signed(counters: Iterable[Counter], sign: Ints) -> list[Counter]:
+def _signed(counters: list[Counter], sign: Ints) -> list[Counter]:
+    if (sign == 1).all():  # the usual case: nothing is taken back
+        return counters
     return [(code, amount * sign) for code, amount in counters]
 
 
@@ -279,6 +312,7 @@ def _tally(
         wide = len(cells.codes)
         sums = np.bincount((places + (rank * wide)[:, None]).ravel(), minlength=count * wide)
         tables.append((cells.codes, sums.reshape(count, wide)))
+    assert all(table.dtype == np.int64 for _, table in tables), "together with unsigned ones they would become floats"
     codes = np.concatenate([c for c, _ in tables])
     order = np.argsort(codes, kind="stable")
     return codes[order], np.concatenate([t for _, t in tables], axis=1)[:, order]

@@ -36,8 +36,9 @@ NO_LABEL = 255
 OTHER_LABEL = 254
 """A label that the contract does not name."""
 KIND_TRUTH, KIND_USER = 0, 1
-USER_RIGHT, USER_WRONG = 0, 1
-USER_SERIES = pl.Series(["right", "wrong", *[None] * (NO_LABEL - 1)], dtype=pl.String)
+USER_RIGHT, USER_WRONG, USER_EDITED = 0, 1, 2
+USER_WORDS = ("right", "wrong", "edited")
+USER_SERIES = pl.Series([*USER_WORDS, *[None] * (NO_LABEL - 2)], dtype=pl.String)
 """Their words, by code; null at NO_LABEL."""
 RULE_NO_TRUTH = "no_truth"
 RULE_AUDIT = "audit"
@@ -295,9 +296,9 @@ class ModelPlan:
         rows["kind"] = np.where(is_user, KIND_USER, KIND_TRUTH)
         rows["label"] = self._label_codes(frame["label"])
         if is_user.any():
-            rows["label"][is_user] = np.where(
-                (frame["label"] == "right").fill_null(value=False).to_numpy()[is_user], 0, 1
-            )
+            word = frame["label"].filter(pl.Series(is_user))
+            codes = {word: code for code, word in enumerate(USER_WORDS)}
+            rows["label"][is_user] = word.replace_strict(codes, default=USER_WRONG, return_dtype=pl.UInt8).to_numpy()
         rows["value"] = filled(frame["value"], np.nan)
         for i, name in enumerate(self.contract.facts):
             rows["facts"][:, i] = filled(frame[f"fact_{name}"], np.nan)

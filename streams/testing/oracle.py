@@ -324,6 +324,11 @@ class _Run:
         if is_scored:
             counts[parts.N_SCORED] += 1
             counts[parts.SUM_SCORE] += _micro(_in_units(model, score, 0.0)[0])
+            if model.target["kind"] != "regression":
+                counts[parts.SCORED + _bin(score)] += 1
+        if model.audit_share > 0:
+            counts[parts.AUDIT_SHARE] += _micro(model.audit_share)
+            counts[parts.N_AUDITED] += self._is_audited(model, answer)
         counts.update(_cells(model, asked["features"], answer))
         self._add(known, place, "event", answer["event_time"], counts, 1)
         undecided = model.target.get("undecided")
@@ -331,7 +336,7 @@ class _Run:
             y = self._y(model, undecided, answer)
             due: Counter[int] = Counter({parts.N: 1, **_sums(model, score, y)})
             self._add(known, place, "due", answer["truth_due"], due, 1)
-        if model.audit_share > 0 and _random(self._number, answer["offset"]) < model.audit_share:
+        if self._is_audited(model, answer):
             self._failure(known, "audit", model.audit_share, None, None, None)
         for kind in ("truth", "user"):
             if known.said[kind]:
@@ -344,7 +349,7 @@ class _Run:
         said = known.said[kind][-1]
         model = self._models[known.answer["model"]]
         if kind == "user":
-            code = parts.USER_RIGHT if said["label"] == "right" else parts.USER_WRONG
+            code = {"right": parts.USER_RIGHT, "edited": parts.USER_EDITED}.get(said["label"], parts.USER_WRONG)
             self._add(known, place, "event", known.answer["event_time"], Counter({code: 1}), sign)
         else:
             self._truth(known, model, said, place, sign, is_correction=is_correction)
@@ -366,10 +371,25 @@ class _Run:
         y = float(truth) if is_regression else self._y(model, label, answer)
         counts = Counter({parts.N_UNDECIDED: int(said["is_time_out"]), parts.N_CORRECTED: int(is_correction)})
         counts.update(_losses(model, score, y))
+        told, true = (-1, -1) if is_regression else (_place_of(model, answer["label"]), _place_of(model, label))
         if not is_regression:
-            told, true = _place_of(model, answer["label"]), _place_of(model, label)
             counts[parts.N_CORRECT] += told == true
             counts[parts.CONFUSION + 64 * min(told, 63) + min(true, 63)] += 1
+            if model.target["kind"] == "binary":
+                counts[parts.RIGHT + _bin(score)] += told == true
+        if not said["is_time_out"]:
+            late = sum(1 for edge in parts.DELAY_EDGES_US.tolist() if said["event_time"] - answer["event_time"] >= edge)
+            counts[parts.DELAY + 64 * (not is_regression and y > 0.5) + late] += 1
+        if self._is_audited(model, answer):
+            counts[parts.N_AUDIT_TRUTH] += 1
+            if is_regression:
+                error = abs(score - y) / model.target.get("unit", 1.0)
+                counts[parts.AUDIT_ERROR] += _micro(error)
+                counts[parts.AUDIT_ERROR_SQ] += _micro(error * error)
+            else:
+                counts[parts.AUDIT_N + _bin(score)] += 1
+                counts[parts.AUDIT_Y + _bin(score)] += y > 0.5
+                counts[parts.AUDIT_RIGHT + _bin(score)] += told == true
         self._add(known, place, "event", answer["event_time"], counts, sign)
         undecided, due = model.target.get("undecided"), answer["truth_due"] or 0
         if undecided is None:
@@ -378,6 +398,9 @@ class _Run:
         elif due > 0:
             change = _micro(y - self._y(model, undecided, answer))
             self._add(known, place, "due", due, Counter({parts.SUM_Y: change}), sign)
+
+    def _is_audited(self, model: Model, answer: Row) -> bool:
+        return model.audit_share > 0 and _random(self._number, answer["offset"]) < model.audit_share
 
     def _y(self, model: Model, label: str, answer: Row) -> float:
         if model.target["kind"] == "binary":
@@ -395,7 +418,7 @@ class _Run:
             "value": None if truth is None or truth["value"] is None else truth["value"],
             "label": _word(model, answer["label"]),
             "truth": None if truth is None else _word(model, truth["label"]),
-            "user": None if user is None else ("right" if user["label"] == "right" else "wrong"),
+            "user": None if user is None else user["label"] if user["label"] in ("right", "edited") else "wrong",
         }
         facts = {} if truth is None else {f["name"]: f["value"] for f in truth["facts"]}
         row |= {name: facts.get(name) for name in model.contract.get("facts", [])}
@@ -543,11 +566,15 @@ def _losses(model: Model, p: float, y: float) -> Counter[int]:
     loss = -math.log(likely if y > 0.5 else 1.0 - likely)
     counts[parts.LOG_LOSS] += _micro(loss)
     counts[parts.LOG_LOSS_SQ] += _micro(loss * loss)
-    score_bin = sum(1 for edge in parts.SCORE_EDGES.tolist() if p >= edge)
+    score_bin = _bin(p)
     counts[parts.CALIBRATION_N + score_bin] += 1
     counts[parts.CALIBRATION_Y + score_bin] += y > 0.5
     counts[parts.CALIBRATION_P + score_bin] += _micro(p)
     return counts
+
+
+def _bin(p: float) -> int:
+    return sum(1 for edge in parts.SCORE_EDGES.tolist() if p >= edge)
 
 
 def belongs(key: bytes | None, partitions: int) -> int:

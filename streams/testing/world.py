@@ -290,7 +290,7 @@ class World:
                 kind = "rumour"
             label, value = None, None
             if kind == "user":
-                label = chance.choice(("right", "wrong", "late"))
+                label = chance.choice(("right", "wrong", "edited", "late"))
             elif model == "price":
                 known = score if score is not None and math.isfinite(score) else 0.0
                 value = None if self._is(chance, 0.02) else known + chance.gauss(0, 40)

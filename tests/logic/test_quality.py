@@ -13,7 +13,7 @@ from schemas import parts
 from schemas.history import history_parts
 from schemas.parts import merge, negate
 from schemas.profile import Profile
-from streams.logic.quality import Counters, compare, measure
+from streams.logic.quality import Counters, confusion, measure, reliability
 
 NOTHING = Profile("m", "", 0, (), ("yes", "no"))
 
@@ -103,22 +103,24 @@ def test_precision_and_recall_come_from_the_confusion_counters() -> None:
     found = measure(counters, labels=("yes", "no"))
     yes = found.classes[0]
     assert (yes.predicted, yes.true, yes.precision, yes.recall) == (4, 5, 0.75, 0.6)
+    assert yes.f1 == pytest.approx(2 * 0.75 * 0.6 / 1.35)
     assert found.accuracy == 5 / 8
     assert found.coverage == 0.8
+    assert confusion(counters, ("yes", "no")) == {"yes": {"yes": 3, "no": 1}, "no": {"yes": 2, "no": 2}}
+
+
+def test_a_reliability_diagram_holds_every_row_and_lies_on_the_diagonal_of_an_honest_score() -> None:
+    p, y = sample(8000, 6)
+    found = reliability(counters_of(p, y))
+    assert sum(group.rows for group in found) == 8000
+    assert sum(group.rows * group.score for group in found) == pytest.approx(float(p.sum()), abs=0.01)
+    assert [group.score for group in found] == sorted(group.score for group in found)
+    inside = [group.interval[0] <= group.score <= group.interval[1] for group in found]
+    assert sum(inside) >= len(inside) - 1
+    bent = reliability(counters_of(np.sqrt(p), y))
+    assert sum(group.interval[0] <= group.score <= group.interval[1] for group in bent) < len(bent) / 2
 
 
 def test_nothing_matured_is_not_perfect() -> None:
     found = measure({parts.N: 5, parts.USER_WRONG: 1, parts.USER_RIGHT: 3})
     assert (found.matured, found.log_loss, found.coverage, found.flagged_wrong) == (0, None, 0.0, 0.25)
-
-
-def test_a_worse_model_is_called_worse_and_an_equal_one_is_not() -> None:
-    reference = counters_of(*sample(5000, 3))
-    same, worse = counters_of(*sample(3000, 4)), counters_of(*sample(3000, 5, slope=4.0))
-    assert compare(same, reference, "log_loss").verdict == "as usual"
-    found = compare(worse, reference, "log_loss")
-    assert found.verdict == "worse"
-    assert found.interval is not None
-    assert found.interval[0] > 0
-    assert compare({}, reference, "log_loss").verdict == "not known"
-    assert compare(reference, worse, "brier").verdict == "better"

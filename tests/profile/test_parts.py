@@ -96,3 +96,19 @@ def test_strange_values_cannot_overflow_a_sum(value: float) -> None:
 def test_a_part_reads_as_a_dictionary_without_zeros() -> None:
     part = Part("m", "1", "champion", "all", "event", 0, np.array([0, 4, 0], np.int32), np.array([2, 1, -2], np.int64))
     assert part.as_dict() == {4: 1}
+
+
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=1))
+def test_the_bin_of_a_score_is_that_of_a_search_among_the_edges(scores: list[float]) -> None:
+    edges = parts.SCORE_EDGES
+    near = np.concatenate([edges, np.nextafter(edges, 0.0), np.nextafter(edges, 1.0)])
+    p = np.concatenate([np.array(scores), near, 1.0 - near])
+    assert parts.score_bin(p).tolist() == np.searchsorted(edges, p, side="right").tolist()
+
+
+@given(st.lists(st.integers(-(2**60), 2**60), min_size=1))
+def test_the_bin_of_a_delay_is_that_of_a_search_among_the_edges(delays: list[int]) -> None:
+    edges = parts.DELAY_EDGES_US
+    delay = np.concatenate([np.array(delays, np.int64), edges - 1, edges, edges + 1])
+    found = parts.delay_code(delay, np.zeros(len(delay))) - parts.DELAY
+    assert found.tolist() == np.searchsorted(edges, delay, side="right").tolist()
