@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -135,10 +136,53 @@ def is_right(state: str, answer: str | None, verdict: str | None, label: str | N
     >>> is_right("done", None, "unpredictable", "late", "on_time")
     False
     """
-    if state != "done" or verdict == "input_broken" or label is None:
+    known = true_label(state, answer, verdict, truth)
+    return None if known is None or label is None else known == label
+
+
+def true_label(state: str, answer: str | None, verdict: str | None, truth: str | None) -> str | None:
+    """What an item turned out to be; None if that is not known or does not count.
+
+    >>> true_label("done", None, "truth_wrong", "late") is None
+    True
+    """
+    if state != "done" or verdict == "input_broken":
         return None
     if answer is not None:
-        return answer == label
-    if truth is None or verdict == "truth_wrong":
-        return None
-    return truth == label
+        return answer
+    return None if verdict == "truth_wrong" else truth
+
+
+@dataclass(frozen=True)
+class AuditLabel:
+    """One prediction that the random audit picked; ``truth`` is None while nobody has answered.
+
+    ``features`` are as the store keeps them: personal ones hashed.
+    """
+
+    version: str
+    event_time_us: int
+    share: float
+    score: float | None
+    label: str | None
+    truth: str | None
+    features: dict[str, Any]
+
+
+def audit_labels(connection: sa.Connection, model: str, since_us: int) -> list[AuditLabel]:
+    """What people said of the random audit's predictions since an event time."""
+    names = ("state", "answer", "verdict")
+    decided = item.alias("decided")
+    query = (
+        sa.select(item.c.event_time_us, item.c.selection_probability, item.c.payload, *(decided.c[n] for n in names))
+        .select_from(item.join(decided, decided.c.id == sa.func.coalesce(item.c.same_as, item.c.id)))
+        .where(item.c.model == model, item.c.rule == AUDIT_RULE, item.c.event_time_us >= since_us)
+    )
+    found = []
+    for row in connection.execute(query.order_by(item.c.id)):
+        said = row.payload
+        truth = true_label(row.state, row.answer, row.verdict, said["truth"])
+        share = float(row.selection_probability)
+        who = said["version"] or "", row.event_time_us, share
+        found.append(AuditLabel(*who, said["score"], said["label"], truth, said["features"]))
+    return found

@@ -31,6 +31,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("streams.cli.up:up", "Run broker, worker, status page and scheduler on this machine."),
     "replay": ("streams.cli.replay:replay", "Send a table of past inputs, predictions and truths."),
     "status": ("streams.cli.status:status", "Show what flows, what is wrong, and what waits for people."),
+    "quality": (
+        "streams.cli.quality:quality",
+        "How good the answers are, per version and slice, and how sure that is.",
+    ),
     "alerts": ("streams.cli.alerts:alerts", "Incidents: list, show, acknowledge, close, silence."),
     "backtest": ("streams.cli.backtest:backtest", "What the alerts' policy would have done in the past."),
     "review": ("streams.cli.review:review", "Answer the questions of the review queue, one key a decision."),

@@ -1,0 +1,192 @@
+"""``flywheel quality``: how good the answers are, per version and slice, and how sure one can be of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from streams.cli import Session, echo_json, json_option, moment, pass_session
+
+SLICE_CHARS = 24
+CONFUSION_MAX = 8
+
+
+@click.command()
+@click.option("--model", help="Only this model; default: all.")
+@click.option("--version", help="Only this version; default: all that answered in the span.")
+@click.option("--slice", "slice_name", help="Only this slice (field=value); default: all rows and the declared ones.")
+@click.option("--since", "since_us", callback=moment, help="From this day on; default: the last seven days.")
+@json_option
+@pass_session
+def quality(
+    session: Session,
+    model: str | None,
+    version: str | None,
+    slice_name: str | None,
+    since_us: int | None,
+    as_json: bool,
+) -> None:
+    """Show quality per version and slice: the headline with its interval, coverage, maturity, calibration.
+
+    Intervals are valid however often you look. With --version or --slice there are also the confusion matrix, the
+    figures of each label and the reliability diagram.
+    """
+    from streams.quality import QualityReader, Wanted
+    from streams.status import looking_at, open_status
+
+    config = session.load()
+    if model is not None:
+        config.model(model)
+    names = sorted(config.models) if model is None else [model]
+    reader = open_status(config)
+    wanted = Wanted(version, slice_name, since_us)
+    try:
+        with looking_at(reader.engine) as connection:
+            told = {name: QualityReader(config, reader.windows).gather(connection, name, wanted) for name in names}
+    finally:
+        reader.engine.dispose()
+    if as_json:
+        echo_json({"models": told})
+        return
+    is_close = version is not None or slice_name is not None
+    click.echo("\n\n".join("\n".join(lines(name, each, is_close=is_close)) for name, each in told.items()))
+
+
+def lines(name: str, told: dict[str, Any] | None, *, is_close: bool = False) -> list[str]:
+    """The report of one model for people."""
+    if told is None:
+        return [f"{name}: no prediction was monitored yet."]
+    found = [f"{name}: {told['since']} to {told['until']}", f"maturity    {_maturity(told['maturity'])}"]
+    for version in told["versions"]:
+        found += ["", *_version(version, told["metric"])]
+        if is_close:
+            found += [line for each in version["slices"] for line in _closely(each)]
+    if not told["versions"]:
+        found.append("Nothing was answered in this span.")
+    return found
+
+
+def _maturity(maturity: dict[str, Any]) -> str:
+    if maturity["hours"] is None:
+        return "no truth came by feedback yet"
+    kinds = maturity["quantile_hours"]
+    each = "; ".join(
+        f"{name}: " + ", ".join(f"{float(share):.0%} in {_hours(value)}" for share, value in quantiles.items())
+        for name, quantiles in kinds.items()
+        if name != "all" or len(kinds) == 1
+        if quantiles["0.5"] is not None
+    )
+    young = "; provisional, no cohort is old enough" if maturity["is_provisional"] else ""
+    return f"after {_hours(maturity['hours'])} ({each}){young}"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:.1f} d"
+
+
+def _version(version: dict[str, Any], metric: str) -> list[str]:
+    whole = version["slices"][0]
+    found = [f"version     {version['version']}, {whole['slice']}", f"headline    {headline(whole['headline'])}"]
+    if whole["expected"] is not None:
+        found.append(
+            f"expected    {metric} {whole['expected']:.4f} of all answers, by their scores (assumes no concept drift)"
+        )
+    early = whole["early"]
+    if early and early["accuracy"] is not None:
+        base = "" if early["base"] is None else f", positives {early['base']:.4f}"
+        found.append(
+            f"provisional accuracy {early['accuracy']:.4f}{base} of {early['rows']:,} answers too young to be known"
+        )
+    found += ["", *_slices(version["slices"]), *_series(version["days"], metric), *_users(version["users"])]
+    return found
+
+
+def headline(told: dict[str, Any]) -> str:
+    """The headline in a sentence."""
+    metric = told["metric"]
+    if told["kind"] == "unknown":
+        labels = told.get("effective", 0.0)
+        return (
+            f"{metric} is not known: {labels:.0f} of {told.get('labels_needed', 100)} effective labels of the random"
+            f" audit ({told.get('picked', 0):,} picked), and too few answers get their truth by themselves"
+        )
+    low, high = told["interval"] or (float("nan"), float("nan"))
+    figure = f"{metric} {told['value']:.4f} ({low:.4f} to {high:.4f})"
+    if told["kind"] == "realised":
+        return f"{figure}, realised: {told['labels']:,} of {told['rows']:,} mature answers have their truth"
+    return (
+        f"{figure}, estimated for {told['rows']:,} answers from {told['labels']:,} of {told['picked']:,} audited"
+        f" ({told['effective']:.0f} effective, {told['source']}; lambda {told['tuning']:.2f})"
+    )
+
+
+def _slices(slices: list[dict[str, Any]]) -> list[str]:
+    is_regression = all(each["mae"] is not None or each["mature_rows"] == 0 for each in slices)
+    columns = ("mae", "rmse", "bias") if is_regression else ("log_loss", "brier", "auc", "ece", "bias")
+    head = f"{'slice':<{SLICE_CHARS}}{'n':>9}{'known':>8}{'mature':>8}{'headline':>10}{'interval':>18}"
+    found = [head + "".join(f"{name.replace('_', ' '):>9}" for name in columns)]
+    for each in slices:
+        top = each["headline"]
+        interval = "-" if top["interval"] is None else "{:.3f} to {:.3f}".format(*top["interval"])
+        value = f"{top['value']:.3f}{'' if top['kind'] == 'realised' else '~'}" if top["value"] is not None else "-"
+        mature = each["mature_rows"] / each["rows"] if each["rows"] else None
+        row = f"{each['slice'][: SLICE_CHARS - 1]:<{SLICE_CHARS}}{each['rows']:>9,}{_percent(each['coverage']):>8}"
+        row += f"{_percent(mature):>8}{value:>10}{interval:>18}"
+        found.append(
+            row + "".join(f"{_figure(each[name], '+.3f' if name == 'bias' else '.3f'):>9}" for name in columns)
+        )
+    return found
+
+
+def _series(days: list[dict[str, Any]], metric: str) -> list[str]:
+    if not any(day["expected"] is not None for day in days):
+        return []
+    found = ["", f"{'day':<12}{'n':>9}{'known':>8}{metric:>10}{'expected':>10}{'expected less realised':>36}"]
+    for day in days:
+        gap = "-"
+        if day["difference"] is not None:
+            low, high = day["interval"]
+            gap = f"{day['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
+        row = f"{day['day']:<12}{day['rows']:>9,}{_percent(day['coverage']):>8}{_figure(day['realised']):>10}"
+        found.append(f"{row}{_figure(day['expected']):>10}{gap:>36}")
+    return found
+
+
+def _users(users: dict[str, Any] | None) -> list[str]:
+    if users is None:
+        return []
+    low, high = users["interval"]
+    said = f"accepted {users['accepted']:,}, edited {users['edited']:,}, rejected {users['rejected']:,}"
+    rate = f"{users['accept_rate']:.3f} ({low:.3f} to {high:.3f}) accepted"
+    share = (
+        f"{_percent(users['words_share'])} of the answers were commented; not the error rate, people choose what to say"
+    )
+    return ["", f"users       {said}; {rate}; {share}"]
+
+
+def _closely(each: dict[str, Any]) -> list[str]:
+    found = []
+    if each["confusion"] and len(each["confusion"]) <= CONFUSION_MAX:
+        labels = list(each["confusion"])
+        found += ["", f"{each['slice']}: answered \\ true".ljust(28) + "".join(f"{label[:12]:>13}" for label in labels)]
+        found += [f"{p[:26]:<28}" + "".join(f"{row[t]:>13,}" for t in labels) for p, row in each["confusion"].items()]
+    if each["classes"]:
+        found += ["", f"{'label':<28}{'answered':>10}{'true':>10}{'precision':>11}{'recall':>9}{'F1':>9}"]
+        for c in each["classes"]:
+            scores = f"{_figure(c['precision']):>11}{_figure(c['recall']):>9}{_figure(c['f1']):>9}"
+            found.append(f"{c['label'][:26]:<28}{c['predicted']:>10,}{c['true']:>10,}{scores}")
+    if each["reliability"]:
+        found += ["", f"{'reliability: rows':<18}{'mean score':>12}{'came true':>11}{'95 %':>18}"]
+        for r in each["reliability"]:
+            interval = "{:.3f} to {:.3f}".format(*r["interval"])
+            found.append(f"{r['rows']:<18,}{r['score']:>12.3f}{r['observed']:>11.3f}{interval:>18}")
+    return found
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share * 100:.1f} %"
+
+
+def _figure(value: float | None, form: str = ".3f") -> str:
+    return "-" if value is None else format(value, form)
