@@ -25,7 +25,7 @@ TARGET_KINDS = ("binary", "multiclass", "regression")
 FIELD_ATTRIBUTES = frozenset(
     "name type doc default min max domain max_null_rate unit owner sensitivity reason slices fact tolerance".split()
 )
-RECORD_ATTRIBUTES = frozenset("type name namespace doc fields model version target facts timezone".split())
+RECORD_ATTRIBUTES = frozenset("type name namespace doc fields model version target facts timezone fairness".split())
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 FEATURES_MAX = 2_000
@@ -102,6 +102,8 @@ class Contract:
     facts: tuple[str, ...]
     timezone: str
     document: dict[str, Any] = field(compare=False, repr=False)
+    fairness: tuple[tuple[str, str], ...] = ()
+    """Pairs of declared slices that should be treated alike."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -195,9 +197,20 @@ def parse_contract(document: Any, place: str = "contract") -> Contract:
     version = document.get("version", 1)
     if not isinstance(version, int) or version < 1:
         raise ContractError(f"{place}: 'version' must be a whole number from 1.")
-    return Contract(
-        str(document["model"]), version, fields, _target(document["target"], place), facts, timezone, document
-    )
+    target = _target(document["target"], place)
+    pairs = _pairs(document.get("fairness", []), fields, place)
+    return Contract(str(document["model"]), version, fields, target, facts, timezone, document, pairs)
+
+
+def _pairs(given: Any, fields: tuple[Field, ...], place: str) -> tuple[tuple[str, str], ...]:
+    known = {Slice(f.name, value).name for f in fields for value in f.slices}
+    is_list = isinstance(given, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in given)
+    if not is_list or not all(isinstance(name, str) for pair in given for name in pair):
+        raise ContractError(f"{place}: 'fairness' must be a list of pairs of slices, such as [['sex=f', 'sex=m']].")
+    for name in (name for pair in given for name in pair):
+        if name not in known:
+            raise ContractError(f"{place}: 'fairness' names '{name}', which is not a declared slice.")
+    return tuple((first, second) for first, second in given)
 
 
 def _known(given: dict[str, Any], allowed: frozenset[str], place: str) -> None:

@@ -64,6 +64,11 @@ class Look:
         """The headline's."""
         return METRICS[self.kind][0]
 
+    @property
+    def positive_place(self) -> int:
+        """Place of a binary target's positive label among the labels."""
+        return self.labels.index(self.positive) if self.positive in self.labels else 0
+
     def day(self, time_us: int) -> date:
         """The local day of a moment."""
         return from_us(time_us).astimezone(self.zone).date()

@@ -22,6 +22,7 @@ from schemas.parts import ALL_SLICE, MICRO
 from schemas.times import DAY_US, HOUR_US, SECOND_US, format_us
 from streams.config import Config
 from streams.ledger import Ledger, Look, counters, read_delays, read_ledgers
+from streams.logic.fairness import gaps
 from streams.logic.headline import LABELS_MIN, Headline, Stratum, estimate
 from streams.logic.intervals import share_interval
 from streams.logic.maturity import Delays, early
@@ -86,6 +87,7 @@ class QualityReader:
         people = audit_labels(connection, model, look.now_us - ((look.day(look.now_us) - first).days + 1) * DAY_US)
         horizon_us = delays.horizon_us or 0
         told: dict[str, list[dict[str, Any]]] = {}
+        sums: dict[str, dict[str, Counters]] = {}
         series: dict[str, dict[str, Any]] = {}
         for name in names if wanted.slice is None else [wanted.slice]:
             found = read_ledgers(
@@ -95,6 +97,7 @@ class QualityReader:
                 if wanted.version in (None, version) and max(ledger.whole) >= since:
                     own = [each for each in people if each.version == version and _is_in(each, name)]
                     told.setdefault(version, []).append(_entry(look, ledger, own, since, delays, name))
+                    sums.setdefault(version, {})[name] = counters(ledger.mature, since)
                     if name == (wanted.slice or ALL_SLICE):
                         series[version] = {"days": _days(look, ledger, since), "users": _users(look, ledger, since)}
         if wanted.version is not None and not told:
@@ -106,7 +109,12 @@ class QualityReader:
             "metric": look.metric,
             "maturity": _maturity(look, delays),
             "versions": [
-                {"version": version, "slices": told[version], **series.get(version, {"days": [], "users": None})}
+                {
+                    "version": version,
+                    "slices": told[version],
+                    "fairness": _fairness(look, sums[version], configured.contract.fairness),
+                    **series.get(version, {"days": [], "users": None}),
+                }
                 for version in sorted(told, key=lambda v: -told[v][0]["rows"])
             ],
         }
@@ -148,7 +156,6 @@ def _entry(
     whole, mature = counters(ledger.whole, since), counters(ledger.mature, since)
     found = measure(mature, labels=look.labels, unit=look.unit, alpha=look.alpha, rows_a_day=look.rows_a_day)
     young = [(age, own) for day, age, own in ledger.young if day >= since]
-    place = look.labels.index(look.positive) if look.positive in look.labels else 0
     fit = calibrated(matured(counters(ledger.mature, None, since - timedelta(days=1)), look.metric, look.kind))
     rows = traffic(whole, look.kind)
     return {
@@ -160,7 +167,7 @@ def _entry(
         "mature_coverage": found.coverage,
         "headline": _headline(look, ledger, people, since, found),
         "expected": _rounded(None if fit is None or look.kind == "regression" else expected(rows, fit)),
-        "early": asdict(early(young, delays, look.kind, place)) if young else None,
+        "early": asdict(early(young, delays, look.kind, look.positive_place)) if young else None,
         **{figure: _rounded(getattr(found, figure)) for figure in FIGURES},
         "intervals": {key: [_rounded(end) for end in pair] for key, pair in (found.intervals or {}).items()},
         "classes": [{**asdict(each), "f1": each.f1} for each in found.classes],
@@ -262,6 +269,19 @@ def _counted(look: Look, score: float, answer: str | None, truth: str) -> list[t
     right = np.array([truth == answer])
     listed = parts.audit_counters(np.array([score]), np.array([y]), right, look.kind, look.unit)
     return [(int(np.ravel(code)[0]), int(np.ravel(amount)[0])) for code, amount in listed]
+
+
+def _fairness(look: Look, sums: Mapping[str, Counters], pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """The pairs that the contract declares, of the slices that are told of."""
+    found = []
+    for first, second in pairs:
+        if first in sums and second in sums:
+            listed = gaps(
+                sums[first], sums[second], look.kind, positive=look.positive_place, unit=look.unit, alpha=look.alpha,
+                rows_a_day=look.rows_a_day,
+            )  # fmt: skip
+            found.append({"groups": [first, second], "measures": [asdict(gap) for gap in listed]})
+    return found
 
 
 # -- series ----------------------------------------------------------------------------------------------------------

@@ -99,6 +99,7 @@ def _version(version: dict[str, Any], metric: str) -> list[str]:
             f"provisional accuracy {early['accuracy']:.4f}{base} of {early['rows']:,} answers too young to be known"
         )
     found += ["", *_slices(version["slices"]), *_series(version["days"], metric), *_users(version["users"])]
+    found += _fairness(version["fairness"])
     return found
 
 
@@ -163,6 +164,24 @@ def _users(users: dict[str, Any] | None) -> list[str]:
         f"{_percent(users['words_share'])} of the answers were commented; not the error rate, people choose what to say"
     )
     return ["", f"users       {said}; {rate}; {share}"]
+
+
+def _fairness(pairs: list[dict[str, Any]]) -> list[str]:
+    found = []
+    for pair in pairs:
+        first, second = pair["groups"]
+        found += ["", f"{first + ' and ' + second:<44}{'first':>9}{'second':>9}{'difference':>30}{'ratio':>26}"]
+        for gap in pair["measures"]:
+            row = f"{gap['measure'].replace('_', ' ') + ' ({:,} and {:,} rows)'.format(*gap['rows']):<44}"
+            if gap["values"] is None:
+                found.append(f"{row} too few rows")
+                continue
+            row += "".join(f"{value:>9.3f}" for value in gap["values"])
+            difference = f"{gap['difference']:+.3f} ({{:+.3f}} to {{:+.3f}})".format(*gap["difference_interval"])
+            has_ratio = gap["ratio"] is not None and gap["ratio_interval"] is not None
+            ratio = f"{gap['ratio']:.2f} ({{:.2f}} to {{:.2f}})".format(*gap["ratio_interval"]) if has_ratio else "-"
+            found.append(f"{row}{difference:>30}{ratio:>26}")
+    return found
 
 
 def _closely(each: dict[str, Any]) -> list[str]:

@@ -1,0 +1,251 @@
+"""`flywheel quality` tells how good the answers are, and how sure that is, from what the plane counted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner
+
+from labeling.tables import item
+from retrain.testing import START_US, served_scores, small_contract, small_rows
+from schemas.contract import parse_contract
+from schemas.database import read, write
+from schemas.errors import ContractError, UsageError
+from schemas.times import DAY_US, HOUR_US
+from streams.cli import cli
+from streams.cli.quality import lines
+from streams.plane.pick import audited
+from streams.quality import QualityReader, Wanted
+from streams.runtime import plan_of
+from streams.testing.counting import plane_parts
+from streams.testing.served import World, open_world
+from streams.windows import WindowReader
+
+DAYS, PER_DAY = 40, 400
+SHARE = 0.1
+
+
+def table(days: int = DAYS, *, seed: int = 3, shift: float = 0.0, noise: float = 1.0) -> pl.DataFrame:
+    """Rows of the small world with the answers of a good model; ``shift`` on log odds makes it wrong."""
+    rows = small_rows(days, PER_DAY, seed=seed, noise=noise)
+    scores = served_scores(rows, shift)
+    return rows.select(
+        *("prediction_id", "event_time", "delay", "load", "route", "truth_due", "truth_time"),
+        truth="label",
+        score=pl.Series(scores),
+        answer=pl.when(pl.Series(scores) >= 0.5).then(pl.lit("late")).otherwise(pl.lit("on_time")),
+        value=pl.lit(None, pl.Float64),
+        user=pl.lit(None, pl.String),
+    )
+
+
+def monitored(world: World, rows: pl.DataFrame, version: str = "v1", start: int = 0) -> None:
+    """Let the merger take in what the plane counts of some rows."""
+    plan = replace(plan_of(world.config, "small"), audit_share=SHARE, window_us=HOUR_US)
+    parts = plane_parts(plan, rows, version=version)
+    message = world.summary("predictions", 0, start, start + rows.height, parts, is_complete=True)
+    world.merger.merge(message, START_US)
+
+
+def report(world: World, **wanted: Any) -> dict[str, Any]:
+    with read(world.engine) as connection:
+        found = QualityReader(world.config, WindowReader(world.codec)).gather(connection, "small", Wanted(**wanted))
+    assert found is not None
+    return found
+
+
+def top(world: World, **wanted: Any) -> dict[str, Any]:
+    found: dict[str, Any] = report(world, **wanted)["versions"][0]["slices"][0]
+    return found
+
+
+def share(flags: pl.Series) -> float:
+    return float(flags.to_numpy().mean())
+
+
+def picked(rows: pl.DataFrame) -> pl.Series:
+    return pl.Series(audited(0, np.arange(rows.height), SHARE))
+
+
+SINCE = START_US + 20 * DAY_US
+
+
+def test_where_every_answer_gets_its_truth_the_headline_is_the_realised_figure(bare: World) -> None:
+    rows = table()
+    monitored(bare, rows)
+    found = report(bare, since_us=SINCE)
+    assert found["maturity"]["hours"] == pytest.approx(3.0, abs=0.7)
+    quantiles = found["maturity"]["quantile_hours"]
+    assert quantiles["late"]["0.5"] > quantiles["on_time"]["0.5"]
+    whole = found["versions"][0]["slices"][0]
+    seen = rows.filter(pl.col("event_time") >= SINCE)
+    old = seen.filter(pl.col("event_time") < START_US + DAYS * DAY_US - 4 * HOUR_US)
+    right = share(old["answer"] == old["truth"])
+    assert whole["rows"] == seen.height
+    assert whole["headline"]["kind"] == "realised"
+    assert whole["headline"]["value"] == pytest.approx(right, abs=2e-3)
+    low, high = whole["headline"]["interval"]
+    assert low < right < high
+    slices = {each["slice"]: each for each in found["versions"][0]["slices"]}
+    assert list(slices) == ["all", "route=A", "route=B"]
+    assert slices["route=B"]["rows"] == seen.filter(pl.col("route") == "B").height
+    confusion = whole["confusion"]
+    assert sum(sum(row.values()) for row in confusion.values()) == whole["mature_rows"]
+    assert whole["classes"][0]["f1"] == pytest.approx(
+        2
+        * confusion["late"]["late"]
+        / (2 * confusion["late"]["late"] + confusion["late"]["on_time"] + confusion["on_time"]["late"])
+    )
+
+
+def test_where_only_the_audit_gets_truths_the_headline_is_estimated_for_all_answers(bare: World) -> None:
+    rows = table()
+    is_picked = picked(rows)
+    only = rows.with_columns(pl.when(is_picked).then(pl.col(name)).alias(name) for name in ("truth", "truth_time"))
+    monitored(bare, only)
+    found = top(bare, since_us=SINCE)
+    headline = found["headline"]
+    assert (headline["kind"], headline["source"]) == ("audit", "truths")
+    seen = rows.filter(pl.col("event_time") >= SINCE)
+    right = share(seen["answer"] == seen["truth"])
+    assert headline["labels"] == pytest.approx(SHARE * seen.height, rel=0.2)
+    assert headline["labels"] <= headline["picked"]
+    assert headline["rows"] == found["mature_rows"]
+    assert headline["tuning"] > 0.3
+    low, high = headline["interval"]
+    assert low < right < high
+    assert found["coverage"] == pytest.approx(SHARE, abs=0.02)
+
+
+def test_what_users_say_unasked_is_no_sample(bare: World) -> None:
+    """Who got a wrong answer says so five times as often: the accept rate is far off, and no headline is made of it."""
+    rows = table()
+    wrong = rows["answer"] != rows["truth"]
+    comes = pl.Series(np.random.default_rng(4).random(rows.height)) < wrong.cast(pl.Float64) * 0.4 + 0.1
+    told = pl.when(comes).then(pl.when(wrong).then(pl.lit("wrong")).otherwise(pl.lit("right"))).alias("user")
+    only = rows.with_columns(told, truth=pl.lit(None, pl.String), truth_time=pl.lit(None, pl.Int64))
+    monitored(bare, only)
+    version = report(bare, since_us=SINCE)["versions"][0]
+    assert version["slices"][0]["headline"]["kind"] == "unknown"
+    assert version["slices"][0]["headline"]["value"] is None
+    seen = rows.filter(pl.col("event_time") >= SINCE)
+    assert version["users"]["accept_rate"] < share(seen["answer"] == seen["truth"]) - 0.1
+    assert sum(day["rows"] for day in version["users"]["days"]) == seen.height
+
+
+def test_what_people_answer_of_the_audit_is_as_good_as_truths_that_come(bare: World) -> None:
+    rows = table()
+    is_picked = picked(rows)
+    monitored(bare, rows.with_columns(truth=pl.lit(None, pl.String), truth_time=pl.lit(None, pl.Int64)))
+    chosen = rows.filter(is_picked)
+    with write(bare.engine) as connection:
+        connection.execute(sa.insert(item), [_item(n, row) for n, row in enumerate(chosen.iter_rows(named=True), 1)])
+    headline = top(bare, since_us=SINCE)["headline"]
+    seen = rows.filter(pl.col("event_time") >= SINCE)
+    assert (headline["kind"], headline["source"]) == ("audit", "people")
+    assert headline["labels"] == chosen.filter(pl.col("event_time") >= SINCE).height
+    low, high = headline["interval"]
+    assert low < share(seen["answer"] == seen["truth"]) < high
+    of_b = top(bare, since_us=SINCE, slice="route=B")["headline"]
+    assert of_b["labels"] == chosen.filter((pl.col("event_time") >= SINCE) & (pl.col("route") == "B")).height
+
+
+def _item(number: int, row: dict[str, Any]) -> dict[str, Any]:
+    payload = {
+        "features": {name: row[name] for name in ("delay", "load", "route")}, "facts": {}, "score": row["score"],
+        "label": row["answer"], "truth": None, "version": "v1", "note": None, "user_label": None, "position": None,
+    }  # fmt: skip
+    return {
+        "id": number, "model": "small", "prediction_id": row["prediction_id"], "rule": "audit", "policy": "p",
+        "selection_probability": SHARE, "kind": "answer", "required_n": 1, "event_time_us": row["event_time"],
+        "created_us": 0, "input_hash": f"i{number}", "task_hash": f"t{number}", "cluster": "audit|-", "urgency": 0.2,
+        "payload": payload, "duplicates": 0, "skips": 0, "rank": 0.0, "state": "done", "lease_fence": 0,
+        "answer": row["truth"],
+    }  # fmt: skip
+
+
+def test_the_expectation_says_nothing_of_concept_drift_and_the_difference_does(bare: World) -> None:
+    rows = table()
+    drifted = small_rows(DAYS, PER_DAY, seed=3, noise=4.0)["label"]  # the same inputs, a world that obeys them less
+    late_days = pl.col("event_time") >= START_US + 34 * DAY_US
+    monitored(bare, rows.with_columns(truth=pl.when(late_days).then(drifted).otherwise(pl.col("truth"))))
+    days = report(bare, since_us=START_US + 30 * DAY_US)["versions"][0]["days"]
+    before, after = days[:4], days[4:-1]
+    assert all(abs(day["difference"]) < 0.06 for day in before)
+    assert all(day["difference"] > 0.08 for day in after)
+    assert all(day["interval"][0] > 0 for day in after)
+    assert max(day["expected"] for day in days) - min(day["expected"] for day in days) < 0.1
+
+
+def test_answers_too_young_to_be_known_are_put_right_and_called_provisional(bare: World) -> None:
+    """Late ones become known last, so among the young rows the punctual ones are too many."""
+    rows = table().with_columns(
+        truth_time=pl.col("event_time") + pl.when(pl.col("truth") == "late").then(30).otherwise(4) * HOUR_US
+    )
+    spread = pl.Series(np.random.default_rng(5).exponential(1.0, rows.height))
+    rows = rows.with_columns(
+        truth_time=(pl.col("event_time") + (pl.col("truth_time") - pl.col("event_time")) * spread).cast(pl.Int64)
+    )
+    now = START_US + DAYS * DAY_US
+    known = pl.col("truth_time") <= now
+    monitored(bare, rows.with_columns(pl.when(known).then(pl.col(n)).alias(n) for n in ("truth", "truth_time")))
+    found = top(bare, since_us=now - 3 * DAY_US)
+    young = rows.filter(pl.col("event_time") >= now - 3 * DAY_US)
+    as_it_stands = share(young.filter(known)["truth"] == "late")
+    really = share(young["truth"] == "late")
+    assert as_it_stands < really - 0.08
+    assert found["early"]["base"] == pytest.approx(really, abs=0.06)
+    assert found["mature_rows"] == 0
+    assert found["headline"]["value"] is None
+
+
+def test_a_fairness_pair_is_told_with_difference_and_ratio(bare: World) -> None:
+    contract = small_contract(fairness=[["route=B", "route=A"]])
+    (bare.root / "small.avsc").write_text(json.dumps(contract.document))
+    world = open_world(bare.root)
+    rows = table()
+    monitored(world, rows)
+    (pair,) = report(world, since_us=SINCE)["versions"][0]["fairness"]
+    assert pair["groups"] == ["route=B", "route=A"]
+    gap = {each["measure"]: each for each in pair["measures"]}
+    seen = rows.filter(
+        (pl.col("event_time") >= SINCE) & (pl.col("event_time") < START_US + DAYS * DAY_US - 4 * HOUR_US)
+    )
+    rate = {name: share(seen.filter(pl.col("route") == name)["answer"] == "late") for name in "AB"}
+    assert gap["positive_rate"]["difference"] == pytest.approx(rate["B"] - rate["A"], abs=0.01)
+    assert gap["positive_rate"]["ratio"] == pytest.approx(rate["B"] / rate["A"], abs=0.03)
+    assert gap["positive_rate"]["difference_interval"][0] > 0
+    assert set(gap) == {"accuracy", "positive_rate", "true_positive_rate", "false_positive_rate"}
+
+
+@pytest.mark.parametrize("pairs", [[["route=A", "route=C"]], [["route=A"]], "route=A", [[1, 2]]])
+def test_a_fairness_pair_names_declared_slices(pairs: Any) -> None:
+    with pytest.raises(ContractError, match="fairness"):
+        parse_contract(small_contract().document | {"fairness": pairs})
+
+
+def test_the_command_prints_a_report_and_json(bare: World) -> None:
+    empty = CliRunner().invoke(cli, [*bare.argv, "quality"])
+    assert empty.output == "small: no prediction was monitored yet.\n"
+    monitored(bare, table())
+    told = CliRunner().invoke(cli, [*bare.argv, "quality", "--since", "2024-01-21"]).output
+    assert "realised:" in told
+    assert "route=B" in told
+    assert "expected less realised" in told
+    assert "reliability" not in told
+    near = CliRunner().invoke(cli, [*bare.argv, "quality", "--slice", "route=B"]).output
+    assert "reliability" in near
+    assert "precision" in near
+    output = CliRunner().invoke(cli, [*bare.argv, "quality", "--model", "small", "--json"]).output
+    assert json.loads(output)["models"]["small"]["metric"] == "accuracy"
+    with pytest.raises(UsageError, match="no slice 'route=Q'"):
+        report(bare, slice="route=Q")
+    with pytest.raises(UsageError, match="answered nothing"):
+        report(bare, version="v7")
+    assert lines("m", {**report(bare), "versions": []})[-1] == "Nothing was answered in this span."
