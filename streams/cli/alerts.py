@@ -143,7 +143,9 @@ def close_command(session: Session, name: str, verdict: str, who: str, note: str
 
 @alerts.command("silence")
 @click.option("--model", help="Only alerts of this model.")
-@click.option("--channel", type=click.Choice(["contract", "drift", "bias", "plane"]), help="Only of this channel.")
+@click.option(
+    "--channel", type=click.Choice(["contract", "drift", "bias", "users", "plane"]), help="Only of this channel."
+)
 @click.option("--subject", help="Only about this feature.")
 @click.option("--slice", "slice_name", metavar="FIELD=VALUE", help="Only in this slice.")
 @click.option("--for", "length_us", callback=_duration_us, required=True, metavar="TIME", help="30m, 8h, 2d.")

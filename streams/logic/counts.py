@@ -26,7 +26,7 @@ Ints = npt.NDArray[np.int64]
 Hour = int
 """Whole hours since 1970 UTC."""
 SCALARS = 32
-"""Scalars of a part that are kept by hour; the largest used code is 17."""
+"""Scalars of a part that are kept by hour; the largest used code is 29."""
 
 
 class LocalHours:
@@ -223,6 +223,11 @@ class HourlyCounts:
         """One scalar of one hour, int64[slice]."""
         rows = (self.scalars if axis == "event" else self.due).get(hour)
         return rows[:, code] if rows is not None else np.zeros(len(self.layout.slices), np.int64)
+
+    def total(self, hours: Sequence[Hour]) -> Ints:
+        """The scalars of all rows of these hours together, int64[code], by prediction time."""
+        found = [self.scalars[hour][0] for hour in hours if hour in self.scalars]
+        return np.sum(found, axis=0, dtype=np.int64) if found else np.zeros(SCALARS, np.int64)
 
     def forget(self, before: Hour) -> None:
         """Drop the hours before this one."""

@@ -42,9 +42,9 @@ class AlertRecord:
     state
         ``opened``, ``extended`` or ``closed``.
     channel
-        ``contract``, ``drift`` or ``bias``.
+        ``contract``, ``drift``, ``bias`` or ``users``.
     subject
-        The field, or ``bias``.
+        The field, ``bias``, or the rate that changed.
     slice
         Where it shows most.
     window_start_us, window_end_us

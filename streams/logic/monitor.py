@@ -25,8 +25,9 @@ from streams.logic.impact import Impact, ImpactEvidence
 from streams.logic.incident import ACCEPTED, INPUT_CHANNELS, PAGE, TRACKS, AlertRecord, Incidents, Sighting
 from streams.logic.invariants import Invariants, strongest_breaches
 from streams.logic.policy import MonitorPolicy
-from streams.logic.sightings import bias_sighting, breach_sighting, drift_sighting
+from streams.logic.sightings import bias_sighting, breach_sighting, drift_sighting, user_sighting
 from streams.logic.staleness import Staleness, psi_by_feature, staleness
+from streams.logic.users import judge_users, user_days
 
 WEEK_DAYS = 7
 """While history is learnt the spread that its records are judged by is worked out once a week: it moves slowly."""
@@ -227,12 +228,15 @@ class Monitor:
 
     def _close(self, hour: Hour, impact: Impact | None) -> list[AlertRecord]:
         day, _ = self.local(hour)
-        if self.today is None or self.today.baseline.day != day:
+        is_new_day = self.today is None or self.today.baseline.day != day
+        if is_new_day:
             self._begin_day(day)
         sightings = self._see_contract(hour) + self._see_drift(hour, impact)
         if any((s.severity == PAGE and s.is_new) or self.incidents.is_open(s.key) for s in sightings):
             self.last_pipe = hour
         sightings += self._see_bias(hour)
+        if is_new_day:
+            sightings += self._see_users(day)
         return self.incidents.step(hour, sightings)
 
     def _see_contract(self, hour: Hour) -> list[Sighting]:
@@ -311,6 +315,10 @@ class Monitor:
             scope = ALL_SLICE if window.slice == ALL_SLICE else "slice"
             best.setdefault(scope, bias_sighting(window.in_units_of_one(self.info.unit), scope, is_pipe=is_pipe))
         return [best[scope] for scope in sorted(best)]
+
+    def _see_users(self, day: int) -> list[Sighting]:
+        start = self.local(-(-self.start_us // HOUR_US))[0]
+        return [user_sighting(change) for change in judge_users(user_days(self.counts, self.local, start, day))]
 
     def _can_judge(self, today: Today) -> bool:
         policy = self.policy

@@ -11,6 +11,7 @@ from streams.logic.impact import ImpactEvidence
 from streams.logic.incident import PAGE, WARN, Sighting
 from streams.logic.invariants import Breach
 from streams.logic.policy import MonitorPolicy
+from streams.logic.users import UserChange
 
 PIPE, WORLD = "pipe", "world"
 
@@ -65,3 +66,18 @@ def bias_sighting(window: BiasWindow, scope: str, *, is_pipe: bool) -> Sighting:
     )
     detail = {**asdict(window), "bias": window.predicted - window.observed, "verdict": verdict}
     return Sighting("bias", "bias", window.slice, window.hours, PAGE, message, detail, scope=scope)
+
+
+USER_WORDS = {
+    "accept_rate": "{share:.1%} of what users said was that they take the answer, where {usual:.1%} is usual",
+    "edit_rate": "{share:.1%} of what users said was that they changed the answer, where {usual:.1%} is usual",
+    "complaint_rate": "users rejected {share:.2%} of the answers, where {usual:.2%} is usual",
+}
+
+
+def user_sighting(change: UserChange) -> Sighting:
+    """People use the answers in another way: a warning, and no measure of quality."""
+    said = USER_WORDS[change.measure].format(**asdict(change))
+    unit = "answers" if change.measure == "complaint_rate" else "words"
+    message = f"{said} ({change.count:,} {unit}, {change.days} d); people choose what to say, so it is no error rate."
+    return Sighting("users", change.measure, ALL_SLICE, 24 * change.days, WARN, message, asdict(change))
