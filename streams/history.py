@@ -49,7 +49,7 @@ def version_rows(runtime: Runtime, version: Version, since_us: int, until_us: in
     if served.height:
         served = served.filter(pl.col("event_time") < until_us)
         due = pl.coalesce("due_us", "event_time")
-        frames.append(served.select(*names, y=_decided(contract.target, until_us), due_time=due))
+        frames.append(served.select(*names, y=decided(contract.target, until_us), due_time=due))
     if not frames:
         return pl.DataFrame()
     rows = pl.concat(frames, how="vertical_relaxed").unique("prediction_id", keep="last", maintain_order=True)
@@ -63,7 +63,7 @@ def version_rows(runtime: Runtime, version: Version, since_us: int, until_us: in
     return rows
 
 
-def _decided(target: Target, until_us: int) -> pl.Expr:
+def decided(target: Target, until_us: int) -> pl.Expr:
     """The truth, or the label that a row has whose truth is due and has not come."""
     truth = pl.when(pl.col("has_truth")).then(pl.col("truth_y"))
     if target.undecided is None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from streams.cli import Session, echo_json, json_option, moment, pass_session
+
+if TYPE_CHECKING:
+    from streams.config import Config
 
 SLICE_CHARS = 24
 CONFUSION_MAX = 8
@@ -16,6 +19,7 @@ CONFUSION_MAX = 8
 @click.option("--model", help="Only this model; default: all.")
 @click.option("--version", help="Only this version; default: all that answered in the span.")
 @click.option("--slice", "slice_name", help="Only this slice (field=value); default: all rows and the declared ones.")
+@click.option("--weak", is_flag=True, help="Look for slices that nobody declared and that are answered worse.")
 @click.option("--since", "since_us", callback=moment, help="From this day on; default: the last seven days.")
 @json_option
 @pass_session
@@ -24,6 +28,7 @@ def quality(
     model: str | None,
     version: str | None,
     slice_name: str | None,
+    weak: bool,
     since_us: int | None,
     as_json: bool,
 ) -> None:
@@ -44,6 +49,10 @@ def quality(
     try:
         with looking_at(reader.engine) as connection:
             told = {name: QualityReader(config, reader.windows).gather(connection, name, wanted) for name in names}
+        if weak:
+            for name, each in told.items():
+                if each is not None:
+                    each["weak"] = _weak_slices(config, name, each, version)
     finally:
         reader.engine.dispose()
     if as_json:
@@ -51,6 +60,14 @@ def quality(
         return
     is_close = version is not None or slice_name is not None
     click.echo("\n\n".join("\n".join(lines(name, each, is_close=is_close)) for name, each in told.items()))
+
+
+def _weak_slices(config: Config, name: str, told: dict[str, Any], version: str | None) -> dict[str, Any]:
+    from schemas.times import HOUR_US, parse_time
+    from streams.weak import weak_slices
+
+    horizon_us = int((told["maturity"]["hours"] or 0.0) * HOUR_US)
+    return weak_slices(config, name, until_us=parse_time(told["until"]), horizon_us=horizon_us, version=version)
 
 
 def lines(name: str, told: dict[str, Any] | None, *, is_close: bool = False) -> list[str]:
@@ -64,6 +81,20 @@ def lines(name: str, told: dict[str, Any] | None, *, is_close: bool = False) -> 
             found += [line for each in version["slices"] for line in _closely(each)]
     if not told["versions"]:
         found.append("Nothing was answered in this span.")
+    return found + (_weak(told["weak"], told["metric"]) if "weak" in told else [])
+
+
+def _weak(weak: dict[str, Any], metric: str) -> list[str]:
+    head = f"{weak['scanned']:,} slices of one or two fields, {weak['rows']:,} rows of version {weak['version']}"
+    left = f"; left out: {', '.join(weak['left_out'])}" if weak["left_out"] else ""
+    if not weak["slices"]:
+        return ["", f"weak slices none, of {head}{left}"]
+    error = "error" if metric == "mae" else "wrong"
+    found = ["", f"weak slices of {head}{left}"]
+    found.append(f"{'':<48}{'rows':>8}{error:>8}{'rest':>8}{'by score':>10}{'difference at least':>21}  worst")
+    for each in weak["slices"]:
+        figures = f"{each['error']:>8.3f}{each['rest']:>8.3f}{_figure(each['expected']):>10}{each['low']:>+21.3f}"
+        found.append(f"{each['name'][:47]:<48}{each['rows']:>8,}{figures}  {' '.join(each['ids'][:2])}")
     return found
 
 

@@ -132,7 +132,7 @@ def difference_interval(a: Moments, b: Moments, *, alpha: float, n_best: int) ->
     n_best
         Rows of both together at which it is narrowest.
     """
-    radius = _radius(a.error + b.error, a.n + b.n, alpha, n_best)
+    radius = estimate_radius(a.error + b.error, a.n + b.n, alpha, n_best)
     return a.mean - b.mean - radius, a.mean - b.mean + radius
 
 
@@ -141,12 +141,12 @@ def ratio_interval(a: Moments, b: Moments, *, alpha: float, n_best: int) -> Inte
     if a.mean <= 0 or b.mean <= 0:
         return None
     middle = math.log(a.mean / b.mean)
-    radius = _radius(a.error / a.mean**2 + b.error / b.mean**2, a.n + b.n, alpha, n_best)
+    radius = estimate_radius(a.error / a.mean**2 + b.error / b.mean**2, a.n + b.n, alpha, n_best)
     return math.exp(middle - radius), math.exp(middle + radius)
 
 
-def _radius(variance: float, n: float, alpha: float, n_best: int) -> float:
-    """Of an estimate with this variance after ``n`` rows: its reciprocal is the intrinsic time."""
+def estimate_radius(variance: float, n: float, alpha: float, n_best: int) -> float:
+    """Half the confidence sequence of an estimate with this variance after ``n`` rows; its reciprocal is the time."""
     if variance <= 0:
         return 0.0
     time = 1.0 / variance

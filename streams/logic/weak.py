@@ -3,12 +3,14 @@
 Every slice that could be told is a hypothesis, whether it has rows or not, so their number follows from contract and
 profile alone and the budget (Bonferroni) is known before anything is seen. Rows are all since a version began, so a
 slice's rows only grow and its interval, valid at every look, may be looked at every day: the chance that *any* harmless
-slice is *ever* told is at most alpha.
+slice is *ever* told is at most alpha. Rows of one day come together (a storm, an outage): the difference must also be
+clear of what it varies from day to day, so that one bad day is no weak slice.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -18,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from schemas.profile import FeatureProfile, Profile
-from streams.logic.intervals import Moments, bernoulli_interval, difference_interval, mean_interval
+from streams.logic.intervals import Moments, bernoulli_interval, difference_interval, estimate_radius, mean_interval
 
 FIELDS_MAX = 24
 """24 fields are 276 pairs, some seconds over a million rows; those that are left out are told."""
@@ -29,6 +31,8 @@ WORSE_SHARE_MIN = 0.1
 """A slice whose error is surely higher, but not surely by this share of the others', bothers nobody."""
 CANDIDATE_Z = 3.0
 """Below so many standard errors no interval of this budget is clear of the rest; saves working it out."""
+DAYS_MIN = 5
+"""On fewer days one cannot tell how much days differ."""
 IDS_SHOWN = 5
 MISSING, OTHER = "missing", "other"
 
@@ -118,6 +122,7 @@ def _cut(feature: FeatureProfile) -> tuple[pl.Expr, int]:
 
 
 def _range(low: float, high: float) -> str:
+    low, high = (0.0 if abs(end) < sys.float_info.min else end for end in (low, high))  # right after a frequent zero
     if low == -math.inf:
         return f"< {high:g}" if high < math.inf else "any"
     return f"from {low:g}" if high == math.inf else f"{low:g} to {high:g}"
@@ -131,27 +136,35 @@ def find_weak(
     Parameters
     ----------
     rows
-        The grid's fields, ``prediction_id``, ``@error`` and ``@expected`` (may be null).
+        The grid's fields, ``prediction_id``, ``@day``, ``@error`` and ``@expected`` (may be null).
     is_share
         Errors are 0 or 1: then the intervals are exact.
     """
     if rows.height < 2 * ROWS_MIN:
         return []
-    cut = rows.select("prediction_id", "@error", "@expected", *grid.columns.values())
+    cut = rows.select("prediction_id", "@day", "@error", "@expected", *grid.columns.values())
+    days = _by_day(cut)
     whole = Moments(cut.height, _sum(cut["@error"]), _sum(cut["@error"] ** 2))
     budget = alpha / grid.slices
     found: list[WeakSlice] = []
     for fields in [*((name,) for name in grid.columns), *combinations(grid.columns, 2)]:
         for row in _candidates(cut, fields, whole):
+            values = {name: row[name] for name in fields}
             own = Moments(row["n"], row["total"], row["squares"])
             rest = Moments(whole.n - own.n, whole.total - own.total, whole.squares - own.squares)
+            own_days = days.join(_by_day(_only(cut, values)), on="@day", how="left", suffix="_own").fill_null(0)
+            if (own_days["n_own"] > 0).sum() < DAYS_MIN:
+                continue
             low, high = _interval(own, rest, is_share=is_share, alpha=budget, rows_a_day=rows_a_day)
+            reach = estimate_radius(_between(own_days, own, rest), whole.n, budget, rows_a_day)
+            gap = own.mean - rest.mean
+            low, high = min(low, gap - reach), max(high, gap + reach)
             parts = [f"{name}={row[name]}" for name in fields]
             parents = [each.error for each in found if each.name in parts]
             if low >= WORSE_SHARE_MIN * rest.mean and all(rest.mean + low > error for error in parents):
                 name = ", ".join(parts)
-                ids = _ids(cut, {field: row[field] for field in fields})
-                found.append(WeakSlice(name, int(own.n), own.mean, rest.mean, low, high, row["expected"], ids))
+                ids = _ids(_only(cut, values))
+                found.append(WeakSlice(name, int(row["n"]), own.mean, rest.mean, low, high, row["expected"], ids))
     return sorted(found, key=lambda each: (-each.low, each.name))
 
 
@@ -180,7 +193,24 @@ def _interval(own: Moments, rest: Moments, *, is_share: bool, alpha: float, rows
     return low - others[1], high - others[0]
 
 
-def _ids(cut: pl.DataFrame, values: Mapping[str, Any]) -> tuple[str, ...]:
-    own = cut.filter(*(pl.col(name) == value for name, value in values.items()))
+def _only(cut: pl.DataFrame, values: Mapping[str, Any]) -> pl.DataFrame:
+    return cut.filter(*(pl.col(name) == value for name, value in values.items()))
+
+
+def _by_day(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.group_by("@day").agg(n=pl.len(), total=pl.col("@error").sum())
+
+
+def _between(days: pl.DataFrame, own: Moments, rest: Moments) -> float:
+    """Variance of the difference, from how it varies between days; what a day does to all rows cancels out."""
+    n, total, all_n, all_total = (
+        days[name].to_numpy().astype(np.float64) for name in ("n_own", "total_own", "n", "total")
+    )
+    of_rest = (all_total - total) - (all_n - n) * rest.mean
+    influence = (total - n * own.mean) / own.n - of_rest / rest.n
+    return float(np.square(influence).sum()) * len(n) / max(len(n) - 1, 1)
+
+
+def _ids(own: pl.DataFrame) -> tuple[str, ...]:
     worst = own.sort(pl.col("@error"), pl.col("prediction_id"), descending=[True, False])
     return tuple(worst["prediction_id"].head(IDS_SHOWN).to_list())
