@@ -48,6 +48,10 @@ class Paths:
         """Reports of one run."""
         return self.root / "runs" / run_id
 
+    def weak(self, model: str) -> Path:
+        """What the last look for weak slices of a model found."""
+        return self.root / "weak" / f"{model}.json"
+
     def relative(self, path: Path) -> str:
         """``path`` as the database stores it."""
         return path.relative_to(self.root).as_posix()

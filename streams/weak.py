@@ -1,20 +1,42 @@
-"""Looks for slices that nobody declared and that are answered worse, over the joined rows of the archive."""
+"""Looks for slices that nobody declared and that are answered worse, over the joined rows of the archive.
+
+The last result of a model is a JSON file in the state directory. A worker looks once a local day, in a thread, and
+takes no more than a tenth of the time: of days that go by faster only the newest is looked at.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import threading
+import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import structlog
 
 from retrain.joined import archive_ends, label_value, read_archive
+from retrain.paths import Paths
 from schemas.contract import Target
+from schemas.database import read
+from schemas.errors import FlywheelError
 from schemas.parts import SCORE_BINS, score_bin
+from schemas.times import HOUR_US, format_us
 from streams.config import Config
 from streams.history import decided
+from streams.ledger import Look, read_delays
+from streams.logic.counts import LocalHours
 from streams.logic.outcomes import Labelled, calibrated
 from streams.logic.weak import Grid, find_weak
+from streams.runtime import Runtime
+from streams.windows import WindowReader
+
+SHARE_MAX = 0.1
+
+log = structlog.get_logger("flywheel.weak")
 
 
 def weak_slices(
@@ -31,14 +53,15 @@ def weak_slices(
 
     Returns
     -------
-    ``version``, ``rows``, ``scanned`` (how many slices share the budget), ``left_out`` (fields) and ``slices``.
+    ``until``, ``version``, ``rows``, ``scanned`` (how many slices share the budget), ``left_out`` (fields), ``slices``.
     """
     configured = config.model(model)
     contract, policy = configured.contract, configured.monitor
     rows, _ = read_archive(config.archive_dir, contract, archive_ends(config.archive_dir), until_us)
     grid = Grid.of(configured.profile, contract.feature_names)
     rows = rows.filter(pl.col("served_score").is_not_null())
-    found: dict[str, Any] = {"version": version, "rows": 0, "scanned": grid.slices, "left_out": grid.left_out}
+    found: dict[str, Any] = {"model": model, "until": format_us(until_us), "until_us": until_us, "version": version}
+    found |= {"rows": 0, "scanned": grid.slices, "left_out": list(grid.left_out)}
     if not rows.height:
         return found | {"slices": []}
     found["version"] = version or rows["served_version"][-1]
@@ -69,3 +92,77 @@ def _with_errors(rows: pl.DataFrame, target: Target) -> pl.DataFrame:
     by_bin = calibrated(Labelled(n, errors, errors))
     expected = pl.lit(None, pl.Float64) if by_bin is None else pl.Series(by_bin[bins])
     return rows.with_columns(expected.alias("@expected"))
+
+
+def keep(state_dir: Path, told: dict[str, Any]) -> None:
+    """Write a result in the place of the last one."""
+    path = Paths(state_dir).weak(told["model"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    draft.write_text(json.dumps(told, indent=1, default=str), encoding="utf-8")
+    draft.replace(path)
+
+
+def last(state_dir: Path, model: str) -> dict[str, Any] | None:
+    """The last result of a model; None if there is none that can be read."""
+    try:
+        told: dict[str, Any] = json.loads(Paths(state_dir).weak(model).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return told
+
+
+class DailyScan:
+    """Looks at every model with a profile, at the first full hour of a local day."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._local = {name: LocalHours(plan.contract.timezone) for name, plan in runtime.plans.items()}
+        self._windows = WindowReader(runtime.codec)
+        self._wanted: dict[str, int] = {}
+        self._changed = threading.Condition()
+        self._is_stopped = False
+        threading.Thread(target=self._work, name="weak", daemon=True).start()
+
+    def look(self, moment_us: int) -> None:
+        """A full hour has come."""
+        for model, local in self._local.items():
+            if local(moment_us // HOUR_US)[1] == 0:
+                with self._changed:
+                    self._wanted[model] = moment_us
+                    self._changed.notify()
+
+    def stop(self) -> None:
+        """Take no more."""
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify()
+
+    def _work(self) -> None:
+        rest_s = 0.0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_stopped, timeout=rest_s)
+                self._changed.wait_for(lambda: self._wanted or self._is_stopped)
+                if self._is_stopped:
+                    return
+                model, until_us = self._wanted.popitem()
+            started = time.monotonic()
+            try:
+                self._scan(model, until_us)
+            except FlywheelError as error:
+                log.error("weak_failed", model=model, reason=str(error))
+            except Exception:
+                log.exception("weak_failed", model=model)
+            rest_s = (time.monotonic() - started) / SHARE_MAX
+
+    def _scan(self, model: str, until_us: int) -> None:
+        config = self._runtime.config
+        known = last(config.state_dir, model)
+        if known is not None and known["until_us"] >= until_us:  # judged again after a restart
+            return
+        with read(self._runtime.engine) as connection:
+            delays = read_delays(self._windows, connection, config, Look.of(config, model, until_us))
+        told = weak_slices(config, model, until_us=until_us, horizon_us=delays.horizon_us or 0)
+        keep(config.state_dir, told)
+        log.info("weak_slices", model=model, version=told["version"], found=[each["name"] for each in told["slices"]])

@@ -26,6 +26,7 @@ from schemas.errors import FlywheelError
 from schemas.times import HOUR_US, from_us, to_us
 from streams.runtime import Runtime
 from streams.tables import alert
+from streams.weak import DailyScan
 
 ROUND_US = 6 * HOUR_US
 """A look costs some 10 ms of SQL; volume and ripe proposals can wait for a quarter of a day of event time."""
@@ -49,6 +50,7 @@ class Scheduler:
         self._lock = threading.Lock()
         self._pending: set[str] = set()
         self._ripe_us: dict[str, int] = {}
+        self._scan = DailyScan(runtime)
         threading.Thread(target=self._work, name="retrain", daemon=True).start()
 
     def look(self, moment_us: int, *, is_news: bool = False) -> None:
@@ -58,6 +60,7 @@ class Scheduler:
         """
         with self._lock:
             before, self._looked_us = self._looked_us, moment_us
+            self._scan.look(moment_us)
             for model in self._runtime.plans:
                 is_round = moment_us % ROUND_US == 0 or before is None
                 if is_news or is_round or self._is_due(model, before or moment_us, moment_us):
@@ -117,6 +120,7 @@ class Scheduler:
     def stop(self) -> None:
         """Take no more; a run under way is given up with the process, and its parts are found by the next one."""
         self._wanted.put(None)
+        self._scan.stop()
 
     @property
     def is_busy(self) -> bool:

@@ -19,7 +19,7 @@ CONFUSION_MAX = 8
 @click.option("--model", help="Only this model; default: all.")
 @click.option("--version", help="Only this version; default: all that answered in the span.")
 @click.option("--slice", "slice_name", help="Only this slice (field=value); default: all rows and the declared ones.")
-@click.option("--weak", is_flag=True, help="Look for slices that nobody declared and that are answered worse.")
+@click.option("--weak", is_flag=True, help="Look now for undeclared slices that are answered worse.")
 @click.option("--since", "since_us", callback=moment, help="From this day on; default: the last seven days.")
 @json_option
 @pass_session
@@ -49,10 +49,9 @@ def quality(
     try:
         with looking_at(reader.engine) as connection:
             told = {name: QualityReader(config, reader.windows).gather(connection, name, wanted) for name in names}
-        if weak:
-            for name, each in told.items():
-                if each is not None:
-                    each["weak"] = _weak_slices(config, name, each, version)
+        for name, each in told.items():
+            if each is not None:
+                each["weak"] = _weak_slices(config, name, each, version, is_asked=weak)
     finally:
         reader.engine.dispose()
     if as_json:
@@ -62,10 +61,15 @@ def quality(
     click.echo("\n\n".join("\n".join(lines(name, each, is_close=is_close)) for name, each in told.items()))
 
 
-def _weak_slices(config: Config, name: str, told: dict[str, Any], version: str | None) -> dict[str, Any]:
+def _weak_slices(
+    config: Config, name: str, told: dict[str, Any], version: str | None, *, is_asked: bool
+) -> dict[str, Any] | None:
+    """A look now if that was asked for, else what the worker found when it looked last."""
     from schemas.times import HOUR_US, parse_time
-    from streams.weak import weak_slices
+    from streams.weak import last, weak_slices
 
+    if not is_asked:
+        return last(config.state_dir, name)
     horizon_us = int((told["maturity"]["hours"] or 0.0) * HOUR_US)
     return weak_slices(config, name, until_us=parse_time(told["until"]), horizon_us=horizon_us, version=version)
 
@@ -81,11 +85,12 @@ def lines(name: str, told: dict[str, Any] | None, *, is_close: bool = False) -> 
             found += [line for each in version["slices"] for line in _closely(each)]
     if not told["versions"]:
         found.append("Nothing was answered in this span.")
-    return found + (_weak(told["weak"], told["metric"]) if "weak" in told else [])
+    return found + (_weak(told["weak"], told["metric"]) if told.get("weak") else [])
 
 
 def _weak(weak: dict[str, Any], metric: str) -> list[str]:
-    head = f"{weak['scanned']:,} slices of one or two fields, {weak['rows']:,} rows of version {weak['version']}"
+    head = f"{weak['scanned']:,} slices of one or two fields, {weak['rows']:,} rows of {weak['version']}"
+    head += f" until {weak['until']}"
     left = f"; left out: {', '.join(weak['left_out'])}" if weak["left_out"] else ""
     if not weak["slices"]:
         return ["", f"weak slices none, of {head}{left}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from labeling.tables import item
-from retrain.testing import START_US, served_scores, small_contract, small_rows
+from retrain.testing import START_US, served_scores, small_contract, small_rows, write_log
 from schemas.contract import parse_contract
 from schemas.database import read, write
 from schemas.errors import ContractError, UsageError
@@ -23,8 +24,10 @@ from streams.cli.quality import lines
 from streams.plane.pick import audited
 from streams.quality import QualityReader, Wanted
 from streams.runtime import plan_of
+from streams.testing import wait_until
 from streams.testing.counting import plane_parts
 from streams.testing.served import World, open_world
+from streams.weak import DailyScan, last
 from streams.windows import WindowReader
 
 DAYS, PER_DAY = 40, 400
@@ -228,6 +231,50 @@ def test_a_fairness_pair_is_told_with_difference_and_ratio(bare: World) -> None:
 def test_a_fairness_pair_names_declared_slices(pairs: Any) -> None:
     with pytest.raises(ContractError, match="fairness"):
         parse_contract(small_contract().document | {"fairness": pairs})
+
+
+def archived(world: World, rows: pl.DataFrame) -> None:
+    """The rows in the archive, as the plane writes them."""
+    scores = rows["score"].to_numpy()
+    write_log(world.config.archive_dir, rows.with_columns(label="truth"), world.config.model("small").contract, scores)
+
+
+def weak_rows() -> pl.DataFrame:
+    """On route C the truth is a matter of luck, which no score knows."""
+    rows = table(20)
+    luck = pl.Series(np.where(np.random.default_rng(6).random(rows.height) < 0.5, "late", "on_time"))
+    return rows.with_columns(truth=pl.when(pl.col("route") == "C").then(luck).otherwise(pl.col("truth")))
+
+
+def test_a_worker_looks_once_a_day_for_slices_that_nobody_declared(bare: World) -> None:
+    rows = weak_rows()
+    archived(bare, rows)
+    monitored(bare, rows)
+    runtime: Any = SimpleNamespace(
+        config=bare.config, engine=bare.engine, codec=bare.codec, plans={"small": plan_of(bare.config, "small")}
+    )
+    scan, midnight = DailyScan(runtime), START_US + 20 * DAY_US
+    try:
+        scan.look(midnight + HOUR_US)
+        scan.look(midnight)
+        wait_until(lambda: last(bare.config.state_dir, "small") is not None, 60)
+    finally:
+        scan.stop()
+    found = last(bare.config.state_dir, "small")
+    assert found is not None
+    assert found["until_us"] == midnight
+    assert found["slices"][0]["name"] == "route=C"
+    assert found["slices"][0]["error"] == pytest.approx(0.5, abs=0.05)
+    assert found["slices"][0]["expected"] < 0.35
+    old = rows.filter(pl.col("event_time") < midnight - 4 * HOUR_US)
+    assert found["rows"] == pytest.approx(old.height, rel=0.02)
+    told = CliRunner().invoke(cli, [*bare.argv, "quality"]).output
+    assert "weak slices of" in told
+    assert "route=C" in told
+    now = CliRunner().invoke(cli, [*bare.argv, "quality", "--weak", "--json"]).output
+    (weak,) = [each["weak"] for each in json.loads(now)["models"].values()]
+    assert weak["slices"][0]["name"] == "route=C"
+    assert weak["slices"][0]["ids"]
 
 
 def test_the_command_prints_a_report_and_json(bare: World) -> None:
