@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streams import sentences
 from streams.cli import Session, echo_json, json_option, moment, pass_session
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def lines(name: str, told: dict[str, Any] | None, *, is_close: bool = False) -> 
     """The report of one model for people."""
     if told is None:
         return [f"{name}: no prediction was monitored yet."]
-    found = [f"{name}: {told['since']} to {told['until']}", f"maturity    {_maturity(told['maturity'])}"]
+    found = [f"{name}: {told['since']} to {told['until']}", f"maturity    {sentences.maturity(told['maturity'])}"]
     for version in told["versions"]:
         found += ["", *_version(version, told["metric"])]
         if is_close:
@@ -89,13 +90,10 @@ def lines(name: str, told: dict[str, Any] | None, *, is_close: bool = False) -> 
 
 
 def _weak(weak: dict[str, Any], metric: str) -> list[str]:
-    head = f"{weak['scanned']:,} slices of one or two fields, {weak['rows']:,} rows of {weak['version']}"
-    head += f" until {weak['until']}"
-    left = f"; left out: {', '.join(weak['left_out'])}" if weak["left_out"] else ""
     if not weak["slices"]:
-        return ["", f"weak slices none, of {head}{left}"]
+        return ["", f"weak slices none, of {sentences.weak(weak)}"]
     error = "error" if metric == "mae" else "wrong"
-    found = ["", f"weak slices of {head}{left}"]
+    found = ["", f"weak slices of {sentences.weak(weak)}"]
     found.append(f"{'':<48}{'rows':>8}{error:>8}{'rest':>8}{'by score':>10}{'difference at least':>21}  worst")
     for each in weak["slices"]:
         figures = f"{each['error']:>8.3f}{each['rest']:>8.3f}{_figure(each['expected']):>10}{each['low']:>+21.3f}"
@@ -103,59 +101,21 @@ def _weak(weak: dict[str, Any], metric: str) -> list[str]:
     return found
 
 
-def _maturity(maturity: dict[str, Any]) -> str:
-    if maturity["hours"] is None:
-        return "no truth came by feedback yet"
-    kinds = maturity["quantile_hours"]
-    each = "; ".join(
-        f"{name}: " + ", ".join(f"{float(share):.0%} in {_hours(value)}" for share, value in quantiles.items())
-        for name, quantiles in kinds.items()
-        if name != "all" or len(kinds) == 1
-        if quantiles["0.5"] is not None
-    )
-    young = "; provisional, no cohort is old enough" if maturity["is_provisional"] else ""
-    return f"after {_hours(maturity['hours'])} ({each}){young}"
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:.1f} d"
-
-
 def _version(version: dict[str, Any], metric: str) -> list[str]:
     whole = version["slices"][0]
-    found = [f"version     {version['version']}, {whole['slice']}", f"headline    {headline(whole['headline'])}"]
+    found = [
+        f"version     {version['version']}, {whole['slice']}",
+        f"headline    {sentences.headline(whole['headline'])}",
+    ]
     if whole["expected"] is not None:
-        found.append(
-            f"expected    {metric} {whole['expected']:.4f} of all answers, by their scores (assumes no concept drift)"
-        )
-    early = whole["early"]
-    if early and early["accuracy"] is not None:
-        base = "" if early["base"] is None else f", positives {early['base']:.4f}"
-        found.append(
-            f"provisional accuracy {early['accuracy']:.4f}{base} of {early['rows']:,} answers too young to be known"
-        )
-    found += ["", *_slices(version["slices"]), *_series(version["days"], metric), *_users(version["users"])]
+        found.append(f"expected    {sentences.expected(whole['expected'], metric)}")
+    if whole["early"] and whole["early"]["accuracy"] is not None:
+        found.append(f"provisional {sentences.early(whole['early'])}")
+    if version["users"] is not None:
+        found.append(f"users       {sentences.users(version['users'])}")
+    found += ["", *_slices(version["slices"]), *_series(version["days"], metric)]
     found += _fairness(version["fairness"])
     return found
-
-
-def headline(told: dict[str, Any]) -> str:
-    """The headline in a sentence."""
-    metric = told["metric"]
-    if told["kind"] == "unknown":
-        labels = told.get("effective", 0.0)
-        return (
-            f"{metric} is not known: {labels:.0f} of {told.get('labels_needed', 100)} effective labels of the random"
-            f" audit ({told.get('picked', 0):,} picked), and too few answers get their truth by themselves"
-        )
-    low, high = told["interval"] or (float("nan"), float("nan"))
-    figure = f"{metric} {told['value']:.4f} ({low:.4f} to {high:.4f})"
-    if told["kind"] == "realised":
-        return f"{figure}, realised: {told['labels']:,} of {told['rows']:,} mature answers have their truth"
-    return (
-        f"{figure}, estimated for {told['rows']:,} answers from {told['labels']:,} of {told['picked']:,} audited"
-        f" ({told['effective']:.0f} effective, {told['source']}; lambda {told['tuning']:.2f})"
-    )
 
 
 def _slices(slices: list[dict[str, Any]]) -> list[str]:
@@ -188,18 +148,6 @@ def _series(days: list[dict[str, Any]], metric: str) -> list[str]:
         row = f"{day['day']:<12}{day['rows']:>9,}{_percent(day['coverage']):>8}{_figure(day['realised']):>10}"
         found.append(f"{row}{_figure(day['expected']):>10}{gap:>36}")
     return found
-
-
-def _users(users: dict[str, Any] | None) -> list[str]:
-    if users is None:
-        return []
-    low, high = users["interval"]
-    said = f"accepted {users['accepted']:,}, edited {users['edited']:,}, rejected {users['rejected']:,}"
-    rate = f"{users['accept_rate']:.3f} ({low:.3f} to {high:.3f}) accepted"
-    share = (
-        f"{_percent(users['words_share'])} of the answers were commented; not the error rate, people choose what to say"
-    )
-    return ["", f"users       {said}; {rate}; {share}"]
 
 
 def _fairness(pairs: list[dict[str, Any]]) -> list[str]:

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from schemas.parts import ALL_SLICE
 from schemas.times import from_us
 from streams.status import event_columns
+from streams.web import standing
 from streams.web.charts import Mark, Point, histogram, lines, text
 from streams.web.view import DAYS_MAX
 
@@ -75,7 +76,7 @@ def page(view: dict[str, Any], nonce: str) -> str:
     if view["model"] is None:
         body.append("<p>No model is configured or known yet: <code>flywheel init TABLE</code> begins with one.</p>")
     else:
-        body += [_model(view), _feature(view), _quality(view)]
+        body += [_model(view), standing.section(view["standing"], view["weak"]), _feature(view), _quality(view)]
     script = SCRIPT.replace("WAIT", str(REFRESH_MS)).strip()
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Flywheel</title>'

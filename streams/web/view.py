@@ -23,8 +23,10 @@ from streams.config import ModelConfig
 from streams.days import quality_days
 from streams.ends import LogEnds
 from streams.logic.scores import compare
+from streams.quality import QualityReader, Wanted
 from streams.status import StatusReader, looking_at
 from streams.tables import alert
+from streams.weak import last
 
 DAYS_DEFAULT = 30
 DAYS_MAX = 92
@@ -94,6 +96,7 @@ class View:
             notes.append(f"There is no model '{choice.model}'.")
         shown: dict[str, Any] = {"status": status, "model": model, "slice": ALL_SLICE, "slices": [ALL_SLICE]}
         shown |= {"feature": None, "days": [], "days_asked": choice.days, "marks": [], "notes": notes}
+        shown |= {"standing": None, "weak": None}
         if model is None:
             return shown
         configured = self.reader.config.models.get(model)
@@ -122,6 +125,10 @@ class View:
             shown["days"] = [day.as_dict() for day in days]
             shown["timezone"] = configured.contract.timezone if configured is not None else "UTC"
             shown["marks"] = _marks(connection, model)
+            if configured is not None:
+                wanted = Wanted(slice=shown["slice"])
+                shown["standing"] = QualityReader(self.reader.config, windows).gather(connection, model, wanted)
+                shown["weak"] = last(self.reader.config.state_dir, model)
             newest = windows.newest_us(connection, model)
             if configured is None or not configured.has_profile:
                 return

@@ -17,19 +17,24 @@ from labeling.tables import item
 from retrain.testing import START_US, served_scores, small_contract, small_rows, write_log
 from schemas.contract import parse_contract
 from schemas.database import read, write
-from schemas.errors import ContractError, UsageError
+from schemas.errors import BrokerUnreachableError, ContractError, UsageError
 from schemas.times import DAY_US, HOUR_US
 from streams.cli import cli
 from streams.cli.quality import lines
+from streams.ends import LogEnds
 from streams.plane.pick import audited
 from streams.quality import QualityReader, Wanted
 from streams.runtime import plan_of
+from streams.status import StatusReader
 from streams.testing import wait_until
 from streams.testing.counting import plane_parts
 from streams.testing.served import World, open_world
 from streams.weak import DailyScan, last
+from streams.web import html
+from streams.web.view import Choice, View
 from streams.windows import WindowReader
 
+AWAY = LogEnds("embedded", error=BrokerUnreachableError())
 DAYS, PER_DAY = 40, 400
 SHARE = 0.1
 
@@ -271,6 +276,10 @@ def test_a_worker_looks_once_a_day_for_slices_that_nobody_declared(bare: World) 
     told = CliRunner().invoke(cli, [*bare.argv, "quality"]).output
     assert "weak slices of" in told
     assert "route=C" in told
+    view = View(StatusReader(bare.config, bare.engine, bare.codec)).gather(Choice(), AWAY)
+    body = html.page(view, "n")
+    assert "realised:" in body
+    assert "<td>route=C</td>" in body
     now = CliRunner().invoke(cli, [*bare.argv, "quality", "--weak", "--json"]).output
     (weak,) = [each["weak"] for each in json.loads(now)["models"].values()]
     assert weak["slices"][0]["name"] == "route=C"
