@@ -288,6 +288,7 @@ class FlywheelClient:
     ) -> bool:
         """Log what turned out to be true (``kind="truth"``), or what a user said (``kind="user"``).
 
+        A user's label is ``right`` (took the answer), ``edited`` (took it after a change) or ``wrong``.
         ``facts`` are the numbers that the contract names. Without a ``feedback_id`` it is made of the content, so that
         the same feedback sent again is a duplicate.
         """
