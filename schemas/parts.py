@@ -83,15 +83,13 @@ N_CORRECTED = 17
 """Truths that replaced an earlier one."""
 AUDIT_SHARE = 24
 """Sum of the probability with which the random audit picks a row, micro, over the rows of ``N_INPUT``."""
-N_AUDITED = 25
-"""Rows that the random audit picked."""
-N_AUDIT_TRUTH = 26
-"""Of those, rows whose truth is known."""
-AUDIT_ERROR = 27
+N_AUDIT_TRUTH = 25
+"""Rows that the random audit picked and whose truth is known."""
+AUDIT_ERROR = 26
 """Sum of |p-y| over them, micro; of a regression."""
-AUDIT_ERROR_SQ = 28
+AUDIT_ERROR_SQ = 27
 """Sum of (p-y)^2 over them, micro; of a regression."""
-USER_EDITED = 29
+USER_EDITED = 28
 """Answers that the user took after a change."""
 
 CALIBRATION_N = 1000

@@ -203,7 +203,7 @@ def _headline(
     told |= {"labels": found.labels, "effective": round(found.effective, 1), "rows": found.rows}
     told |= {"labels_needed": LABELS_MIN, "source": source, "tuning": round(found.tuning, 3)}
     days = (day for day in ledger.mature if day >= since)
-    picked_of_truths = sum(int(ledger.mature[day][parts.N_AUDITED]) for day in days)
+    picked_of_truths = round(sum(int(ledger.mature[day][parts.AUDIT_SHARE]) for day in days) / MICRO)
     picked_of_people = sum(look.day(label.event_time_us) >= since for label in people)
     told["picked"] = picked_of_truths if source == "truths" else picked_of_people
     if found.value is None or found.interval is None:

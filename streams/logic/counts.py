@@ -26,7 +26,7 @@ Ints = npt.NDArray[np.int64]
 Hour = int
 """Whole hours since 1970 UTC."""
 SCALARS = 32
-"""Scalars of a part that are kept by hour; the largest used code is 29."""
+"""Scalars of a part that are kept by hour; the largest used code is 28."""
 
 
 class LocalHours:

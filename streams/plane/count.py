@@ -112,7 +112,7 @@ def _ranked(keys: Ints, size: int) -> tuple[Ints, int]:
     return rank[keys], int(rank[-1]) + 1
 
 
-def count_pairs(plan: ModelPlan, pairs: Pairs, cuts: Cuts, partition: int) -> list[Addition]:
+def count_pairs(plan: ModelPlan, pairs: Pairs, cuts: Cuts) -> list[Addition]:
     """What pairs add: rows, scores, cells, values outside the contract; on the due axis the undecided rows."""
     if not len(pairs):
         return []
@@ -130,9 +130,6 @@ def count_pairs(plan: ModelPlan, pairs: Pairs, cuts: Cuts, partition: int) -> li
         constants.append((parts.score_bin(score).astype(np.int32) + np.int32(parts.SCORED), amount))
     if plan.audit_share > 0:
         constants.append((parts.AUDIT_SHARE, round(plan.audit_share * parts.MICRO)))
-        constants.append(
-            (parts.N_AUDITED, audited(partition, predictions["offset"], plan.audit_share).astype(np.int64))
-        )
     if inputs["outside"].any():
         outside = np.unpackbits(inputs["outside"], axis=1)[:, : len(plan.contract.fields)]
         for i in np.flatnonzero(outside.any(axis=0)):
@@ -162,15 +159,15 @@ def count_truths(plan: ModelPlan, truths: Truths, cuts: Cuts, partition: int) ->
     if len(known):
         some, y, s = truths.predictions.take(known), y_all[known], sign[known]
         label, answer = rows["label"][known], some["label"]
-        right = label == answer
+        right, undecided = label == answer, rows["undecided"][known]
         counters = _signed(parts.truth_counters(some["score"], y, plan.kind, plan.unit, right), s)
-        counters.append((parts.N_UNDECIDED, rows["undecided"][known] * s))
+        counters.append((parts.N_UNDECIDED, undecided * s))
         counters.append((parts.N_CORRECTED, truths.is_correction[known] * s))
         if plan.kind != "regression":
             counters.append((parts.N_CORRECT, right * s))
             place = np.minimum(answer, parts.CONFUSION_OTHER).astype(np.int32) * parts.CONFUSION_SIDE
             counters.append((place + np.minimum(label, parts.CONFUSION_OTHER) + np.int32(parts.CONFUSION), s))
-        came = s * (rows["undecided"][known] == 0)
+        came = s * (undecided == 0) if undecided.any() or (s < 0).any() else 1
         outcome = np.zeros(len(y)) if plan.kind == "regression" else y
         counters.append((parts.delay_code(rows["event_us"][known] - some["event_us"], outcome), came))
         order, offset, asked = truths.order[known], truths.offset[known], truths.inputs.take(known)

@@ -321,9 +321,9 @@ class Numbered:
                 keep(rows)
 
     def _count(self, plan: ModelPlan, joined: Joined) -> None:
-        cuts, number = Cuts(self.tracks), self._origin.number
-        pairs = count_pairs(plan, joined.pairs, cuts, number)
-        for addition in (*pairs, *count_truths(plan, joined.truths, cuts, number)):
+        cuts = Cuts(self.tracks)
+        truths = count_truths(plan, joined.truths, cuts, self._origin.number)
+        for addition in (*count_pairs(plan, joined.pairs, cuts), *truths):
             cuts.segments[addition.place].add(plan.model, addition)
         duplicates = (joined.duplicate_inputs, joined.duplicate_predictions, joined.duplicate_feedback)
         for topic, offsets in enumerate(duplicates):

@@ -38,7 +38,7 @@ def plane_parts(plan: ModelPlan, rows: pl.DataFrame, *, version: str = "v1", par
     inputs["offset"] = predictions["offset"] = offsets
     order = offsets * ORDER_TOPICS + ORDER_TOPICS
     cuts: Any = _OneSegment()
-    found = count_pairs(plan, Pairs(inputs, predictions, order, offsets), cuts, partition)
+    found = count_pairs(plan, Pairs(inputs, predictions, order, offsets), cuts)
     said = [
         ("truth", pl.col("truth_time"), pl.col("truth"), pl.col("value")),
         ("user", pl.col("event_time"), pl.col("user"), pl.lit(None, pl.Float64)),

@@ -328,7 +328,6 @@ class _Run:
                 counts[parts.SCORED + _bin(score)] += 1
         if model.audit_share > 0:
             counts[parts.AUDIT_SHARE] += _micro(model.audit_share)
-            counts[parts.N_AUDITED] += self._is_audited(model, answer)
         counts.update(_cells(model, asked["features"], answer))
         self._add(known, place, "event", answer["event_time"], counts, 1)
         undecided = model.target.get("undecided")

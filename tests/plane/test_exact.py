@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from schemas.parts import AUDIT_ERROR, AUDIT_ERROR_SQ, AUDIT_N, DELAY, N_AUDIT_TRUTH, N_AUDITED
+from schemas.parts import AUDIT_ERROR, AUDIT_ERROR_SQ, AUDIT_N, DELAY, N_AUDIT_TRUTH
 from schemas.registry import Codec, FileRegistry
 from streams.plane.horizon import Horizon
 from streams.plane.memory import Memory
@@ -193,7 +193,7 @@ def added_up(segments: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], dict[i
 
 def but_the_audit(sums: dict[tuple[Any, ...], dict[int, int]]) -> dict[tuple[Any, ...], dict[int, int]]:
     """What the audit picks follows from the place in the log, and never is of an earlier one."""
-    of_audit = {N_AUDITED, N_AUDIT_TRUTH, AUDIT_ERROR, AUDIT_ERROR_SQ, *range(AUDIT_N, DELAY)}
+    of_audit = {N_AUDIT_TRUTH, AUDIT_ERROR, AUDIT_ERROR_SQ, *range(AUDIT_N, DELAY)}
     return {key: {code: n for code, n in counts.items() if code not in of_audit} for key, counts in sums.items()}
 
 
