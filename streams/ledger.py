@@ -142,9 +142,11 @@ def read_delays(reader: WindowReader, connection: sa.Connection, config: Config,
         part for part in reader.parts(connection, look.model, from_us=since_us, below=OUTSIDE) if part.role == CHAMPION
     ]
     old = [part for part in parts if part.window_us <= look.now_us - config.join_horizon_s * SECOND_US]
-    if old:
-        return Delays.of(summed(old))
-    return Delays.of(summed(_older_half(parts)), is_provisional=True)
+    chosen = old or _older_half(parts)
+    total = np.zeros(OUTSIDE, np.int64)
+    for part in chosen:
+        np.add.at(total, part.codes, part.counts)
+    return Delays.of(as_counters([total]), is_provisional=not old)
 
 
 def _older_half(parts: Sequence[Part]) -> list[Part]:

@@ -286,6 +286,53 @@ def test_a_worker_looks_once_a_day_for_slices_that_nobody_declared(bare: World) 
     assert weak["slices"][0]["ids"]
 
 
+def turned(world: World, **target: Any) -> World:
+    """The same model with another target."""
+    contract = small_contract(target=target)
+    (world.root / "small.avsc").write_text(json.dumps(contract.document))
+    return open_world(world.root)
+
+
+@pytest.mark.parametrize("only_audit", [False, True])
+def test_a_regression_has_errors_instead_of_labels(bare: World, only_audit: bool) -> None:
+    world, rng = turned(bare, kind="regression", unit=10.0), np.random.default_rng(8)
+    rows = table().with_columns(score=pl.Series(rng.normal(100, 20, DAYS * PER_DAY)), answer=pl.lit(None, pl.String))
+    value = rows["score"] + pl.Series(rng.normal(3, 10, rows.height))
+    comes = picked(rows) if only_audit else pl.Series([True]).new_from_index(0, rows.height)
+    none = pl.lit(None, pl.String)
+    rows = rows.with_columns(truth=none, value=pl.when(comes).then(value), truth_time=pl.col("event_time") + HOUR_US)
+    monitored(world, rows)
+    found = top(world, since_us=SINCE)
+    error = (rows["score"] - value).abs().filter(rows["event_time"] >= SINCE).to_numpy()
+    headline = found["headline"]
+    assert (headline["metric"], headline["kind"]) == ("mae", "audit" if only_audit else "realised")
+    low, high = headline["interval"]
+    assert low < error.mean() < high
+    assert headline["value"] == pytest.approx(error.mean(), abs=0.6 if only_audit else 0.05)
+    assert found["rmse"] == pytest.approx(np.sqrt(np.square(error).mean()), abs=0.4)
+    assert found["bias"] == pytest.approx(-3.0, abs=0.7)
+    assert (found["expected"], found["classes"], found["reliability"]) == (None, [], [])
+    told = CliRunner().invoke(cli, [*world.argv, "quality", "--since", "2024-01-21"]).output
+    assert "mae" in told
+    assert "rmse" in told
+
+
+def test_many_labels_are_judged_by_the_answer_that_was_given(bare: World) -> None:
+    world = turned(bare, kind="multiclass", labels=["late", "on_time", "never"])
+    rows = table()
+    confidence = pl.when(pl.col("answer") == "late").then(pl.col("score")).otherwise(1 - pl.col("score"))
+    rows = rows.with_columns(confidence.alias("score"))
+    only = rows.with_columns(pl.when(picked(rows)).then(pl.col(n)).alias(n) for n in ("truth", "truth_time"))
+    monitored(world, only)
+    found = top(world, since_us=SINCE)
+    seen = rows.filter(pl.col("event_time") >= SINCE)
+    low, high = found["headline"]["interval"]
+    assert low < share(seen["answer"] == seen["truth"]) < high
+    assert found["headline"]["tuning"] > 0.3
+    assert [each["label"] for each in found["classes"]] == ["late", "on_time", "never"]
+    assert found["classes"][2]["f1"] is None
+
+
 def test_the_command_prints_a_report_and_json(bare: World) -> None:
     empty = CliRunner().invoke(cli, [*bare.argv, "quality"])
     assert empty.output == "small: no prediction was monitored yet.\n"
