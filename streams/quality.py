@@ -26,7 +26,7 @@ from streams.logic.fairness import gaps
 from streams.logic.headline import LABELS_MIN, Headline, Stratum, estimate
 from streams.logic.intervals import share_interval
 from streams.logic.maturity import Delays, early
-from streams.logic.outcomes import Counters, Labelled, audited, calibrated, expected, matured, traffic
+from streams.logic.outcomes import METRICS, Counters, Labelled, Metric, audited, calibrated, expected, matured, traffic
 from streams.logic.quality import Quality, confusion, measure, reliability
 from streams.windows import WindowReader
 
@@ -158,6 +158,7 @@ def _entry(
     young = [(age, own) for day, age, own in ledger.young if day >= since]
     fit = calibrated(matured(counters(ledger.mature, None, since - timedelta(days=1)), look.metric, look.kind))
     rows = traffic(whole, look.kind)
+    headlines = [_headline(look, metric, ledger, people, since, found) for metric in METRICS[look.kind]]
     return {
         "slice": name,
         "rows": whole.get(parts.N, 0),
@@ -165,7 +166,8 @@ def _entry(
         "coverage": _share(whole.get(parts.N_TRUTH, 0), whole.get(parts.N, 0)),
         "mature_rows": found.rows,
         "mature_coverage": found.coverage,
-        "headline": _headline(look, ledger, people, since, found),
+        "headline": headlines[0],
+        "beside": headlines[1:],
         "expected": _rounded(None if fit is None or look.kind == "regression" else expected(rows, fit)),
         "early": asdict(early(young, delays, look.kind, look.positive_place)) if young else None,
         **{figure: _rounded(getattr(found, figure)) for figure in FIGURES},
@@ -180,23 +182,23 @@ def _entry(
 
 
 def _headline(
-    look: Look, ledger: Ledger, people: Sequence[AuditLabel], since: date, realised: Quality
+    look: Look, metric: Metric, ledger: Ledger, people: Sequence[AuditLabel], since: date, realised: Quality
 ) -> dict[str, Any]:
     """The one figure, and how it was come by."""
-    told: dict[str, Any] = {"metric": look.metric, "kind": UNKNOWN, "value": None, "interval": None}
+    told: dict[str, Any] = {"metric": metric, "kind": UNKNOWN, "value": None, "interval": None}
     if realised.coverage is not None and realised.coverage >= REALISED_COVERAGE:
-        interval = (realised.intervals or {}).get(look.metric)
-        value = _rounded(getattr(realised, look.metric))
+        interval = (realised.intervals or {}).get(metric)
+        value = _rounded(getattr(realised, metric))
         told |= {"kind": REALISED, "value": value, "labels": realised.matured, "rows": realised.rows}
         return told | {"interval": None if interval is None else [_rounded(end) for end in interval]}
     sources = {
-        "truths": _strata(look, {day: _sums(own) for day, own in ledger.mature.items()}, since),
-        "people": _strata(look, _with_people(look, ledger, people), since),
+        "truths": _strata(look, metric, {day: _sums(own) for day, own in ledger.mature.items()}, since),
+        "people": _strata(look, metric, _with_people(look, ledger, people), since),
     }
     source = max(sources, key=lambda name: sum(s.labelled.rows for s in sources[name][0]))
     now, earlier = sources[source]
     before = [s.labelled for s in earlier]
-    known = matured(counters(ledger.mature, None, since - timedelta(days=1)), look.metric, look.kind, look.unit)
+    known = matured(counters(ledger.mature, None, since - timedelta(days=1)), metric, look.kind, look.unit)
     most = max([known, *before], key=lambda labelled: labelled.rows)
     proxy = None if look.kind == "regression" else calibrated(most)
     found: Headline = estimate(now, earlier, proxy, alpha=look.alpha, rows_a_day=look.rows_a_day)
@@ -209,7 +211,7 @@ def _headline(
     if found.value is None or found.interval is None:
         return told
     low, high = found.interval
-    if look.metric != "mae":
+    if metric != "mae":
         low, high = max(0.0, low), min(1.0, high)
     interval_ = [_rounded(low), _rounded(high)]
     return told | {"kind": AUDIT, "value": _rounded(found.value), "interval": interval_}
@@ -219,7 +221,9 @@ def _sums(own: Any) -> dict[int, int]:
     return counters({date.min: own})
 
 
-def _strata(look: Look, days: Mapping[date, Counters], since: date) -> tuple[list[Stratum], list[Stratum]]:
+def _strata(
+    look: Look, metric: Metric, days: Mapping[date, Counters], since: date
+) -> tuple[list[Stratum], list[Stratum]]:
     """Rows and audited truths by the audit's share, of the span and of the days before it.
 
     Days without an audit are not in it: nothing was picked of them.
@@ -235,7 +239,7 @@ def _strata(look: Look, days: Mapping[date, Counters], since: date) -> tuple[lis
                 for code, count in own.items():
                     total[code] = total.get(code, 0) + count
         for share, own in sorted(by_share.items()):
-            labelled = audited(own, look.metric, look.kind, look.unit)
+            labelled = audited(own, metric, look.kind, look.unit)
             found[place].append(Stratum(share, traffic(own, look.kind), labelled))
     return found
 

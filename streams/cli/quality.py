@@ -106,6 +106,7 @@ def _version(version: dict[str, Any], metric: str) -> list[str]:
     found = [
         f"version     {version['version']}, {whole['slice']}",
         f"headline    {sentences.headline(whole['headline'])}",
+        *(f"beside      {sentences.headline(each)}" for each in whole["beside"] if each["value"] is not None),
     ]
     if whole["expected"] is not None:
         found.append(f"expected    {sentences.expected(whole['expected'], metric)}")

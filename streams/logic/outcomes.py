@@ -28,7 +28,6 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
     "regression": ("mae",),
 }
 """The first is the headline. Brier and not log loss: it is bounded, so that a bin's middle may stand for its scores."""
-LOWER_IS_BETTER: Mapping[str, bool] = {"accuracy": False, "brier": True, "mae": True, "log_loss": True}
 GROUP_ROWS_MIN = 50
 GROUPS_MAX = 20
 POINTS: Floats = 1.0 / (1.0 + np.exp(-(np.arange(SCORE_BINS) - 63.5) / 8.0))

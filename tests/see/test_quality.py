@@ -129,6 +129,10 @@ def test_where_only_the_audit_gets_truths_the_headline_is_estimated_for_all_answ
     low, high = headline["interval"]
     assert low < right < high
     assert found["coverage"] == pytest.approx(SHARE, abs=0.02)
+    (brier,) = found["beside"]
+    loss = np.square(seen["score"].to_numpy() - (seen["truth"] == "late").to_numpy())
+    assert brier["metric"] == "brier"
+    assert brier["interval"][0] < loss.mean() < brier["interval"][1]
 
 
 def test_what_users_say_unasked_is_no_sample(bare: World) -> None:
