@@ -62,10 +62,12 @@ def feature_columns(contract: Contract) -> list[pl.Expr]:
     return [pl.col(f.name).cast(KIND_TYPES[f.kind]) for f in contract.fields]
 
 
-def _ordered(root: Path, noun: str, contract: Contract, columns: list[str], ends: Ends) -> pl.DataFrame:
+def _ordered(root: Path, noun: str, contract: Contract, columns: list[str], ends: Ends, starts: Ends) -> pl.DataFrame:
     """Records of a noun in the order that counts: the running maximum of broker timestamps, then the offset."""
-    reach = ends.get(noun, {})
-    frame = archive.retried(lambda: archive.scan(root, noun, contract.model, columns=columns, ends=reach).collect())
+    reach, begin = ends.get(noun, {}), starts.get(noun, {})
+    frame = archive.retried(
+        lambda: archive.scan(root, noun, contract.model, columns=columns, ends=reach, starts=begin).collect()
+    )
     if frame.is_empty():
         return frame
     place = ["cluster", "partition"]
@@ -78,9 +80,14 @@ def _ordered(root: Path, noun: str, contract: Contract, columns: list[str], ends
 
 
 def read_archive(
-    root: Path, contract: Contract, ends: Ends, as_of_us: int
+    root: Path, contract: Contract, ends: Ends, as_of_us: int, starts: Ends | None = None
 ) -> tuple[pl.DataFrame, dict[str, dict[str, Span]]]:
     """Joined rows as they were known at ``as_of_us``, and the spans of offsets that they come from.
+
+    Parameters
+    ----------
+    ends, starts
+        Offsets below which, and from which on, records are read; default: from the first.
 
     Returns
     -------
@@ -94,7 +101,7 @@ def read_archive(
         "predictions": ["prediction_id", "event_time", "version", "role", "score", "label", "truth_due"],
         "feedback": ["feedback_id", "prediction_id", "event_time", "kind", "label", "value"],
     }
-    read = {noun: _ordered(root, noun, contract, columns, ends) for noun, columns in wanted.items()}
+    read = {noun: _ordered(root, noun, contract, columns, ends, starts or {}) for noun, columns in wanted.items()}
     spans = {noun: _spans(frame, ends.get(noun, {})) for noun, frame in read.items()}
     if read["inputs"].is_empty():
         return _no_rows(contract), spans

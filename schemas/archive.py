@@ -102,6 +102,7 @@ def scan(
     columns: list[str] | None = None,
     cluster: str | None = None,
     ends: Mapping[tuple[str, int], int] | None = None,
+    starts: Mapping[tuple[str, int], int] | None = None,
 ) -> pl.LazyFrame:
     """All archived events of a noun, lazily.
 
@@ -116,6 +117,8 @@ def scan(
     ends
         For each (cluster, partition): only offsets below; partitions that are absent are left out. This is how a
         dataset manifest names the rows it was made of.
+    starts
+        For some (cluster, partition): only offsets from there on.
 
     Returns
     -------
@@ -125,9 +128,14 @@ def scan(
     for file in files(root, noun, cluster):
         if ends is not None and (file.cluster, file.partition) not in ends:
             continue
+        start = (starts or {}).get((file.cluster, file.partition), 0)
+        if file.end <= start:
+            continue
         part = pl.scan_parquet(file.path)
         if ends is not None:
             part = part.filter(pl.col("offset") < ends[file.cluster, file.partition])
+        if start > file.start:
+            part = part.filter(pl.col("offset") >= start)
         part = part.with_columns(
             pl.lit(file.cluster).alias("cluster"), pl.lit(file.partition, dtype=pl.Int32).alias("partition")
         )

@@ -66,5 +66,6 @@ def users(told: dict[str, Any]) -> str:
 def weak(told: dict[str, Any]) -> str:
     """What was looked at for weak slices."""
     head = f"{told['scanned']:,} slices of one or two fields, {told['rows']:,} rows of {told['version']}"
+    head += " (the newest; there are more)" if told["is_newest_only"] else ""
     left = f"; left out: {', '.join(told['left_out'])}" if told["left_out"] else ""
     return f"{head} until {told['until']}{left}"

@@ -29,7 +29,7 @@ from streams.status import StatusReader
 from streams.testing import wait_until
 from streams.testing.counting import plane_parts
 from streams.testing.served import World, open_world
-from streams.weak import DailyScan, last
+from streams.weak import DailyScan, last, weak_slices
 from streams.web import html
 from streams.web.view import Choice, View
 from streams.windows import WindowReader
@@ -288,6 +288,20 @@ def test_a_worker_looks_once_a_day_for_slices_that_nobody_declared(bare: World) 
     (weak,) = [each["weak"] for each in json.loads(now)["models"].values()]
     assert weak["slices"][0]["name"] == "route=C"
     assert weak["slices"][0]["ids"]
+
+
+def test_of_a_large_archive_the_newest_rows_are_looked_at(bare: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = weak_rows()
+    archived(bare, rows)
+    until = START_US + 20 * DAY_US
+    whole = weak_slices(bare.config, "small", until_us=until, horizon_us=0)
+    assert not whole["is_newest_only"]
+    monkeypatch.setattr("streams.weak.RECORDS_MAX", 2_000)
+    newest = weak_slices(bare.config, "small", until_us=until, horizon_us=0)
+    assert newest["is_newest_only"]
+    assert newest["rows"] == pytest.approx(2_000, rel=0.1)
+    assert newest["rows"] < whole["rows"] / 3
+    assert newest["slices"][0]["name"] == "route=C"
 
 
 def turned(world: World, **target: Any) -> World:
