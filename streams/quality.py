@@ -43,11 +43,11 @@ ASSUMES = "assumes no concept drift"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to tell of: None is the newest versions, every declared slice, the last seven days."""
+    """What to tell of: None is every version, every declared slice, the last seven days; ``since`` is a local day."""
 
     version: str | None = None
     slice: str | None = None
-    since_us: int | None = None
+    since: date | None = None
 
 
 @dataclass
@@ -78,8 +78,7 @@ class QualityReader:
         window_us = self.config.window_s * SECOND_US
         look = Look.of(self.config, model, newest + window_us)
         delays = read_delays(self.windows, connection, self.config, look)
-        since_us = wanted.since_us if wanted.since_us is not None else newest - (SPAN_DAYS - 1) * DAY_US
-        since = look.day(since_us)
+        since = wanted.since or look.day(newest - (SPAN_DAYS - 1) * DAY_US)
         first = since - timedelta(days=EARLIER_DAYS)
         names = [ALL_SLICE, *(each.name for each in configured.contract.slices())]
         if wanted.slice is not None and wanted.slice not in names:

@@ -35,6 +35,8 @@ from streams.logic.weak import Grid, find_weak
 from streams.runtime import Runtime
 from streams.windows import WindowReader
 
+FORMAT = 1
+"""Of the file; another one's is not read, the next look writes it anew."""
 SHARE_MAX = 0.1
 RECORDS_MAX = 400_000
 """Of each topic, the newest: some 200 MB of rows with 20 features, in a worker whose memory is bounded."""
@@ -66,7 +68,13 @@ def weak_slices(
     rows, _ = read_archive(config.archive_dir, contract, ends, until_us, starts)
     grid = Grid.of(configured.profile, contract.feature_names)
     rows = rows.filter(pl.col("served_score").is_not_null())
-    found: dict[str, Any] = {"model": model, "until": format_us(until_us), "until_us": until_us, "version": version}
+    found: dict[str, Any] = {
+        "format": FORMAT,
+        "model": model,
+        "until": format_us(until_us),
+        "until_us": until_us,
+        "version": version,
+    }
     found |= {"rows": 0, "scanned": grid.slices, "left_out": list(grid.left_out), "is_newest_only": is_cut}
     if not rows.height:
         return found | {"slices": []}
@@ -128,12 +136,12 @@ def keep(state_dir: Path, told: dict[str, Any]) -> None:
 
 
 def last(state_dir: Path, model: str) -> dict[str, Any] | None:
-    """The last result of a model; None if there is none that can be read."""
+    """The last result of a model; None if there is none that this version can read."""
     try:
         told: dict[str, Any] = json.loads(Paths(state_dir).weak(model).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return told
+    return told if told.get("format") == FORMAT else None
 
 
 class DailyScan:

@@ -21,7 +21,7 @@ CONFUSION_MAX = 8
 @click.option("--version", help="Only this version; default: all that answered in the span.")
 @click.option("--slice", "slice_name", help="Only this slice (field=value); default: all rows and the declared ones.")
 @click.option("--weak", is_flag=True, help="Look now for undeclared slices that are answered worse.")
-@click.option("--since", "since_us", callback=moment, help="From this day on; default: the last seven days.")
+@click.option("--since", "since_us", callback=moment, help="From this local day on; default: the last seven days.")
 @json_option
 @pass_session
 def quality(
@@ -38,6 +38,7 @@ def quality(
     Intervals are valid however often you look. With --version or --slice there are also the confusion matrix, the
     figures of each label and the reliability diagram.
     """
+    from schemas.times import from_us
     from streams.quality import QualityReader, Wanted
     from streams.status import looking_at, open_status
 
@@ -46,7 +47,7 @@ def quality(
         config.model(model)
     names = sorted(config.models) if model is None else [model]
     reader = open_status(config)
-    wanted = Wanted(version, slice_name, since_us)
+    wanted = Wanted(version, slice_name, None if since_us is None else from_us(since_us).date())
     try:
         with looking_at(reader.engine) as connection:
             told = {name: QualityReader(config, reader.windows).gather(connection, name, wanted) for name in names}

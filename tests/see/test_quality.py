@@ -18,7 +18,7 @@ from retrain.testing import START_US, served_scores, small_contract, small_rows,
 from schemas.contract import parse_contract
 from schemas.database import read, write
 from schemas.errors import BrokerUnreachableError, ContractError, UsageError
-from schemas.times import DAY_US, HOUR_US
+from schemas.times import DAY_US, HOUR_US, from_us
 from streams.cli import cli
 from streams.cli.quality import lines
 from streams.ends import LogEnds
@@ -29,7 +29,7 @@ from streams.status import StatusReader
 from streams.testing import wait_until
 from streams.testing.counting import plane_parts
 from streams.testing.served import World, open_world
-from streams.weak import DailyScan, last, weak_slices
+from streams.weak import DailyScan, keep, last, weak_slices
 from streams.web import html
 from streams.web.view import Choice, View
 from streams.windows import WindowReader
@@ -87,7 +87,7 @@ SINCE = START_US + 20 * DAY_US
 def test_where_every_answer_gets_its_truth_the_headline_is_the_realised_figure(bare: World) -> None:
     rows = table()
     monitored(bare, rows)
-    found = report(bare, since_us=SINCE)
+    found = report(bare, since=from_us(SINCE).date())
     assert found["maturity"]["hours"] == pytest.approx(3.0, abs=0.7)
     quantiles = found["maturity"]["quantile_hours"]
     assert quantiles["late"]["0.5"] > quantiles["on_time"]["0.5"]
@@ -117,7 +117,7 @@ def test_where_only_the_audit_gets_truths_the_headline_is_estimated_for_all_answ
     is_picked = picked(rows)
     only = rows.with_columns(pl.when(is_picked).then(pl.col(name)).alias(name) for name in ("truth", "truth_time"))
     monitored(bare, only)
-    found = top(bare, since_us=SINCE)
+    found = top(bare, since=from_us(SINCE).date())
     headline = found["headline"]
     assert (headline["kind"], headline["source"]) == ("audit", "truths")
     seen = rows.filter(pl.col("event_time") >= SINCE)
@@ -143,7 +143,7 @@ def test_what_users_say_unasked_is_no_sample(bare: World) -> None:
     told = pl.when(comes).then(pl.when(wrong).then(pl.lit("wrong")).otherwise(pl.lit("right"))).alias("user")
     only = rows.with_columns(told, truth=pl.lit(None, pl.String), truth_time=pl.lit(None, pl.Int64))
     monitored(bare, only)
-    version = report(bare, since_us=SINCE)["versions"][0]
+    version = report(bare, since=from_us(SINCE).date())["versions"][0]
     assert version["slices"][0]["headline"]["kind"] == "unknown"
     assert version["slices"][0]["headline"]["value"] is None
     seen = rows.filter(pl.col("event_time") >= SINCE)
@@ -158,13 +158,13 @@ def test_what_people_answer_of_the_audit_is_as_good_as_truths_that_come(bare: Wo
     chosen = rows.filter(is_picked)
     with write(bare.engine) as connection:
         connection.execute(sa.insert(item), [_item(n, row) for n, row in enumerate(chosen.iter_rows(named=True), 1)])
-    headline = top(bare, since_us=SINCE)["headline"]
+    headline = top(bare, since=from_us(SINCE).date())["headline"]
     seen = rows.filter(pl.col("event_time") >= SINCE)
     assert (headline["kind"], headline["source"]) == ("audit", "people")
     assert headline["labels"] == chosen.filter(pl.col("event_time") >= SINCE).height
     low, high = headline["interval"]
     assert low < share(seen["answer"] == seen["truth"]) < high
-    of_b = top(bare, since_us=SINCE, slice="route=B")["headline"]
+    of_b = top(bare, since=from_us(SINCE).date(), slice="route=B")["headline"]
     assert of_b["labels"] == chosen.filter((pl.col("event_time") >= SINCE) & (pl.col("route") == "B")).height
 
 
@@ -187,7 +187,7 @@ def test_the_expectation_says_nothing_of_concept_drift_and_the_difference_does(b
     drifted = small_rows(DAYS, PER_DAY, seed=3, noise=4.0)["label"]  # the same inputs, a world that obeys them less
     late_days = pl.col("event_time") >= START_US + 34 * DAY_US
     monitored(bare, rows.with_columns(truth=pl.when(late_days).then(drifted).otherwise(pl.col("truth"))))
-    days = report(bare, since_us=START_US + 30 * DAY_US)["versions"][0]["days"]
+    days = report(bare, since=from_us(START_US + 30 * DAY_US).date())["versions"][0]["days"]
     before, after = days[:4], days[4:-1]
     assert all(abs(day["difference"]) < 0.06 for day in before)
     assert all(day["difference"] > 0.08 for day in after)
@@ -207,7 +207,7 @@ def test_answers_too_young_to_be_known_are_put_right_and_called_provisional(bare
     now = START_US + DAYS * DAY_US
     known = pl.col("truth_time") <= now
     monitored(bare, rows.with_columns(pl.when(known).then(pl.col(n)).alias(n) for n in ("truth", "truth_time")))
-    found = top(bare, since_us=now - 3 * DAY_US)
+    found = top(bare, since=from_us(now - 3 * DAY_US).date())
     young = rows.filter(pl.col("event_time") >= now - 3 * DAY_US)
     as_it_stands = share(young.filter(known)["truth"] == "late")
     really = share(young["truth"] == "late")
@@ -223,7 +223,7 @@ def test_a_fairness_pair_is_told_with_difference_and_ratio(bare: World) -> None:
     world = open_world(bare.root)
     rows = table()
     monitored(world, rows)
-    (pair,) = report(world, since_us=SINCE)["versions"][0]["fairness"]
+    (pair,) = report(world, since=from_us(SINCE).date())["versions"][0]["fairness"]
     assert pair["groups"] == ["route=B", "route=A"]
     gap = {each["measure"]: each for each in pair["measures"]}
     seen = rows.filter(
@@ -288,6 +288,8 @@ def test_a_worker_looks_once_a_day_for_slices_that_nobody_declared(bare: World) 
     (weak,) = [each["weak"] for each in json.loads(now)["models"].values()]
     assert weak["slices"][0]["name"] == "route=C"
     assert weak["slices"][0]["ids"]
+    keep(bare.config.state_dir, {**found, "format": 0})
+    assert last(bare.config.state_dir, "small") is None, "of another version"
 
 
 def test_of_a_large_archive_the_newest_rows_are_looked_at(bare: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,7 +322,7 @@ def test_a_regression_has_errors_instead_of_labels(bare: World, only_audit: bool
     none = pl.lit(None, pl.String)
     rows = rows.with_columns(truth=none, value=pl.when(comes).then(value), truth_time=pl.col("event_time") + HOUR_US)
     monitored(world, rows)
-    found = top(world, since_us=SINCE)
+    found = top(world, since=from_us(SINCE).date())
     error = (rows["score"] - value).abs().filter(rows["event_time"] >= SINCE).to_numpy()
     headline = found["headline"]
     assert (headline["metric"], headline["kind"]) == ("mae", "audit" if only_audit else "realised")
@@ -342,7 +344,7 @@ def test_many_labels_are_judged_by_the_answer_that_was_given(bare: World) -> Non
     rows = rows.with_columns(confidence.alias("score"))
     only = rows.with_columns(pl.when(picked(rows)).then(pl.col(n)).alias(n) for n in ("truth", "truth_time"))
     monitored(world, only)
-    found = top(world, since_us=SINCE)
+    found = top(world, since=from_us(SINCE).date())
     seen = rows.filter(pl.col("event_time") >= SINCE)
     low, high = found["headline"]["interval"]
     assert low < share(seen["answer"] == seen["truth"]) < high
