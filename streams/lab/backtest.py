@@ -1,9 +1,10 @@
-"""What a monitor's policy would have done in the past: pages a month, and how soon planted changes are told of."""
+"""What rules for alerts would have done in the past: alarms a month, and how soon planted changes are told of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 from scipy import stats
@@ -12,12 +13,13 @@ from retrain.registry import Version
 from schemas.errors import FlywheelError
 from schemas.times import DAY_US, HOUR_US, format_us
 from streams.history import predict_of, version_rows
-from streams.lab.planted import Outcome, Plant, plant, shares
-from streams.lab.recording import Recording, Watched, watch
+from streams.lab.planted import Outcome, Plant, outcome, plant, shares
+from streams.lab.recording import MONTH_DAYS, Recording, Watched, watch
+from streams.lab.rules import Rule
+from streams.lab.runs import Past, Performance, RuleRun, matched, run_of
 from streams.logic.policy import MonitorPolicy
 from streams.runtime import Runtime
 
-MONTH_DAYS = 30.44
 HISTORY_DAYS = 60
 """Of a past without a training table so much is history, or half of it."""
 
@@ -28,7 +30,7 @@ class NoPastError(FlywheelError):
     action: ClassVar[str] = "Let it run for some weeks, or train with 'flywheel retrain initial' on a longer table."
 
 
-@dataclass(frozen=True)
+@dataclass
 class Backtest:
     """One policy over one past.
 
@@ -39,13 +41,18 @@ class Backtest:
     """
 
     watched: Watched
-    outcomes: Sequence[Outcome]
     months: float
+    outcomes: list[Outcome] = field(default_factory=list)
 
     @property
     def pages_a_month(self) -> float:
         """Incidents that would have woken somebody."""
         return len(self.watched.pages) / self.months
+
+    @property
+    def is_hurting(self) -> list[bool]:
+        """Which of the planted changes move the answers by the policy's impact."""
+        return [not o.hurt < self.watched.policy.impact for o in self.outcomes]
 
     def interval(self, alpha: float = 0.05) -> tuple[float, float]:
         """Of the pages a month, were they independent (Garwood's exact interval of a Poisson mean)."""
@@ -55,9 +62,8 @@ class Backtest:
 
     def told(self) -> dict[str, Any]:
         """As JSON; planted changes that move the answers by the policy's impact apart from those that do not."""
-        limit = self.watched.policy.impact
-        hurting = [o for o in self.outcomes if not o.hurt < limit]
-        harmless = [o for o in self.outcomes if o.hurt < limit]
+        hurting = [o for o, hurts in zip(self.outcomes, self.is_hurting, strict=True) if hurts]
+        harmless = [o for o, hurts in zip(self.outcomes, self.is_hurting, strict=True) if not hurts]
         named = [o.is_right for o in hurting if o.is_right is not None]
         low, high = self.interval()
         return {
@@ -74,11 +80,63 @@ class Backtest:
             },
             "harmless": shares([o.hours for o in harmless]),
             "planted": [
-                {"kind": o.plant.kind, "feature": o.plant.feature, "slice": o.plant.slice,
-                 "time": format_us(o.plant.moment_us), "hurt": round(o.hurt, 4), "hours": o.hours, "named": o.named}
+                {"kind": o.plant.kind, "feature": o.plant.feature, "slice": o.plant.slice, "size": o.plant.amount,
+                 "time": format_us(o.plant.moment_us), "hurt": None if o.hurt != o.hurt else round(o.hurt, 4),
+                 "hours": o.hours, "named": o.named}
                 for o in self.outcomes
             ],
         }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ruled:
+    """A usual rule over the same past and the same changes as a policy.
+
+    Attributes
+    ----------
+    run
+        Of the rule.
+    policy
+        What it stands beside.
+    """
+
+    run: RuleRun
+    policy: Backtest
+
+    @cached_property
+    def usual(self) -> Performance:
+        """At its own limit."""
+        return self.run.usual()
+
+    @cached_property
+    def swept(self) -> list[Performance]:
+        """At limits from the strictest on."""
+        return self.run.sweep()
+
+    @property
+    def matched(self) -> Performance | None:
+        """With the limit at which as many windows are in alarm as the policy has pages; None: it is never so quiet."""
+        return matched(self.swept, len(self.policy.watched.pages))
+
+    def told(self) -> dict[str, Any]:
+        """As JSON: at its limit, at the policy's number of pages, and at all limits that were tried."""
+        hurting = self.policy.is_hurting
+        quiet = [not each for each in hurting]
+        fitting = self.matched
+        return self.usual.told(hurting) | {
+            "what": self.run.rule.kind.told,
+            "harmless": shares(self.usual.of(quiet)),
+            "matched": None if fitting is None else fitting.told(hurting),
+            "limits": [each.told(hurting) for each in self.swept],
+        }
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found: policies and rules by what they are called; all have seen the same."""
+
+    policies: Mapping[str, Backtest]
+    rules: Mapping[str, Ruled]
 
 
 def recorded(
@@ -102,34 +160,54 @@ def recorded(
         raise NoPastError(f"Nothing is recorded of '{model}'.")
     rows = rows.sort("event_time", "prediction_id")
     first, last = int(rows["event_time"][0]), int(rows["event_time"][-1])
-    if since_us is None:
-        history_us = min(HISTORY_DAYS * DAY_US, (last - first) // 2)
-        since_us = version.trained_until_us if first < version.trained_until_us < last else first + history_us
-    since_us = -(-since_us // HOUR_US) * HOUR_US
-    if since_us >= last:
-        raise NoPastError(f"Nothing is recorded of '{model}' after {format_us(since_us)}.")
+    if since_us is None and first < version.trained_until_us < last:
+        since_us = version.trained_until_us
+    start_us = beginning(first, last, since_us)
+    if start_us >= last:
+        raise NoPastError(f"Nothing is recorded of '{model}' after {format_us(start_us)}.")
     predict = predict_of(runtime, version)
-    return Recording(rows, plan.contract, plan.profile, since_us, predict, version.version)
+    return Recording(rows, plan.contract, plan.profile, start_us, predict, version.version)
+
+
+def beginning(first_us: int, last_us: int, since_us: int | None) -> int:
+    """The whole hour at which watching begins: the one that is asked for, or after history enough."""
+    if since_us is None:
+        since_us = first_us + min(HISTORY_DAYS * DAY_US, (last_us - first_us) // 2)
+    return -(-since_us // HOUR_US) * HOUR_US
 
 
 def backtest(
     recording: Recording,
-    policy: MonitorPolicy,
+    policies: Mapping[str, MonitorPolicy],
+    rules: Sequence[Rule] = (),
     plants: Sequence[Plant] = (),
     progress: Callable[[int], None] = lambda _done: None,
-) -> Backtest:
-    """Run a policy over a past, and over the same past with each change planted.
+) -> Found:
+    """Run policies and rules over a past, and over the same past with each change planted.
 
     Parameters
     ----------
+    policies
+        By what they are called; the rules are held beside the first.
     progress
-        Is told after the past, and after each change.
+        Is told after each of them over the past, and after each change.
     """
-    healthy = watch(recording, policy, remember_us=[each.moment_us for each in plants])
-    progress(1)
-    outcomes = []
-    for each in plants:
-        outcomes.append(plant(healthy, each))
-        progress(1)
     months = (recording.end_us - recording.start_us) / DAY_US / MONTH_DAYS
-    return Backtest(healthy, outcomes, months)
+    runs: dict[str, Backtest] = {}
+    for label, policy in policies.items():
+        healthy = watch(recording, policy, remember_us=[each.moment_us for each in plants])
+        runs[label] = Backtest(healthy, months)
+        progress(1)
+    past, first = Past(recording, recording.end_us), next(iter(runs.values()))
+    ruled: dict[str, Ruled] = {}
+    for rule in rules:
+        ruled[rule.label] = Ruled(run_of(rule, past), first)
+        progress(1)
+    for each in plants:
+        trial = plant(recording, each)
+        for run in runs.values():
+            run.outcomes.append(outcome(run.watched, each, trial))
+        for beside in ruled.values():
+            beside.run.plant(trial)
+        progress(1)
+    return Found(runs, ruled)

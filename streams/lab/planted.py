@@ -1,8 +1,8 @@
-"""Changes planted in a recorded past: which kinds there are, and how soon a rule tells of one."""
+"""Changes planted in a recorded past: which kinds and sizes there are, and how soon Flywheel tells of one."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ import polars as pl
 
 from schemas.parts import ALL_SLICE
 from schemas.times import DAY_US, HOUR_US
-from streams.lab.recording import Change, Recording, Watched, watch_changed
+from streams.lab.recording import Recording, Watched, watch_changed
 from streams.logic.incident import PAGE, AlertRecord
 
 Kind = Literal["missing", "default", "shifted", "scaled", "frozen", "renamed"]
@@ -20,8 +20,11 @@ NUMBER_KINDS: tuple[Kind, ...] = ("missing", "default", "shifted", "scaled", "fr
 CATEGORY_KINDS: tuple[Kind, ...] = ("missing", "renamed", "frozen")
 FOLLOWED_DAYS = 8
 """Whoever is not told within a week will not be."""
-SCALE = 1.609344
-"""A change of units, as of miles to kilometres."""
+SIZES: Mapping[Kind, float] = {
+    "missing": 1.0, "default": 1.0, "shifted": 1.0, "scaled": 1.609344, "frozen": 1.0, "renamed": 1.0,
+}  # fmt: skip
+"""Standard deviations of a shift, the factor of a scale (miles to kilometres), else the share of rows that it hits."""
+SHARE_PARTS = 1_000_000
 RENAMED = "renamed"
 HURTING_SHARE = 0.75
 DRAWS = 40
@@ -31,12 +34,24 @@ WITHIN_HOURS = (4, 24, 7 * 24)
 
 @dataclass(frozen=True)
 class Plant:
-    """A change of one feature from a moment on, in all rows or those of one declared slice."""
+    """A change of one feature from a moment on, in all rows or those of one declared slice.
+
+    Attributes
+    ----------
+    size
+        See :data:`SIZES`; None: the usual one.
+    """
 
     kind: Kind
     feature: str
     slice: str
     moment_us: int
+    size: float | None = None
+
+    @property
+    def amount(self) -> float:
+        """How large it is."""
+        return SIZES[self.kind] if self.size is None else self.size
 
     def change(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The rows as they are served then."""
@@ -44,6 +59,9 @@ class Plant:
         if self.slice != ALL_SLICE:
             field, _, value = self.slice.partition("=")
             hit = pl.col(field).cast(pl.String) == value
+        size = self.amount
+        if self.kind not in ("shifted", "scaled") and size < 1:
+            hit &= pl.col("prediction_id").hash(seed=self.moment_us) % SHARE_PARTS < round(size * SHARE_PARTS)
         column = pl.col(name)
         deviation = float(rows[name].std() or 1.0) if rows[name].dtype.is_numeric() else 1.0  # type: ignore[arg-type]
         known = rows[name].drop_nulls()
@@ -51,13 +69,32 @@ class Plant:
         changed = {
             "missing": pl.lit(None),
             "default": pl.lit(0),
-            "shifted": column + deviation,
-            "scaled": column * SCALE,
+            "shifted": column + size * deviation,
+            "scaled": column * size,
             "frozen": pl.lit(known[0] if len(known) else None),
             "renamed": pl.when(column == pl.lit(usual)).then(pl.lit(RENAMED)).otherwise(column),
         }[self.kind]
         dtype = rows[name].dtype
         return rows.with_columns(pl.when(hit).then(changed.cast(dtype, strict=False)).otherwise(column).alias(name))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A past with a change in it.
+
+    Attributes
+    ----------
+    moment_us
+        From then on.
+    features
+        Which it changes.
+    changed
+        The past with it.
+    """
+
+    moment_us: int
+    features: tuple[str, ...]
+    changed: Recording
 
 
 @dataclass(frozen=True)
@@ -85,21 +122,38 @@ class Outcome:
         return self.named.partition(" ")[0] == self.plant.feature if self.named else None
 
 
-def draw(recording: Recording, count: int, impact: float, seed: int) -> list[Plant]:
+def draw(
+    recording: Recording,
+    count: int,
+    impact: float,
+    seed: int,
+    kinds: Mapping[Kind, float | None] | None = None,
+    features: Collection[str] = (),
+) -> list[Plant]:
     """Changes at random hours with rows, of random features and kinds, every other one in a slice.
 
+    Parameters
+    ----------
+    kinds
+        Kinds to draw, with their size (None: the usual one); None: all.
+    features
+        To draw from; empty: all.
+
+    Notes
+    -----
     Most features hardly matter to most models. So three of four are such that move the answers of the rows that they
     hit by ``impact`` on average, as long as random ones do; the others do not, and had better be quiet.
     """
     rng = np.random.default_rng(seed)
     served = recording.between(recording.start_us + DAY_US, recording.end_us - FOLLOWED_DAYS * DAY_US)["event_time"]
     hours = np.unique(served.to_numpy() // HOUR_US * HOUR_US)
-    if not len(hours):
+    possible = _possible(recording, SIZES if kinds is None else kinds, features)
+    if not len(hours) or not possible:
         return []
     wanted = {True: round(HURTING_SHARE * count), False: count - round(HURTING_SHARE * count)}
     found: list[Plant] = []
     for number in range(DRAWS * count):
-        plant_ = _drawn(recording, hours, rng, in_slice=bool(number % 2))
+        plant_ = _drawn(recording, hours, rng, possible, in_slice=bool(number % 2))
         is_hurting = not _hurt(recording, plant_, plant_.moment_us + DAY_US) < impact
         if wanted[is_hurting]:
             wanted[is_hurting] -= 1
@@ -109,20 +163,32 @@ def draw(recording: Recording, count: int, impact: float, seed: int) -> list[Pla
     return found
 
 
-def _drawn(recording: Recording, hours: npt.NDArray[np.int64], rng: np.random.Generator, *, in_slice: bool) -> Plant:
-    fields = recording.contract.fields
-    field = fields[int(rng.integers(len(fields)))]
-    kinds = NUMBER_KINDS if field.kind == "number" else CATEGORY_KINDS if field.kind == "category" else ("missing",)
-    kind: Kind = kinds[int(rng.integers(len(kinds)))]
-    slices = [f"{name}={value}" for name, value in recording.slices if name != field.name]
+Possible = list[tuple[str, list[tuple[Kind, float | None]]]]
+"""Features, and what may become of each."""
+
+
+def _possible(recording: Recording, kinds: Mapping[Kind, float | None], features: Collection[str]) -> Possible:
+    found: Possible = []
+    for field in recording.contract.fields:
+        fitting = {"number": NUMBER_KINDS, "category": CATEGORY_KINDS}.get(field.kind, ("missing",))
+        own = [(kind, kinds[kind]) for kind in fitting if kind in kinds]
+        if own and (not features or field.name in features):
+            found.append((field.name, own))
+    return found
+
+
+def _drawn(
+    recording: Recording, hours: npt.NDArray[np.int64], rng: np.random.Generator, possible: Possible, *, in_slice: bool
+) -> Plant:
+    name, kinds = possible[int(rng.integers(len(possible)))]
+    kind, size = kinds[int(rng.integers(len(kinds)))]
+    slices = [f"{field}={value}" for field, value in recording.slices if field != name]
     where = slices[int(rng.integers(len(slices)))] if slices and in_slice else ALL_SLICE
-    return Plant(kind, field.name, where, int(hours[int(rng.integers(len(hours)))]))
+    return Plant(kind, name, where, int(hours[int(rng.integers(len(hours)))]), size)
 
 
-def tell(
-    healthy: Watched, moment_us: int, change: Change, features: Collection[str]
-) -> tuple[float | None, AlertRecord | None]:
-    """Change a watched past, and see what the monitor says that it did not say before.
+def tell(healthy: Watched, trial: Trial) -> tuple[float | None, AlertRecord | None]:
+    """See what the monitor says of a changed past that it did not say before.
 
     Returns
     -------
@@ -133,19 +199,25 @@ def tell(
     known = {(a.channel, a.subject, a.slice, a.event_time_us) for a in healthy.alerts}
     alerts = [
         alert
-        for alert in watch_changed(healthy, moment_us, moment_us + FOLLOWED_DAYS * DAY_US, change)
+        for alert in watch_changed(healthy, trial.moment_us, trial.moment_us + FOLLOWED_DAYS * DAY_US, trial.changed)
         if alert.severity == PAGE
         and alert.state != "closed"
         and (alert.channel, alert.subject, alert.slice, alert.event_time_us) not in known
     ]
-    told = next((a for a in alerts if a.subject in features or a.channel == "bias"), None)
+    told = next((a for a in alerts if a.subject in trial.features or a.channel == "bias"), None)
     named = next((a for a in alerts if a.channel != "bias"), None)
-    return None if told is None else (told.event_time_us - moment_us) / HOUR_US, named
+    return None if told is None else (told.event_time_us - trial.moment_us) / HOUR_US, named
 
 
-def plant(healthy: Watched, what: Plant) -> Outcome:
-    """Plant a change in a watched past, and see when the monitor tells of it."""
-    hours, named = tell(healthy, what.moment_us, what.change, [what.feature])
+def plant(recording: Recording, what: Plant) -> Trial:
+    """A past with a change in it."""
+    end_us = what.moment_us + FOLLOWED_DAYS * DAY_US
+    return Trial(what.moment_us, (what.feature,), recording.changed(what.moment_us, end_us, what.change))
+
+
+def outcome(healthy: Watched, what: Plant, trial: Trial) -> Outcome:
+    """When the monitor tells of a planted change."""
+    hours, named = tell(healthy, trial)
     hurt = _hurt(healthy.recording, what, what.moment_us + FOLLOWED_DAYS * DAY_US)
     return Outcome(what, hurt, hours, f"{named.subject} {named.slice}" if named is not None else "")
 

@@ -22,6 +22,7 @@ from streams.logic.policy import MonitorPolicy
 from streams.logic.state import restore, snapshot
 
 Change = Callable[[pl.DataFrame], pl.DataFrame]
+MONTH_DAYS = 30.44
 DUE_DAYS = 3
 """Rows whose truth is due within so many days of their prediction are looked at again when a past is changed."""
 
@@ -39,6 +40,8 @@ class Recording:
         Rows before it are history: they teach.
     predict
         The model, for the put-back and for rows that are changed; None: drift only warns.
+    is_stand_in
+        It is not the model that answered, but one that answers nearly so: only its differences count.
     """
 
     rows: pl.DataFrame
@@ -47,6 +50,7 @@ class Recording:
     start_us: int
     predict: Predict | None = None
     version: str = "1"
+    is_stand_in: bool = False
 
     @property
     def slices(self) -> list[tuple[str, str]]:
@@ -105,10 +109,14 @@ class Recording:
 
     def changed(self, start_us: int, end_us: int, change: Change) -> Recording:
         """The same past with other features served in ``[start, end)``: the answers follow, the truth does not."""
-        rows = change(self.between(start_us, end_us))
-        if self.predict is not None:
+        asked = self.between(start_us, end_us)
+        rows = change(asked)
+        if self.predict is not None and rows.height:
             score = np.asarray(self.predict(rows))
-            rows = rows.with_columns(score=pl.Series(score))
+            if self.is_stand_in:  # rows that are not changed keep their answers
+                score = rows["score"].cast(pl.Float64).to_numpy() + (score - np.asarray(self.predict(asked)))
+                score = score if self.contract.target.kind == "regression" else np.clip(score, 0.0, 1.0)
+            rows = rows.with_columns(score=pl.Series(score, nan_to_null=True))
             rows = rows.with_columns(self._label(rows))
         before, after = self.between(0, start_us), self.between(end_us, self.end_us)
         whole = pl.concat([before, rows.select(before.columns), after], how="vertical_relaxed")
@@ -161,11 +169,10 @@ def watch(
     return Watched(recording, policy, alerts, memories)
 
 
-def watch_changed(healthy: Watched, start_us: int, end_us: int, change: Change) -> list[AlertRecord]:
-    """What the monitor says when other features are served from a remembered moment on; the past before is the same."""
-    recording = healthy.recording.changed(start_us, end_us, change)
-    monitor = restore(healthy.memories[start_us], healthy.policy, recording.profile)
-    return _run(recording, monitor, start_us, end_us, ())[0]
+def watch_changed(healthy: Watched, start_us: int, end_us: int, changed: Recording) -> list[AlertRecord]:
+    """What the monitor says of a past that is another one from a remembered moment on."""
+    monitor = restore(healthy.memories[start_us], healthy.policy, changed.profile)
+    return _run(changed, monitor, start_us, min(end_us, changed.end_us), ())[0]
 
 
 def _run(

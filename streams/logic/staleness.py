@@ -10,7 +10,7 @@ import numpy as np
 from streams.logic.counts import Ints, Layout
 from streams.logic.edetector import Evidence, detect
 from streams.logic.policy import MonitorPolicy
-from streams.logic.scores import DistanceScores, compare
+from streams.logic.scores import DistanceScores, compare, psi_of_counts
 
 RECENT_DAYS = 7
 
@@ -56,7 +56,7 @@ def staleness(layout: Layout, daily: Mapping[int, Ints], policy: MonitorPolicy) 
     found = []
     for f, feature in enumerate(features):
         counts = days[:, layout.offsets[f] : layout.offsets[f + 1]]
-        recent = compare(counts[-RECENT_DAYS:].sum(0), np.asarray(feature.weights), layout.profile.m)
+        recent = compare(feature, counts[-RECENT_DAYS:].sum(0))
         top = tuple((feature.cell_label(cell), pull) for cell, pull in recent.top)
         found.append(Staleness(feature.name, detect(feature, counts, policy, len(features)), recent, top))
     return tuple(sorted(found, key=lambda s: (-s.recent.eps, s.feature)))
@@ -68,8 +68,6 @@ def psi_by_feature(layout: Layout, columns: Ints) -> dict[str, float]:
     What a monitor with the usual threshold of 0.2 would show: on real traffic it is red every day.
     """
     return {
-        feature.name: compare(
-            columns[layout.offsets[f] : layout.offsets[f + 1]], np.asarray(feature.weights), layout.profile.m
-        ).psi
+        feature.name: psi_of_counts(columns[layout.offsets[f] : layout.offsets[f + 1]], np.asarray(feature.weights))
         for f, feature in enumerate(layout.profile.features)
     }

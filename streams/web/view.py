@@ -152,7 +152,7 @@ def _feature(configured: ModelConfig, name: str | None, parts: list[Part], notes
     feature = profile.features[place]
     served = [part for part in parts if part.role == CHAMPION]
     counts = cell_counts(served, place, feature.cell_count)
-    scores = compare(counts, np.asarray(feature.weights), profile.m)
+    scores = compare(feature, counts)
     return {
         "name": feature.name,
         "names": names,

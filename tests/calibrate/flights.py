@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,11 +25,12 @@ from schemas.times import DAY_US, HOUR_US, format_us, parse_time
 from streams.demo import flights
 from streams.demo.faults import FAULTS, Fault
 from streams.demo.testing import fit_flights, is_late
-from streams.lab.planted import WITHIN_HOURS, shares, tell
+from streams.lab.planted import FOLLOWED_DAYS, WITHIN_HOURS, Trial, shares, tell
 from streams.lab.recording import Change, Recording, Watched, watch
+from streams.lab.rules import USUAL
+from streams.lab.runs import Past, Performance, matched, run_of
 from streams.logic.incident import AlertRecord
 from streams.logic.policy import MonitorPolicy
-from tests.calibrate.peers import DAILY, Peer, adwin, daily
 
 START_US = parse_time("2013-04-01T00:00:00-04:00")
 CONFIRM_US = parse_time("2013-08-01T00:00:00-04:00")
@@ -115,9 +116,15 @@ def planting(departures: pl.DataFrame, fault: Fault, moment: int) -> Change:
     return change
 
 
+def trial(whole: Recording, departures: pl.DataFrame, fault: Fault, moment: int) -> Trial:
+    """The year with a fault in it."""
+    change = planting(departures, fault, moment)
+    return Trial(moment, fault.features, whole.changed(moment, moment + FOLLOWED_DAYS * DAY_US, change))
+
+
 def planted(healthy: Watched, departures: pl.DataFrame, fault: Fault, moment: int) -> Found:
     """Plant a fault, and see when it is told."""
-    hours, named = tell(healthy, moment, planting(departures, fault, moment), fault.features)
+    hours, named = tell(healthy, trial(healthy.recording, departures, fault, moment))
     if named is None:
         return Found(fault.name, format_us(moment), hours, "", None)
     where = SLICES.get(fault.name, "all")
@@ -155,13 +162,44 @@ def report(healthy: Watched, found: Sequence[Found]) -> Iterator[str]:
         yield f"{kind:<20}{got['planted']:>8}{four:>8.2f}{day:>9.2f}{week:>8.2f}{median:>10}{right:>13}"
 
 
-def compared(rows: Sequence[Peer]) -> Iterator[str]:
+@dataclass(frozen=True)
+class Peer:
+    """A usual rule on the same rows and faults."""
+
+    name: str
+    usual: Performance
+    matched: Performance | None
+
+
+def peers(whole: Recording, trials: Iterable[Trial], pages: int, until_us: int = END_US) -> list[Peer]:
+    """The usual rules at their limits, and at the limit where as many days are in alarm as Flywheel has pages."""
+    past = Past(whole, until_us)
+    runs = [run_of(rule, past) for rule in USUAL]
+    for each in trials:
+        for run in runs:
+            run.plant(each)
+    return [Peer(run.rule.label, run.usual(), matched(run.sweep(), pages)) for run in runs]
+
+
+def compared(healthy: Watched, found: Sequence[Found], rows: Sequence[Peer]) -> Iterator[str]:
     """Flywheel beside what is usual."""
+    pages, months = len(healthy.pages), sum(MONTHS.values())
     yield ""
-    yield f"{'rule, on the same rows':<28}{'alarms a month':>15}{'days in alarm':>15}{'in 24 h':>9}{'matched':>9}"
+    head = f"{'rule, on the same rows':<22}{'alarms a month':>15}{'of features':>13}"
+    yield f"{head}{'days':>7}{'in 24 h':>9}{'matched':>9}"
+    yield f"{'Flywheel':<22}{pages / months:>15.1f}{'-':>13}{'-':>7}{_in_a_day([f.hours for f in found]):>9}{'-':>9}"
     for row in rows:
-        matched = "-" if row.found_matched is None else f"{row.found_matched:.2f}"
-        yield (f"{row.name:<28}{row.alarms_a_month:>15.1f}{row.days_in_alarm:>15.0%}{row.found:>9.2f}{matched:>9}")
+        usual = row.usual
+        a_month, days = usual.feature_alarms / usual.months, usual.alarms / usual.windows
+        fitting = "-" if row.matched is None else _in_a_day(row.matched.hours)
+        yield (
+            f"{row.name:<22}{usual.alarms_a_month:>15.1f}{a_month:>13.1f}{days:>7.0%}{_in_a_day(usual.hours):>9}"
+            f"{fitting:>9}"
+        )
+
+
+def _in_a_day(hours: Sequence[float | None]) -> str:
+    return f"{shares(hours)[f'within_{WITHIN_HOURS[1]}_h']:.2f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -170,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS, help="of faults")
     parser.add_argument("--seed", type=int, default=20130401, help="of the moments")
     parser.add_argument("--policy", type=json.loads, default={}, metavar="JSON", help="changes of the default policy")
-    parser.add_argument("--peers", action="store_true", help="also run PSI, KS, Wasserstein and ADWIN (minutes)")
+    parser.add_argument("--peers", action="store_true", help="also run the rules that are usual elsewhere (minutes)")
     parser.add_argument("--json", type=Path, help="write everything there, too")
     given = parser.parse_args(argv)
     began = time.monotonic()
@@ -184,19 +222,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         found += [planted(healthy, departures, FAULTS[kind], moment) for moment in at]
         print(f"{time.monotonic() - began:5.0f} s: {kind}", file=sys.stderr)
     print("\n".join(report(healthy, found)))
-    if given.peers:
-        changes = [
-            (moment, planting(departures, FAULTS[kind], moment), FAULTS[kind].features)
-            for kind, at in drawn.items()
-            for moment in at
-        ]
-        pages = len(healthy.pages)
-        found_in_a_day = sum(each.hours is not None and each.hours <= WITHIN_HOURS[1] for each in found) / len(found)
-        own = Peer(
-            "Flywheel", pages / sum(MONTHS.values()), pages / ((END_US - START_US) / DAY_US), found_in_a_day, None
-        )
-        rows = [own, *(daily(rule, whole, END_US, changes, pages) for rule in DAILY), adwin(whole, END_US, changes)]
-        print("\n".join(compared(rows)))
+    if given.peers and found:
+        trials = (trial(whole, departures, FAULTS[kind], moment) for kind, at in drawn.items() for moment in at)
+        print("\n".join(compared(healthy, found, peers(whole, trials, len(healthy.pages)))))
     if given.json is not None:
         listed = [asdict(page) for page in healthy.pages]
         given.json.write_text(json.dumps({"pages": listed, "faults": [asdict(each) for each in found]}, indent=1))

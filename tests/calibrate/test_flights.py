@@ -1,4 +1,4 @@
-"""The short form of ``make calibrate-flights``: two months, two faults, one peer."""
+"""The short form of ``make calibrate-flights``: two months, two faults, the usual rules."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from schemas.times import format_us, parse_time
 from streams.demo.faults import FAULTS
 from streams.lab.recording import watch
 from streams.logic.policy import MonitorPolicy
-from tests.calibrate.flights import planted, planting, recording, report
-from tests.calibrate.peers import DAILY, daily
+from tests.calibrate.flights import peers, planted, recording, report, trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 UNTIL_US = parse_time("2013-06-01T00:00:00-04:00")
@@ -29,6 +28,8 @@ def test_two_months_of_flights_wake_somebody_when_there_is_a_reason_and_two_faul
         assert each.hours <= 24
         assert each.is_right
     assert "controllers" in "\n".join(report(healthy, list(found.values())))
-    changes = [(at, planting(departures, FAULTS[kind], at), FAULTS[kind].features) for kind, at in MOMENTS.items()]
-    psi = daily(DAILY[0], whole, UNTIL_US, changes, len(healthy.pages))
-    assert psi.alarms_a_month > 100, "every day something"
+    trials = [trial(whole, departures, FAULTS[kind], moment) for kind, moment in MOMENTS.items()]
+    usual = {each.name: each for each in peers(whole, trials, len(healthy.pages), UNTIL_US)}
+    for name in ("psi:0.2:daily", "ks:0.05:daily", "w1:0.1:daily", "js:0.1:daily", "adwin:0.002:daily"):
+        assert usual[name].usual.alarms == usual[name].usual.windows, "every day something"
+    assert usual["psi:0.2:daily"].usual.feature_alarms / usual["psi:0.2:daily"].usual.months > 100
