@@ -1,86 +1,197 @@
-"""``flywheel backtest``: what a policy would have done, before it is turned on."""
+"""``flywheel backtest``: what rules for alerts would have done, before they are turned on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from streams.cli import Session, echo_json, json_option, moment, pass_session
+from streams.cli.columns import column_options, columns_of, only_model, start_us_of
 
 if TYPE_CHECKING:
-    from streams.lab.backtest import Backtest
+    from streams.config import Config
+    from streams.lab.backtest import Found
+    from streams.lab.planted import Kind
+    from streams.lab.recording import Recording
+    from streams.lab.rules import Rule
     from streams.logic.policy import MonitorPolicy
 
 PLANTED = 24
 PAGES_SHOWN = 20
+NONE = "none"
+PICTURES = (".svg", ".html")
+
+
+def picture(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    """An option's callback: a file whose name says what is drawn."""
+    if path is not None and path.suffix not in PICTURES:
+        raise click.BadParameter(f"'{path}' ends neither in .svg nor in .html.")
+    if path is not None and not path.parent.is_dir():
+        raise click.BadParameter(f"there is no folder '{path.parent}'.")
+    return path
+
+
+plot_option = click.option(
+    "--plot", type=click.Path(path_type=Path, dir_okay=False), callback=picture, metavar="FILE",
+    help="Draw it: .svg, or .html with the figures.",
+)  # fmt: skip
 
 
 @click.command()
+@click.argument("table", type=click.Path(path_type=Path), required=False)
 @click.option("--model", help="Which; may be left out if there is only one.")
-@click.option("--version", help="Whose answers; default: the champion's.")
+@click.option("--version", help="Whose answers; default: the champion's, of a table its own.")
 @click.option("--since", "since_us", callback=moment, metavar="TIME", help="Watch from then on, and learn from before.")
 @click.option("--until", "until_us", callback=moment, metavar="TIME", help="Only rows asked before then.")
+@click.option("--learn-from", "from_us", callback=moment, metavar="TIME", help="Only rows asked since then.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Of [models.NAME.monitor]; may be repeated.")
 @click.option(
-    "--plant", "count", type=click.IntRange(0, 10_000), default=PLANTED, show_default=True,
-    help="Changes of random kinds, features, slices and moments.",
+    "--rule", "rules", multiple=True, metavar="NAME[:LIMIT[:LENGTH]]",
+    help="Beside Flywheel's: psi, ks, w1, chi2, js, adwin, such as psi:0.2:daily or ks:0.01:6h; may be repeated. "
+    "Default: each at its usual limit, daily; none: none.",
 )  # fmt: skip
+@click.option(
+    "--plant", "count", type=click.IntRange(0, 10_000), default=PLANTED, show_default=True,
+    help="Changes of random features, slices and moments.",
+)  # fmt: skip
+@click.option(
+    "--kind", "kinds", multiple=True, metavar="KIND[:SIZE]",
+    help="Of the planted changes: shifted (by SIZE standard deviations), scaled (by a factor), missing, default, "
+    "frozen, renamed (in that share of the rows); may be repeated. Default: all of them.",
+)  # fmt: skip
+@click.option("--feature", "features", multiple=True, help="Plant in these only; may be repeated.")
 @click.option("--seed", default=1, show_default=True, help="Of the planted changes.")
+@column_options
+@plot_option
 @json_option
 @pass_session
-def backtest(
-    session: Session,
-    model: str | None,
-    version: str | None,
-    since_us: int | None,
-    until_us: int | None,
-    changes: tuple[str, ...],
-    count: int,
-    seed: int,
-    as_json: bool,
-) -> None:
-    """Run the monitor over what is recorded of a model: how often it would have woken somebody, and how soon it would
-    have told of changes that are planted in the same rows.
+def backtest(session: Session, /, table: Path | None, model: str | None, as_json: bool, **options: Any) -> None:
+    """Run the monitor, and the rules that are usual elsewhere, over what is recorded of a model: how often they would
+    have woken somebody, and how soon they would have told of changes that are planted in the same rows.
 
-    With --set the policy of flywheel.toml is run beside the changed one, over the same rows and changes.
+    With TABLE (Parquet or CSV, the columns as for 'replay') over its rows instead; that needs no broker and no worker.
+    With --set the policy of flywheel.toml is run beside the changed one.
     """
-    from streams.lab.backtest import NoPastError, recorded
     from streams.lab.backtest import backtest as run
     from streams.lab.planted import draw
-    from streams.runtime import Runtime
+    from streams.lab.plot import draw_trade_off, lines_said
 
     config = session.config
-    name = model or _only(list(config.models))
+    name = model or only_model(config)
     policy = config.model(name).monitor
     policies = {"flywheel.toml": policy}
-    if changes:
-        policies["changed"] = _changed(policy, changes)
+    if options["changes"]:
+        policies["changed"] = _changed(policy, options["changes"])
+    rules, kinds = _rules(options["rules"]), _kinds(options["kinds"])
+    with _past(config, name, table, options) as (recording, notes):
+        unknown = sorted(set(options["features"]) - set(recording.contract.feature_names))
+        if unknown:
+            raise click.BadParameter(f"'{unknown[0]}' is not a feature of '{name}'.", param_hint="--feature")
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
+        plants = draw(recording, options["count"], policy.impact, options["seed"], kinds, options["features"])
+        total = len(policies) + len(rules) + len(plants)
+        with click.progressbar(length=total, label="backtest", file=click.get_text_stream("stderr")) as bar:
+            found = run(recording, policies, rules, plants, bar.update)
+    if options["plot"] is not None:
+        draw_trade_off(found, f"What rules would have told: {name}", lines_said(found, name), options["plot"])
+    told = _told(name, options["seed"], notes, found)
+    if as_json:
+        echo_json(told)
+        return
+    for label, each in told["policies"].items():
+        click.echo("\n".join(_lines(label, each)))
+    click.echo("\n".join(_beside(told["rules"])))
+    if options["plot"] is not None:
+        click.echo(f"drawn: {options['plot']}", err=True)
+
+
+def _told(name: str, seed: int, notes: tuple[str, ...], found: Found) -> dict[str, Any]:
+    return {
+        "model": name,
+        "seed": seed,
+        "notes": list(notes),
+        "policies": {label: each.told() for label, each in found.policies.items()},
+        "rules": {label: each.told() for label, each in found.rules.items()},
+    }
+
+
+@contextmanager
+def _past(
+    config: Config, name: str, table: Path | None, options: dict[str, Any]
+) -> Iterator[tuple[Recording, tuple[str, ...]]]:
+    """The past to run over, and what is to be said of it."""
+    times = {"since_us": options["since_us"], "until_us": options["until_us"], "reference_from_us": options["from_us"]}
+    if table is None:
+        with _runtime(config) as runtime:
+            from streams.lab.backtest import NoPastError, recorded
+
+            known = runtime.models
+            version = known.get(name, options["version"]) if options["version"] else known.resolve(name)
+            if version is None:
+                raise NoPastError(f"'{name}' has no champion, so nothing says what it would have answered.")
+            yield recorded(runtime, version, **times), ()
+        return
+    from streams.lab.table import from_table
+    from streams.past import prepare
+    from streams.tabular import read_table
+
+    contract = config.model(name).contract
+    columns = columns_of(config, name, options)
+    past = prepare(read_table(table), contract, columns, start_us=start_us_of(options), step_s=options["step_s"])
+    if options["version"] is None:
+        found = from_table(past, contract, **times)
+        yield found.recording, found.notes
+        return
+    from streams.history import predict_of
+
+    with _runtime(config) as runtime:
+        version = runtime.models.get(name, options["version"])
+        found = from_table(past, contract, **times, predict=predict_of(runtime, version), version=version.version)
+        yield found.recording, found.notes
+
+
+@contextmanager
+def _runtime(config: Config) -> Iterator[Any]:
+    from streams.runtime import Runtime
+
     runtime = Runtime.open(config, "", "", is_embedded=config.is_embedded)
     try:
-        found_version = runtime.models.get(name, version) if version else runtime.models.resolve(name)
-        if found_version is None:
-            raise NoPastError(f"'{name}' has no champion, so nothing says what it would have answered.")
-        recording = recorded(runtime, found_version, since_us=since_us, until_us=until_us)
-        plants = draw(recording, count, policy.impact, seed)
-        found: dict[str, Backtest] = {}
-        total = (1 + len(plants)) * len(policies)
-        with click.progressbar(length=total, label="backtest", file=click.get_text_stream("stderr")) as bar:
-            for label, tried in policies.items():
-                found[label] = run(recording, tried, plants, bar.update)
+        yield runtime
     finally:
         runtime.engine.dispose()
-    if as_json:
-        echo_json({"model": name, "seed": seed, "policies": {label: each.told() for label, each in found.items()}})
-        return
-    for label, each in found.items():
-        click.echo("\n".join(_lines(label, each.told())))
 
 
-def _only(names: list[str]) -> str:
-    if len(names) != 1:
-        raise click.UsageError(f"Which model? Known: {', '.join(sorted(names)) or 'none'}. Say it with --model NAME.")
-    return names[0]
+def _rules(texts: tuple[str, ...]) -> list[Rule]:
+    """The rules that are asked for.
+
+    Raises
+    ------
+    RuleError
+        If one cannot be read.
+    """
+    from streams.lab.rules import USUAL, Rule
+
+    if not texts:
+        return list(USUAL)
+    return [Rule.parse(text) for text in dict.fromkeys(texts) if text != NONE]
+
+
+def _kinds(texts: tuple[str, ...]) -> dict[Kind, float | None] | None:
+    """Kinds of planted changes, and their sizes.
+
+    Raises
+    ------
+    UsageError
+        If one cannot be read, or has an impossible size.
+    """
+    from streams.lab.planted import parse_kind
+
+    return dict(parse_kind(text) for text in texts) if texts else None
 
 
 def _changed(policy: MonitorPolicy, changes: tuple[str, ...]) -> MonitorPolicy:
@@ -135,3 +246,29 @@ def _lines(label: str, told: dict[str, Any]) -> list[str]:
     if named is not None:
         lines.append(f"  the right feature was named first in {named:.0%}")
     return [*lines, ""]
+
+
+def _beside(rules: dict[str, Any]) -> list[str]:
+    """The usual rules, a line each."""
+    if not rules:
+        return []
+    found = [
+        f"{'usual rules, on the':<20}{'alarms':>8}{'of':>10}{'in':>7}{'changes that move the answers':>35}"
+        f"{'the others':>12}{'as quiet':>10}",
+        f"{'  same rows':<20}{'a month':>8}{'features':>10}{'alarm':>7}{'in 4 h':>9}{'in 24 h':>9}{'in 7 d':>9}"
+        f"{'median':>8}{'in 7 d':>12}{'in 24 h':>10}",
+    ]
+    for label, got in rules.items():
+        median = "-" if got["median_h"] is None else f"{got['median_h']:.0f} h"
+        within = "".join(_share(got[f"within_{limit}_h"]) for limit in (4, 24, 168))
+        matched = got["matched"]
+        found.append(
+            f"{label:<20}{got['alarms_a_month']:>8.1f}{got['feature_alarms_a_month']:>10.1f}{got['in_alarm']:>7.0%}"
+            f"{within}{median:>8}{_share(got['harmless']['within_168_h'], 12)}"
+            f"{_share(None if matched is None else matched['within_24_h'], 10)}"
+        )
+    return [*found, ""]
+
+
+def _share(share: float | None, width: int = 9) -> str:
+    return f"{'-' if share is None else f'{share:.2f}':>{width}}"

@@ -12,6 +12,7 @@ import click
 
 from schemas.errors import UsageError
 from streams.cli import Session, brokers_option, echo_json, json_option, pass_session
+from streams.cli.columns import column_options, columns_of, only_model, start_us_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -40,16 +41,9 @@ def _speed(_ctx: click.Context, _option: click.Parameter, text: str) -> float | 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--model", help="Whose past; may be left out if there is only one model.")
-@click.option("--id", "id_column", metavar="COL", help="Prediction ids; without it they follow from the rows' content.")
-@click.option("--time", metavar="COL", help="When each row was asked.")
-@click.option("--target", metavar="COL", help="The truth (empty: none came).")
-@click.option("--truth-time", metavar="COL", help="When each truth arrived.")
-@click.option("--score", metavar="COL", help="The model's answer: probability of the positive label, or value.")
-@click.option("--label", metavar="COL", help="The label that the model answered.")
+@column_options
 @click.option("--version", default="past", show_default=True, help="Which version gave the table's answers.")
 @click.option("--champion", is_flag=True, help="Let the present champion answer instead.")
-@click.option("--start", metavar="TIME", help="Time of the first row, for a table without times.")
-@click.option("--every", "step_s", type=click.FloatRange(min=0), default=60.0, help="Seconds between such rows (60).")
 @click.option("--truth-delay", type=click.FloatRange(min=0), default=0.0, help="Seconds until a truth arrives (0).")
 @click.option("--truth-due", type=click.FloatRange(min=0), help="Seconds until a truth is due (by the contract).")
 @click.option("--speed", default=MAX, callback=_speed, help="A factor, or 'max': as the worker follows (max).")
@@ -66,24 +60,19 @@ def replay(
     Columns that are not named here are those of [models.NAME.columns] in flywheel.toml. The same command goes on where
     the last one stopped, and nothing counts twice.
     """
-    from schemas.times import parse_time
     from streams.past import prepare
     from streams.supervisor import resolve_brokers
     from streams.tabular import read_table
 
     config = session.load(brokers=brokers)
-    name = model or _only_model(config)
+    name = model or only_model(config)
     contract = config.model(name).contract
     columns = _columns(config, name, options)
-    try:
-        start_us = None if options["start"] is None else parse_time(options["start"])
-    except ValueError:
-        raise UsageError(f"'{options['start']}' is not a time.", action="Such as 2024-03-01T12:00:00Z.") from None
     past = prepare(
         read_table(file),
         contract,
         columns,
-        start_us=start_us,
+        start_us=start_us_of(options),
         step_s=options["step_s"],
         truth_delay_s=options["truth_delay"],
         truth_due_s=options["truth_due"],
@@ -103,25 +92,9 @@ def replay(
         click.echo(f"{told['sent']} events sent, {told['before']} were sent before; {told['waiting']} not counted yet.")
 
 
-def _only_model(config: Config) -> str:
-    if len(config.models) == 1:
-        return next(iter(config.models))
-    known = ", ".join(sorted(config.models)) or "none; begin with 'flywheel init'"
-    raise UsageError(f"Which model? Configured: {known}.", action="Say it with --model NAME.")
-
-
 def _columns(config: Config, name: str, options: Mapping[str, Any]) -> ColumnsConfig:
-    given = {
-        "id": options["id_column"],
-        **{key: options[key] for key in ("time", "target", "truth_time", "score", "label")},
-    }
-    if options["champion"]:
-        given |= {"score": None, "label": None}
-    named = config.model(name).columns
-    changed = named.model_copy(update={key: value for key, value in given.items() if value is not None})
-    if options["start"] is not None and options["time"] is None:
-        changed = changed.model_copy(update={"time": None})
-    return changed.model_copy(update={"score": None, "label": None}) if options["champion"] else changed
+    named = columns_of(config, name, options)
+    return named.model_copy(update={"score": None, "label": None}) if options["champion"] else named
 
 
 def _run(config: Config, name: str, past: Past, endpoint: Endpoint, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -140,7 +140,12 @@ class Found:
 
 
 def recorded(
-    runtime: Runtime, version: Version, *, since_us: int | None = None, until_us: int | None = None
+    runtime: Runtime,
+    version: Version,
+    *,
+    since_us: int | None = None,
+    until_us: int | None = None,
+    reference_from_us: int | None = None,
 ) -> Recording:
     """The past of a model as one of its versions sees it, from its training table and the archive.
 
@@ -148,6 +153,8 @@ def recorded(
     ----------
     since_us
         When watching begins; what is before teaches. Default: where the training table ends, or after history enough.
+    reference_from_us
+        Older rows do not teach.
 
     Raises
     ------
@@ -155,7 +162,7 @@ def recorded(
         If nothing is recorded after the beginning.
     """
     model, plan = version.model, runtime.plans[version.model]
-    rows = version_rows(runtime, version, 0, until_us or 1 << 62)
+    rows = version_rows(runtime, version, reference_from_us or 0, until_us or 1 << 62)
     if not rows.height:
         raise NoPastError(f"Nothing is recorded of '{model}'.")
     rows = rows.sort("event_time", "prediction_id")

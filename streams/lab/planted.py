@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from schemas.errors import UsageError
 from schemas.parts import ALL_SLICE
 from schemas.times import DAY_US, HOUR_US
 from streams.lab.recording import Recording, Watched, watch_changed
@@ -30,6 +32,31 @@ HURTING_SHARE = 0.75
 DRAWS = 40
 """Times the number that is wanted: then there are no more such changes."""
 WITHIN_HOURS = (4, 24, 7 * 24)
+
+
+def parse_kind(text: str) -> tuple[Kind, float | None]:
+    """Read ``KIND[:SIZE]``.
+
+    >>> parse_kind("shifted:0.25"), parse_kind("missing")
+    (('shifted', 0.25), ('missing', None))
+
+    Raises
+    ------
+    UsageError
+        If it is not a kind, or its size is impossible.
+    """
+    name, _, size = text.partition(":")
+    kind = next((each for each in SIZES if each == name), None)
+    if kind is None:
+        raise UsageError(f"'{name}' is not a kind of change; there are {', '.join(SIZES)}.", action="See --help.")
+    try:
+        amount = float(size) if size else None
+    except ValueError:
+        raise UsageError(f"'{size}' is not a number.", action="Such as shifted:0.5 or missing:0.2.") from None
+    is_share = kind not in ("shifted", "scaled")
+    if amount is not None and not (0 < amount <= 1 if is_share else amount and math.isfinite(amount)):
+        raise UsageError(f"The size of '{text}' makes no sense.", action="Shares are above 0 and at most 1.")
+    return kind, amount
 
 
 @dataclass(frozen=True)

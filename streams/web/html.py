@@ -10,18 +10,15 @@ from zoneinfo import ZoneInfo
 from schemas.parts import ALL_SLICE
 from schemas.times import from_us
 from streams.status import event_columns
-from streams.web import standing
-from streams.web.charts import Mark, Point, histogram, lines, text
+from streams.web import axes, standing
+from streams.web.axes import text
+from streams.web.charts import Mark, Point, histogram, lines
 from streams.web.view import DAYS_MAX
 
 REFRESH_MS = 5_000
 DECISIONS = {True: "yes", False: "no"}
 
 STYLE = """
-:root{--ink:#1b1f24;--soft:#5d6672;--line:#d5dae1;--paper:#fff;--panel:#f5f7f9;--serving:#1f6feb;--reference:#b9c2cd;
---young:#8b95a1;--page:#c62828;--warn:#b26a00;--champion:#6f42c1;--good:#1a7f37}
-@media(prefers-color-scheme:dark){:root{--ink:#e6e9ed;--soft:#9aa4b0;--line:#353c45;--paper:#14181d;--panel:#1c2229;
---serving:#58a6ff;--reference:#48525e;--young:#7d8793;--page:#ff6b6b;--warn:#e3a03c;--champion:#b392f0;--good:#56d364}}
 *{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);font:14px/1.45 system-ui,sans-serif}
 header,main{max-width:920px;margin:0 auto;padding:0 20px}header{padding-top:18px}h1{font-size:20px;margin:0}
 h2{font-size:16px;margin:26px 0 8px}h3{font-size:13px;margin:14px 0 2px;font-weight:600}p{margin:4px 0}
@@ -36,14 +33,6 @@ dl{display:grid;grid-template-columns:100px 1fr;gap:4px 12px;margin:0}dd{margin:
 form{display:flex;flex-wrap:wrap;gap:8px;align-items:end}label{display:flex;flex-direction:column;font-size:12px}
 select,input,button{font:inherit;color:inherit;background:var(--panel);border:1px solid var(--line);border-radius:4px;
 padding:3px 6px}svg{width:100%;height:auto;display:block}nav a{margin-right:12px}a{color:var(--serving)}
-.tick{font:11px system-ui,sans-serif;fill:var(--soft)}.grid{stroke:var(--line);stroke-width:1}
-.zero{stroke:var(--soft);stroke-width:1}.reference{fill:var(--reference)}.serving{fill:var(--serving)}
-.line{fill:none;stroke:var(--serving);stroke-width:1.8}.dot{fill:var(--serving)}
-.band{fill:var(--serving);fill-opacity:.16}.young{fill:var(--young)}
-.mark line{stroke:var(--soft);stroke-dasharray:3 3}.mark path{fill:var(--soft)}
-.mark.page line,.mark.critical line{stroke:var(--page)}.mark.page path,.mark.critical path{fill:var(--page)}
-.mark.warn line{stroke:var(--warn)}.mark.warn path{fill:var(--warn)}
-.mark.champion line{stroke:var(--champion);stroke-dasharray:none}.mark.champion path{fill:var(--champion)}
 .key{font-size:12px;color:var(--soft)}.key i{display:inline-block;width:11px;height:11px;margin:0 4px -1px 10px}
 .key i:first-child{margin-left:0}.k-reference{background:var(--reference)}.k-serving{background:var(--serving)}
 .k-young{background:var(--young);opacity:.45}.k-page{background:var(--page)}.k-warn{background:var(--warn)}
@@ -81,7 +70,7 @@ def page(view: dict[str, Any], nonce: str) -> str:
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Flywheel</title>'
         '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
-        f'<style nonce="{nonce}">{STYLE.strip()}</style>'
+        f'<style nonce="{nonce}">{axes.STYLE}{STYLE.strip()}</style>'
         "<header><h1>Flywheel</h1></header>"
         f"<main>{''.join(body)}</main>"
         f'<script nonce="{nonce}">{script}</script></html>\n'
@@ -92,7 +81,7 @@ def failure(message: str, nonce: str) -> str:
     """A page that says why there is nothing to see."""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Flywheel</title>'
-        f'<style nonce="{nonce}">{STYLE.strip()}</style><header><h1>Flywheel</h1></header>'
+        f'<style nonce="{nonce}">{axes.STYLE}{STYLE.strip()}</style><header><h1>Flywheel</h1></header>'
         f'<main><p class="note">{text(message)}</p></main></html>\n'
     )
 
@@ -312,7 +301,7 @@ def _quality(view: dict[str, Any]) -> str:
         )
         for day, each in known.items()
     ]
-    chart = lines(shares, axis, [], marks, title="matured share by day", height=60, percent=True)
+    chart = lines(shares, axis, [], marks, title="matured share by day", height=60, is_share=True)
     charts.append(f"<h3>share of predictions whose truth is known</h3>{chart}")
     key = (
         '<p class="key"><i class="k-serving"></i>per day<i class="k-band"></i>valid at every look'

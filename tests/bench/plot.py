@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from streams.web.charts import nice_ticks, text
+from streams.web.axes import nice_ticks, text
 
 WIDTH, HEIGHT = 520, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 34, 48
