@@ -168,8 +168,9 @@ def draw(
 
     Notes
     -----
-    Most features hardly matter to most models. So three of four are such that move the answers of the rows that they
-    hit by ``impact`` on average, as long as random ones do; the others do not, and had better be quiet.
+    Most features hardly matter to most models. So, unless kinds or features are asked for, three of four are such that
+    move the answers of the rows that they hit by ``impact`` on average, as long as random ones do; the others do not,
+    and had better be quiet.
     """
     rng = np.random.default_rng(seed)
     served = recording.between(recording.start_us + DAY_US, recording.end_us - FOLLOWED_DAYS * DAY_US)["event_time"]
@@ -177,6 +178,8 @@ def draw(
     possible = _possible(recording, SIZES if kinds is None else kinds, features)
     if not len(hours) or not possible:
         return []
+    if kinds is not None or features:
+        return [_drawn(recording, hours, rng, possible, in_slice=bool(number % 2)) for number in range(count)]
     wanted = {True: round(HURTING_SHARE * count), False: count - round(HURTING_SHARE * count)}
     found: list[Plant] = []
     for number in range(DRAWS * count):

@@ -12,11 +12,13 @@ import pytest
 from click.testing import CliRunner
 
 from schemas.contract import Contract, parse_contract
+from schemas.errors import UsageError
 from schemas.times import DAY_US, HOUR_US
 from streams.cli import cli
-from streams.lab.backtest import Backtest, backtest
-from streams.lab.planted import Plant, draw, plant, shares
+from streams.lab.backtest import Backtest, Found, backtest
+from streams.lab.planted import Plant, draw, outcome, parse_kind, plant, shares
 from streams.lab.recording import Recording, watch, watch_changed
+from streams.lab.rules import Rule
 from streams.logic.policy import MonitorPolicy
 from streams.logic.testing import FIRST_US, TIMEZONE, World, learn_profile, predict
 from streams.testing.served import World as Installation
@@ -51,42 +53,46 @@ def recording() -> Recording:
 
 
 @cache
+def found() -> Found:
+    return backtest(recording(), {"own": POLICY}, [Rule.parse("psi")], [Plant("shifted", "delay", "all", MOMENT_US)])
+
+
 def healthy() -> Backtest:
-    return backtest(recording(), POLICY, [Plant("shifted", "delay", "all", MOMENT_US)])
+    return found().policies["own"]
 
 
 def test_a_quiet_past_wakes_nobody_and_says_how_sure_that_is() -> None:
-    found = healthy()
-    assert found.watched.alerts == []
-    assert found.pages_a_month == 0.0
-    low, high = found.interval()
+    quiet = healthy()
+    assert quiet.watched.alerts == []
+    assert quiet.pages_a_month == 0.0
+    low, high = quiet.interval()
     assert low == 0.0
-    assert high == pytest.approx(3.689 / found.months, rel=1e-3), "the exact interval of none"
+    assert high == pytest.approx(3.689 / quiet.months, rel=1e-3), "the exact interval of none"
 
 
 def test_a_planted_shift_is_told_of_and_named() -> None:
-    (outcome,) = healthy().outcomes
-    assert outcome.hours is not None
-    assert outcome.hours <= 24
-    assert outcome.is_right
-    assert outcome.hurt > 0.1
+    (found,) = healthy().outcomes
+    assert found.hours is not None
+    assert found.hours <= 24
+    assert found.is_right
+    assert found.hurt > 0.1
 
 
 def test_what_hardly_moves_the_answers_is_quiet() -> None:
-    outcome = plant(healthy().watched, Plant("scaled", "level", "all", MOMENT_US))
-    assert outcome.hours is None
-    assert outcome.hurt < POLICY.impact
+    what = Plant("scaled", "level", "all", MOMENT_US)
+    found = outcome(healthy().watched, what, plant(recording(), what))
+    assert found.hours is None
+    assert found.hurt < POLICY.impact
 
 
 def test_a_change_of_nothing_gives_the_same_alerts_from_a_memory_as_from_the_start() -> None:
     whole = recording().changed(MOMENT_US, recording().end_us, lambda rows: rows.with_columns(pl.col("delay") + 1.5))
     expected = watch(whole, POLICY, until_us=MOMENT_US + 3 * DAY_US).alerts
-    again = watch_changed(
-        healthy().watched, MOMENT_US, MOMENT_US + 3 * DAY_US, lambda rows: rows.with_columns(pl.col("delay") + 1.5)
-    )
+    again = watch_changed(healthy().watched, MOMENT_US, MOMENT_US + 3 * DAY_US, whole)
     assert again == expected
     assert expected
-    assert watch_changed(healthy().watched, MOMENT_US, MOMENT_US + DAY_US, lambda rows: rows) == []
+    same = recording().changed(MOMENT_US, MOMENT_US + DAY_US, lambda rows: rows)
+    assert watch_changed(healthy().watched, MOMENT_US, MOMENT_US + DAY_US, same) == []
 
 
 @pytest.mark.parametrize(
@@ -110,6 +116,33 @@ def test_a_change_changes_one_feature_where_it_says_and_nothing_else(kind: str, 
     if slice_name != "all":
         assert set(rows.filter(hit)["region"]) == {slice_name.partition("=")[2]}
     assert changed.schema == rows.schema
+
+
+def test_a_change_has_the_size_that_is_asked_for() -> None:
+    rows = recording().between(MOMENT_US, MOMENT_US + 5 * DAY_US)
+    moved = Plant("shifted", "delay", "all", MOMENT_US, 0.25).change(rows)["delay"] - rows["delay"]
+    assert moved.min() == pytest.approx(0.25 * float(np.std(rows["delay"].to_numpy(), ddof=1)))
+    gone = Plant("missing", "delay", "all", MOMENT_US, 0.2).change(rows)["delay"].null_count()
+    assert gone == pytest.approx(0.2 * rows.height, rel=0.1)
+    plants = draw(recording(), 6, POLICY.impact, 3, dict([parse_kind("shifted:0.5")]), ["delay"])
+    assert {(each.kind, each.feature, each.size) for each in plants} == {("shifted", "delay", 0.5)}
+
+
+@pytest.mark.parametrize("text", ["moved", "shifted:x", "missing:1.5", "shifted:0", "scaled:inf"])
+def test_a_kind_of_change_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_kind(text)
+
+
+def test_rules_beside_have_seen_the_same_changes() -> None:
+    told = found().rules["psi:0.2:daily"].told()
+    assert told["planted"] == 1
+    assert told["alarms_a_month"] == 0.0
+    assert told["within_24_h"] == 1.0
+    assert told["matched"]["alarms_a_month"] == 0.0
+    assert [each["alarms_a_month"] for each in told["limits"]] == sorted(
+        each["alarms_a_month"] for each in told["limits"]
+    )
 
 
 def test_most_of_what_is_drawn_hurts_and_all_of_it_can_be_followed_for_a_week() -> None:
@@ -145,6 +178,20 @@ def test_a_change_of_the_policy_that_makes_no_sense_is_refused(tmp_path: Path, c
     world.engine.dispose()
     assert done.exit_code != 0
     assert text in done.output
+
+
+def test_an_option_that_cannot_be_read_is_refused_before_anything_is_run(tmp_path: Path) -> None:
+    world: Installation = bare_world(tmp_path)
+    world.engine.dispose()
+    for options, text in (
+        (["--rule", "psy:0.2"], "is not a rule"),
+        (["--kind", "moved"], "is not a kind"),
+        (["--plot", str(tmp_path / "a.png")], "neither in .svg nor in .html"),
+        (["--plot", str(tmp_path / "no" / "a.svg")], "no folder"),
+    ):
+        done = CliRunner().invoke(cli, [*world.argv, "backtest", *options])
+        assert done.exit_code != 0
+        assert text in done.output + str(done.exception)
 
 
 def test_the_numbers_are_json() -> None:
