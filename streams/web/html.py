@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from schemas.parts import ALL_SLICE
-from schemas.times import from_us
 from streams.status import event_columns
 from streams.web import axes, standing
 from streams.web.axes import text
-from streams.web.charts import Mark, Point, histogram, lines
+from streams.web.charts import histogram
+from streams.web.pictures import evidence_chart, quality_charts, score_rows
 from streams.web.view import DAYS_MAX
 
 REFRESH_MS = 5_000
@@ -264,15 +262,32 @@ def _feature(view: dict[str, Any]) -> str:
     feature = view["feature"]
     if feature is None:
         return f"<h2>Features</h2>{_form(view)}<p class='soft'>There is no reference profile to compare with.</p>"
-    chance = feature["psi_by_chance"]
     told = f"{_number(feature['rows'])} served rows, {_number(feature['reference_rows'])} of training"
-    if feature["rows"]:
-        told += f" · PSI {feature['psi']:.3f} ({chance:.3f} by chance alone) · Jensen-Shannon {feature['js']:.3f}"
     trained = "training" if view["slice"] == ALL_SLICE else "training (of all rows)"
     key = f'<p class="key"><i class="k-reference"></i>{trained}<i class="k-serving"></i>served</p>'
     chart = histogram(feature["cells"], f"{feature['name']}: served against training")
     head = f"<h2>{text(feature['name'])}, {text(view['slice'])}</h2>{_form(view)}"
-    return f"{head}<p class='soft'>{text(told)}</p>{key}{chart}"
+    return f"{head}<p class='soft'>{text(told)}</p>{key}{chart}{_scores(feature)}{_evidence(view)}"
+
+
+def _scores(feature: dict[str, Any]) -> str:
+    """The usual scores, and what they are with no drift at all: the constants mislead."""
+    if not feature["rows"]:
+        return ""
+    rows = score_rows(feature["scores"])
+    table = _table(["score", "value", "by chance alone", "less chance", "what is usual"], rows)
+    return f"<details><summary>Scores</summary>{table}</details>"
+
+
+def _evidence(view: dict[str, Any]) -> str:
+    chart = evidence_chart(view)
+    if chart is None:
+        return ""
+    key = (
+        '<p class="key"><i class="k-serving"></i>evidence of the days shown, the e-detector on daily counts'
+        '<i class="k-champion"></i>change estimated<i class="k-page"></i>page<i class="k-warn"></i>warning</p>'
+    )
+    return f"<h3>{text(chart.title)}</h3>{key}{chart}"
 
 
 # -- quality over time -----------------------------------------------------------------------------------------------
@@ -281,49 +296,13 @@ def _feature(view: dict[str, Any]) -> str:
 def _quality(view: dict[str, Any]) -> str:
     if not view["days"]:
         return "<h2>Quality</h2><p class='soft'>No prediction was monitored yet.</p>"
-    known = {day["day"]: day for day in view["days"]}
-    first, last = (date.fromisoformat(day) for day in (min(known), max(known)))
-    axis = [(first + timedelta(days=k)).isoformat() for k in range((last - first).days + 1)]
-    young = [1.0 - known[day]["matured_share"] if day in known else 0.0 for day in axis]
-    marks = [mark for each in view["marks"] if (mark := _mark(each, first, view.get("timezone", "UTC"))).x >= 0]
-    charts = []
-    shown = [("log_loss", "log loss", False), ("bias", "bias: mean answer less mean truth", True)]
-    if all(day["log_loss"] is None for day in view["days"]) and any(day["mae"] is not None for day in view["days"]):
-        shown[0] = ("mae", "mean absolute error", False)
-    for name, title, zero in shown:
-        points = [_point(axis.index(day), name, title, each) for day, each in known.items()]
-        charts.append(f"<h3>{title}</h3>{lines(points, axis, young, marks, title=f'{title} by day', zero=zero)}")
-    shares = [
-        Point(
-            axis.index(day) + 0.5,
-            each["matured_share"],
-            title=f"{day}: {_share(each['matured_share'])} of {each['n']:,}",
-        )
-        for day, each in known.items()
-    ]
-    chart = lines(shares, axis, [], marks, title="matured share by day", height=60, is_share=True)
-    charts.append(f"<h3>share of predictions whose truth is known</h3>{chart}")
+    charts = "".join(f"<h3>{text(chart.title)}</h3>{chart}" for chart in quality_charts(view))
     key = (
         '<p class="key"><i class="k-serving"></i>per day<i class="k-band"></i>valid at every look'
         '<i class="k-young"></i>truths still missing<i class="k-page"></i>page<i class="k-warn"></i>warning'
         '<i class="k-champion"></i>new champion</p>'
     )
-    return f"<h2>Quality by day of the prediction, {text(view['slice'])}</h2>{key}{''.join(charts)}{_numbers(view)}"
-
-
-def _point(at: int, name: str, title: str, day: dict[str, Any]) -> Point:
-    value, interval = day[name], day["intervals"].get(name)
-    if interval is None:
-        return Point(at + 0.5, value, title=f"{day['day']}: {title} {_figure(value)}")
-    said = f"{day['day']}: {title} {_figure(value, '.4f')} ({interval[0]:.3f} to {interval[1]:.3f})"
-    return Point(at + 0.5, value, interval[0], interval[1], f"{said}, {day['truths']:,} truths")
-
-
-def _mark(mark: dict[str, Any], first: date, timezone: str) -> Mark:
-    local = from_us(mark["time_us"]).astimezone(ZoneInfo(timezone))
-    x = (local.date() - first).days + (local.hour + local.minute / 60) / 24
-    kind = mark["severity"] if mark["kind"] == "alert" else "champion"
-    return Mark(x, kind, f"{mark['time']} {mark['title']}: {mark['text']}")
+    return f"<h2>Quality by day of the prediction, {text(view['slice'])}</h2>{key}{charts}{_numbers(view)}"
 
 
 def _numbers(view: dict[str, Any]) -> str:

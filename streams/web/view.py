@@ -5,19 +5,16 @@ Synchronous and free of HTTP; the page runs it in a thread, because SQL and deco
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 
 from retrain.registry import CHAMPION
 from retrain.tables import alias_event
 from schemas.errors import FlywheelError
-from schemas.parts import ALL_SLICE, CELLS, CELLS_SIDE, N_INPUT, Part
-from schemas.profile import FeatureProfile
+from schemas.parts import ALL_SLICE
 from schemas.times import DAY_US, HOUR_US, format_us, parse_time
 from streams.config import ModelConfig
 from streams.days import quality_days
@@ -27,14 +24,13 @@ from streams.quality import QualityReader, Wanted
 from streams.status import StatusReader, looking_at
 from streams.tables import alert
 from streams.weak import last
+from streams.web.feature import ServedDays, cells_of, evidence_of, served_days
 
 DAYS_DEFAULT = 30
 DAYS_MAX = 92
 RANGE_DEFAULT_US = DAY_US
 RANGE_MAX_US = 92 * DAY_US
 """A quarter of 5-minute windows is 26 thousand rows: some seconds to add up."""
-CELLS_SHOWN = 40
-"""Columns of a histogram; the rarest categories beyond are shown as one."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +104,13 @@ class View:
             notes.append(str(error))
         return shown
 
+    def over_time(self, connection: sa.Connection, model: str, slice_name: str, days: int) -> dict[str, Any]:
+        """Quality by day, and what happened meanwhile."""
+        config = self.reader.config
+        found = quality_days(self.reader.windows, connection, config, model, last=days, slice_name=slice_name)
+        zone = config.models[model].contract.timezone if model in config.models else "UTC"
+        return {"days": [day.as_dict() for day in found], "timezone": zone, "marks": _marks(connection, model)}
+
     def _add_charts(
         self, shown: dict[str, Any], choice: Choice, model: str, configured: ModelConfig | None, notes: list[str]
     ) -> None:
@@ -119,12 +122,7 @@ class View:
             notes.append(f"There is no slice '{choice.slice}'.")
         windows = self.reader.windows
         with self.reader.lock, looking_at(self.reader.engine) as connection:
-            days = quality_days(
-                windows, connection, self.reader.config, model, last=choice.days, slice_name=shown["slice"]
-            )
-            shown["days"] = [day.as_dict() for day in days]
-            shown["timezone"] = configured.contract.timezone if configured is not None else "UTC"
-            shown["marks"] = _marks(connection, model)
+            shown |= self.over_time(connection, model, shown["slice"], choice.days)
             if configured is not None:
                 wanted = Wanted(slice=shown["slice"])
                 shown["standing"] = QualityReader(self.reader.config, windows).gather(connection, model, wanted)
@@ -137,86 +135,33 @@ class View:
             if until - start > RANGE_MAX_US:
                 start = until - RANGE_MAX_US
                 notes.append(f"The histogram shows at most {RANGE_MAX_US // DAY_US} days.")
-            parts = windows.parts(connection, model, slice_name=shown["slice"], from_us=start, until_us=until)
-        shown["feature"] = _feature(configured, choice.feature, parts, notes)
+            asked = {"slice_name": shown["slice"], "until_us": until}
+            served = served_days(windows, connection, configured, from_us=start, **asked)
+            recent = served_days(windows, connection, configured, from_us=until - choice.days * DAY_US, **asked)
+        shown["feature"] = _feature(configured, choice.feature, served, recent, notes)
         shown["feature"] |= {"from": format_us(start), "until": format_us(until)}
 
 
-def _feature(configured: ModelConfig, name: str | None, parts: list[Part], notes: list[str]) -> dict[str, Any]:
-    """One feature's cells: what training saw, what was served."""
+def _feature(
+    configured: ModelConfig, name: str | None, served: ServedDays, recent: ServedDays, notes: list[str]
+) -> dict[str, Any]:
+    """One feature's cells: what training saw, what was served; its scores, and the evidence of the days."""
     profile = configured.profile
     names = [feature.name for feature in profile.features]
     if name is not None and name not in names:
         notes.append(f"There is no feature '{name}'.")
     place = names.index(name) if name in names else 0
     feature = profile.features[place]
-    served = [part for part in parts if part.role == CHAMPION]
-    counts = cell_counts(served, place, feature.cell_count)
-    scores = compare(feature, counts)
+    counts = served.of(place, served.total)
     return {
         "name": feature.name,
         "names": names,
         "rows": int(counts.sum()),
-        "inputs": sum(int(part.counts[part.codes == N_INPUT].sum()) for part in served),
         "reference_rows": int(sum(feature.counts)),
         "cells": cells_of(feature, counts),
-        "psi": scores.psi,
-        "psi_by_chance": scores.psi_by_chance,
-        "js": scores.js,
+        "scores": compare(feature, counts).as_dict(),
+        "evidence": evidence_of(recent, place, configured.monitor),
     }
-
-
-def cell_counts(parts: list[Part], place: int, size: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Rows in each cell of the feature at this place of the profile."""
-    first = CELLS + CELLS_SIDE * place
-    total = np.zeros(size, np.int64)
-    for part in parts:
-        own = (part.codes >= first) & (part.codes < first + size)
-        np.add.at(total, part.codes[own] - first, part.counts[own])
-    return total
-
-
-def cells_of(feature: FeatureProfile, counts: np.ndarray[Any, np.dtype[np.int64]]) -> list[dict[str, Any]]:
-    """Columns of a histogram: cells with something in them, the rarest categories beyond the limit as one."""
-    reference = np.asarray(feature.counts, np.int64)
-    m, n = max(1, int(reference.sum())), max(1, int(counts.sum()))
-    shown = [k for k in range(feature.cell_count) if reference[k] or counts[k]]
-    rest: list[int] = []
-    if len(shown) > CELLS_SHOWN and not feature.is_number:
-        weight = {k: reference[k] / m + counts[k] / n for k in shown if k >= feature.specials}
-        rest = sorted(weight, key=lambda k: (weight[k], k))[: len(shown) - CELLS_SHOWN + 1]
-    found = [_cell(label_of(feature, k), int(reference[k]), int(counts[k]), m, n) for k in shown if k not in rest]
-    if rest:
-        found.append(_cell(f"{len(rest)} rarer", int(reference[rest].sum()), int(counts[rest].sum()), m, n))
-    return found
-
-
-def label_of(feature: FeatureProfile, cell: int) -> str:
-    """A cell in few characters; one that begins right after a frequent value begins there, without it.
-
-    >>> edges = (0.0, math.nextafter(0.0, 1.0), 2.5)
-    >>> feature = FeatureProfile("f", "number", edges, (), (), (0,) * 8, (1.0,) * 8, 0, 0.0)
-    >>> [label_of(feature, cell) for cell in range(4, 8)]
-    ['< 0', '0', '0 to 2.5', 'from 2.5']
-    """
-    i = cell - feature.specials
-    edges = feature.edges
-    if not feature.is_number or i < 0 or not edges:
-        return feature.cell_label(cell)
-    if i == 0:
-        return f"< {edges[0]:.4g}"
-    low = edges[i - 1]
-    if i >= 2 and low == math.nextafter(edges[i - 2], math.inf):
-        low = edges[i - 2]
-    if i == len(edges):
-        return f"from {low:.4g}"
-    if edges[i] == math.nextafter(edges[i - 1], math.inf):
-        return f"{edges[i - 1]:.4g}"
-    return f"{low:.4g} to {edges[i]:.4g}"
-
-
-def _cell(label: str, reference: int, served: int, m: int, n: int) -> dict[str, Any]:
-    return {"label": label, "count": served, "serving": served / n, "reference": reference / m}
 
 
 def _marks(connection: sa.Connection, model: str) -> list[dict[str, Any]]:

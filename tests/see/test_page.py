@@ -26,9 +26,11 @@ from streams.status import StatusReader
 from streams.tables import alert
 from streams.testing.served import World
 from streams.web import html
-from streams.web.charts import Mark, Point, histogram, lines, nice_ticks
+from streams.web.axes import nice_ticks
+from streams.web.charts import Mark, Point, histogram, lines
+from streams.web.feature import CELLS_SHOWN, cells_of
 from streams.web.page import StatusPage, attach, register
-from streams.web.view import CELLS_SHOWN, Choice, View, cells_of
+from streams.web.view import Choice, View
 
 AWAY = LogEnds("embedded", error=BrokerUnreachableError())
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -104,12 +106,13 @@ def test_the_page_shows_figures_histogram_and_quality_without_a_script(world: Wo
     charts = [attrs["aria-label"] for tag, attrs in found.tags if tag == "svg"]
     assert charts == [
         "delay: served against training",
+        "delay: evidence against training",
         "log loss by day",
         "bias: mean answer less mean truth by day",
-        "matured share by day",
+        "share of predictions whose truth is known by day",
     ]
     marks = [attrs for tag, attrs in found.tags if tag == "g" and "mark" in (attrs.get("class") or "")]
-    assert [mark["class"] for mark in marks] == ["mark page"] * 3
+    assert [mark["class"] for mark in marks] == ["mark page"] * 4
     assert "delay moved." in body
 
 
@@ -311,22 +314,23 @@ def test_lines_are_well_formed_whatever_the_days_hold(kind: str) -> None:
         "wild": [Point(0.5, 1e9, -1e12, 1e12), Point(1.5, -1e-9, None, None)],
     }[kind]
     marks = [Mark(0.2, "page", HOSTILE), Mark(99.0, "warn", "outside")]
-    svg = lines(points, ["2024-01-01"] * 5, [0.0, 0.5, 1.0, 0.2, 0.0], marks, title=HOSTILE, zero=kind != "one")
+    svg = str(lines(points, ["2024-01-01"] * 5, [0, 0.5, 1, 0.2, 0], marks, title=HOSTILE, zero=kind != "one"))
     assert is_well_formed(svg)
     assert svg.count('class="mark') == 1
     assert "nan" not in svg
 
 
 def test_young_days_are_shaded_by_the_share_of_truths_that_is_missing() -> None:
-    svg = lines([Point(0.5, 0.3)], ["a", "b"], [0.0, 0.5], [], title="t")
+    svg = str(lines([Point(0.5, 0.3)], ["a", "b"], [0.0, 0.5], [], title="t"))
     assert re.findall(r'class="young"[^>]*fill-opacity="([\d.]+)"', svg) == ["0.225"]
 
 
 def test_a_histogram_is_well_formed_with_hostile_labels() -> None:
     cells = [{"label": HOSTILE, "reference": 0.25, "serving": 0.5, "count": 3}]
-    assert is_well_formed(histogram(cells, HOSTILE))
-    assert histogram([], "empty") == ""
-    assert is_well_formed(histogram([{"label": "a", "reference": 0.0, "serving": 0.0, "count": 0}], "nothing served"))
+    assert is_well_formed(str(histogram(cells, HOSTILE)))
+    assert histogram([], "empty").body == ""
+    nothing = [{"label": "a", "reference": 0.0, "serving": 0.0, "count": 0}]
+    assert is_well_formed(str(histogram(nothing, "nothing served")))
 
 
 def test_ticks_cover_every_range() -> None:

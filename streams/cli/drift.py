@@ -1,0 +1,245 @@
+"""``flywheel drift``: how far the features have moved from training, in the scores people know and in evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from schemas.errors import UsageError
+from streams.cli import Session, echo_json, json_option, moment, pass_session
+from streams.cli.backtest import plot_option
+from streams.cli.columns import only_model
+
+if TYPE_CHECKING:
+    from streams.config import ModelConfig
+    from streams.web.axes import Chart, Table
+    from streams.web.feature import ServedDays
+
+DAYS = 30
+BAR_WIDTH = 40
+SPARKS = "▁▂▃▄▅▆▇█"
+PICTURED = 6
+"""Features drawn where none is named: those that moved most."""
+
+
+@click.command()
+@click.argument("feature", required=False)
+@click.option("--model", help="Which; may be left out if there is only one.")
+@click.option("--version", help="Served by this version, in any role; default: by the champions.")
+@click.option("--slice", "slice_name", default="all", show_default=True, help="A declared slice, such as origin=JFK.")
+@click.option("--since", "since_us", callback=moment, metavar="TIME", help=f"Default: the newest {DAYS} days.")
+@plot_option
+@json_option
+@pass_session
+def drift(
+    session: Session,
+    feature: str | None,
+    model: str | None,
+    version: str | None,
+    slice_name: str,
+    since_us: int | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Hold what is served against training: all features in a table, or FEATURE in full.
+
+    The scores are those that other tools show, with what each would be by chance alone. The evidence is the
+    e-detector's on daily counts: orders of magnitude above its alarm line (below it, a minus). Against training it
+    wakes nobody.
+    """
+    from schemas.times import DAY_US, HOUR_US, format_us
+    from streams.status import looking_at, open_status
+    from streams.web.feature import axis_of, served_days
+    from streams.web.view import View
+
+    config = session.config
+    name = model or only_model(config)
+    configured = config.model(name)
+    _check(configured, feature, slice_name)
+    reader = open_status(config)
+    try:
+        with looking_at(reader.engine) as connection:
+            newest = reader.windows.newest_us(connection, name)
+            until_us = (newest or 0) + HOUR_US
+            from_us = since_us if since_us is not None else until_us - DAYS * DAY_US
+            served = served_days(
+                reader.windows, connection, configured,
+                slice_name=slice_name, from_us=from_us, until_us=until_us, version=version,
+            )  # fmt: skip
+        if not served.days:
+            raise UsageError(
+                f"Nothing was served of '{name}' ({slice_name}{f', {version}' if version else ''}) in that time.",
+                action="See 'flywheel status', or name another --since, --version or --slice.",
+            )
+        told: dict[str, Any] = {
+            "model": name, "slice": slice_name, "from": format_us(from_us), "until": format_us(until_us),
+            "versions": served.versions, "days": len(served.days),
+            "reference_rows": configured.profile.m,
+        }  # fmt: skip
+        if feature is None:
+            told |= _all(configured, served)
+        else:
+            told |= _one(configured, served, feature)
+        if plot is not None:
+            with looking_at(reader.engine) as connection:
+                over_time = View(reader).over_time(connection, name, slice_name, len(axis_of(served.days)))
+            _draw(plot, told, over_time, configured, served)
+    finally:
+        reader.engine.dispose()
+    if as_json:
+        echo_json(told)
+    else:
+        click.echo("\n".join(_table(told) if feature is None else _detail(told)))
+    if plot is not None:
+        click.echo(f"drawn: {plot}", err=True)
+
+
+def _check(configured: ModelConfig, feature: str | None, slice_name: str) -> None:
+    """Refuse what is not there, with the nearest that is."""
+    from difflib import get_close_matches
+
+    slices = ["all", *(each.name for each in configured.contract.slices())]
+    features = [each.name for each in configured.profile.features]
+    for what, given, known in (("feature", feature, features), ("slice", slice_name, slices)):
+        if given is not None and given not in known:
+            near = get_close_matches(given, known, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(known[:20])}."
+            raise UsageError(f"'{configured.name}' has no {what} '{given}'.", action=hint)
+
+
+def _all(configured: ModelConfig, served: ServedDays) -> dict[str, Any]:
+    from streams.web.feature import scores_of
+
+    return {"features": scores_of(served, configured.monitor)}
+
+
+def _one(configured: ModelConfig, served: ServedDays, name: str) -> dict[str, Any]:
+    from streams.logic.scores import compare
+    from streams.web.feature import cells_of, evidence_of
+
+    place = configured.profile.index[name]
+    profile, counts = configured.profile.features[place], served.of(place, served.total)
+    return {
+        "feature": name,
+        "scores": compare(profile, counts).as_dict(),
+        "cells": cells_of(profile, counts),
+        "evidence": evidence_of(served, place, configured.monitor),
+    }
+
+
+def _draw(path: Path, told: dict[str, Any], view: dict[str, Any], configured: ModelConfig, served: ServedDays) -> None:
+    from streams.web.axes import Table, document, sheet
+    from streams.web.pictures import SCORES, evidence_chart, histogram_chart, quality_charts, score_rows
+
+    said = f"{told['model']} ({', '.join(told['versions'])}), {told['slice']}, {_range(told)}"
+    charts: list[Chart] = []
+    tables: list[Table] = []
+    if "features" in told:
+        heading = "Features against training"
+        for each in told["features"][:PICTURED]:
+            one = _one(configured, served, each["feature"])
+            charts.append(histogram_chart({"name": each["feature"], "cells": one["cells"]}))
+        head = ["feature", *(title for title, _ in SCORES.values()), "chi-square p", "effect", "evidence", "changed"]
+        rows = [[row["feature"], *_figures(row, "")] for row in told["features"]]
+        tables.append(Table("All features, the most moved first", head, rows))
+    else:
+        heading = f"{told['feature']} against training"
+        shown = view | {"feature": {"name": told["feature"], "cells": told["cells"], "evidence": told["evidence"]}}
+        charts = [histogram_chart(shown["feature"])]
+        drawn = evidence_chart(shown)
+        charts += [drawn] if drawn is not None else []
+        charts += quality_charts(shown) if view["days"] else []
+        head = ["score", "value", "by chance alone", "less chance", "what is usual"]
+        tables.append(Table("Scores", head, score_rows(told["scores"])))
+    text = sheet(heading, said, charts) if path.suffix == ".svg" else document(heading, [said], charts, tables)
+    path.write_text(text, encoding="utf-8")
+
+
+def _range(told: dict[str, Any]) -> str:
+    return f"{told['from'][:10]} to {told['until'][:10]}"
+
+
+def _head(told: dict[str, Any], rows: int) -> str:
+    versions = ", ".join(told["versions"])
+    return (
+        f"{told['model']} {versions}, {told['slice']}: {rows:,} rows of {told['days']} days, {_range(told)}; "
+        f"training {told['reference_rows']:,} rows"
+    )
+
+
+def _figures(row: dict[str, Any], nothing: str = "-") -> list[str]:
+    """A feature's line: its scores, and its evidence."""
+    scores = [row[name] for name in ("psi", "ks", "js", "w1", "hellinger", "linf")]
+    shown = [nothing if value is None else f"{value:.3f}" for value in scores]
+    return [*shown, f"{row['chi2_p']:.1g}", f"{row['eps']:.3f}", _orders(row["orders"]), row["change"] or nothing]
+
+
+def _orders(orders: float | None) -> str:
+    return "-" if orders is None else f"{orders:+.1f}"
+
+
+def _table(told: dict[str, Any]) -> list[str]:
+    features = told["features"]
+    width = min(28, max(7, *(len(row["feature"]) for row in features)))
+    names = ("PSI", "KS", "JS", "W1", "Hell.", "L-inf", "chi2 p", "effect", "evidence", "changed")
+    lines = [
+        _head(told, features[0]["rows"]),
+        "",
+        f"{'feature':<{width}}{''.join(f'{name:>9}' for name in names[:-1])}{names[-1]:>11}",
+    ]
+    for row in features:
+        *scores, change = _figures(row)
+        lines.append(f"{row['feature']:<{width}}{''.join(f'{figure:>9}' for figure in scores)}{change:>11}")
+    top = features[0]
+    by_chance = " and ".join(
+        f"{name.upper()} {value:.3f}" for name, value in top["by_chance"].items() if name in ("psi", "js")
+    )
+    said = f"By chance alone '{top['feature']}' would have {by_chance}: see 'flywheel drift {top['feature']}'."
+    return [*lines, "", said, "Evidence: orders of magnitude above the e-detector's line; it wakes nobody."]
+
+
+def _detail(told: dict[str, Any]) -> list[str]:
+    from labeling.render import plain
+    from streams.web.pictures import score_rows
+
+    lines = [f"{told['feature']} of {_head(told, told['scores']['rows'])}", ""]
+    top = max((max(c["serving"], c["reference"]) for c in told["cells"]), default=1.0) or 1.0
+    width = min(24, max((len(c["label"]) for c in told["cells"]), default=1))
+    lines.append(f"{'':<{width}}{'served':>9}{'training':>10}   █ served, │ training")
+    for cell in told["cells"]:
+        label = plain(cell["label"])[:width]
+        shares = f"{cell['serving']:>9.1%}{cell['reference']:>10.1%}"
+        lines.append(f"{label:<{width}}{shares}   {_bar(cell['serving'] / top, cell['reference'] / top)}")
+    lines += ["", f"{'':<40}{'value':>10}{'by chance':>11}{'less it':>10}  usual constant"]
+    for title, value, chance, less, usual in score_rows(told["scores"]):
+        lines.append(f"{title:<40}{value:>10}{chance:>11}{less:>10}  {usual}")
+    return [*lines, "", *_trail(told["evidence"])]
+
+
+def _bar(serving: float, reference: float) -> str:
+    """What is served as a bar, and where it ended in training.
+
+    >>> _bar(0.1, 0.2), _bar(0.1, 0.05)
+    ('████   │', '█│██')
+    """
+    filled, mark = round(serving * BAR_WIDTH), round(reference * BAR_WIDTH)
+    cells = ["█"] * filled + [" "] * max(0, mark - filled)
+    if mark:
+        cells[mark - 1] = "│"
+    return "".join(cells).rstrip()
+
+
+def _trail(evidence: dict[str, Any]) -> list[str]:
+    """The evidence as one line of blocks, and what it says now."""
+    orders = [day["orders"] for day in evidence["days"]]
+    low, high = min(*orders, -1.0), max(*orders, 1.0)
+    sparks = "".join(SPARKS[min(7, int(8 * (each - low) / (high - low)))] for each in orders)
+    line = SPARKS[min(7, int(8 * (0.0 - low) / (high - low)))]
+    said = f"{_orders(orders[-1])} orders of magnitude above the alarm line"
+    since = f"; the change is estimated at {evidence['change']}" if evidence["change"] else " (below: nothing to see)"
+    return [
+        f"evidence {evidence['days'][0]['day']} {sparks} {evidence['days'][-1]['day']}   the line is at {line}",
+        f"  {said}{since}",
+    ]

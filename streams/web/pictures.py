@@ -1,0 +1,113 @@
+"""The drawings of one model: a feature against training, its evidence, and quality over time.
+
+From what :meth:`streams.web.view.View.gather` found; the page shows them, and ``flywheel drift --plot`` writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from schemas.times import from_us
+from streams.web.axes import Chart
+from streams.web.charts import Mark, Point, evidence, histogram, lines
+from streams.web.feature import axis_of
+
+SCORES = {
+    "psi": ("PSI", "0.1 and 0.25"),
+    "ks": ("Kolmogorov-Smirnov", "p < 0.05"),
+    "js": ("Jensen-Shannon distance, base 2", "0.1"),
+    "w1": ("Wasserstein, in standard deviations", "0.1"),
+    "hellinger": ("Hellinger", "0.4"),
+    "linf": ("largest difference of a cell (L-infinity)", "0.01 to 0.02"),
+}
+"""Name, and the constant that other tools hold it against."""
+
+
+def score_rows(scores: dict[str, Any]) -> list[list[str]]:
+    """A table of scores: value, by chance alone, less chance, what is usual."""
+    rows = []
+    for name, (title, usual) in SCORES.items():
+        if scores[name] is not None:
+            chance, less = scores["by_chance"].get(name), scores["corrected"].get(name)
+            rows.append([title, _figure(scores[name]), _figure(chance), _figure(less), usual])
+    rows.append(["chi-square", f"{scores['chi2']:.1f}", "", f"p = {scores['chi2_p']:.2g}", "p < 0.05"])
+    effect = f"at least {scores['eps_low']:.3f}"
+    return [*rows, ["effect, in standard deviations", effect, "", _figure(scores["eps"]), "Flywheel: 0.1"]]
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def histogram_chart(feature: dict[str, Any]) -> Chart:
+    """Served against training."""
+    return histogram(feature["cells"], f"{feature['name']}: served against training")
+
+
+def evidence_chart(view: dict[str, Any]) -> Chart | None:
+    """The evidence of the shown feature by day; None where nothing was served."""
+    feature = view["feature"]
+    days = feature["evidence"]["days"]
+    if not days:
+        return None
+    axis = axis_of([each["day"] for each in days])
+    points = [
+        Point(axis.index(each["day"]) + 0.5, each["orders"], title=f"{each['day']}: {each['orders']:+.1f}")
+        for each in days
+    ]
+    change = feature["evidence"]["change"]
+    about = [mark for mark in view["marks"] if mark["kind"] == "champion" or feature["name"] in mark["title"].split()]
+    marks = marks_of(about, axis, view["timezone"])
+    place = None if change is None else float(axis.index(change))
+    return evidence(points, axis, marks, place, title=f"{feature['name']}: evidence against training")
+
+
+def quality_charts(view: dict[str, Any]) -> list[Chart]:
+    """Loss, bias and the share of known truths by day, with bands, and shades where truths are still missing."""
+    known = {day["day"]: day for day in view["days"]}
+    axis = axis_of(list(known))
+    young = [1.0 - known[day]["matured_share"] if day in known else 0.0 for day in axis]
+    marks = marks_of(view["marks"], axis, view["timezone"])
+    shown = [("log_loss", "log loss", "nats", False), ("bias", "bias: mean answer less mean truth", "", True)]
+    if all(day["log_loss"] is None for day in view["days"]) and any(day["mae"] is not None for day in view["days"]):
+        shown[0] = ("mae", "mean absolute error", "", False)
+    charts = []
+    for name, title, unit, zero in shown:
+        points = [_point(axis.index(day), name, title, each) for day, each in known.items()]
+        charts.append(lines(points, axis, young, marks, title=f"{title} by day", zero=zero, unit=unit))
+    shares = [
+        Point(
+            axis.index(day) + 0.5,
+            each["matured_share"],
+            title=f"{day}: {each['matured_share'] * 100:.1f} % of {each['n']:,}",
+        )
+        for day, each in known.items()
+    ]
+    title = "share of predictions whose truth is known by day"
+    return [*charts, lines(shares, axis, [], marks, title=title, height=60, is_share=True)]
+
+
+def marks_of(marks: Sequence[dict[str, Any]], axis: Sequence[str], timezone: str) -> list[Mark]:
+    """Alerts and champions that fall on the days of an axis."""
+    if not axis:
+        return []
+    first, zone, found = date.fromisoformat(axis[0]), ZoneInfo(timezone), []
+    for mark in marks:
+        local = from_us(mark["time_us"]).astimezone(zone)
+        x = (local.date() - first).days + (local.hour + local.minute / 60) / 24
+        kind = mark["severity"] if mark["kind"] == "alert" else "champion"
+        if 0 <= x <= len(axis):
+            found.append(Mark(x, kind, f"{mark['time']} {mark['title']}: {mark['text']}"))
+    return found
+
+
+def _point(at: int, name: str, title: str, day: dict[str, Any]) -> Point:
+    value, interval = day[name], day["intervals"].get(name)
+    if interval is None:
+        shown = "-" if value is None else f"{value:.3f}"
+        return Point(at + 0.5, value, title=f"{day['day']}: {title} {shown}")
+    said = f"{day['day']}: {title} {'-' if value is None else f'{value:.4f}'} ({interval[0]:.3f} to {interval[1]:.3f})"
+    return Point(at + 0.5, value, interval[0], interval[1], f"{said}, {day['truths']:,} truths")
