@@ -165,15 +165,17 @@ def _head(told: dict[str, Any], rows: int) -> str:
     versions = ", ".join(told["versions"])
     return (
         f"{told['model']} {versions}, {told['slice']}: {rows:,} rows of {told['days']} days, {_range(told)}; "
-        f"training {told['reference_rows']:,} rows"
+        f"training {told['reference_rows']:,} rows{'' if told['slice'] == 'all' else ', of all slices'}"
     )
 
 
 def _figures(row: dict[str, Any], nothing: str = "-") -> list[str]:
     """A feature's line: its scores, and its evidence."""
+    from streams.web.pictures import p_value
+
     scores = [row[name] for name in ("psi", "ks", "js", "w1", "hellinger", "linf")]
     shown = [nothing if value is None else f"{value:.3f}" for value in scores]
-    return [*shown, f"{row['chi2_p']:.1g}", f"{row['eps']:.3f}", _orders(row["orders"]), row["change"] or nothing]
+    return [*shown, p_value(row["chi2_p"]), f"{row['eps']:.3f}", _orders(row["orders"]), row["change"] or nothing]
 
 
 def _orders(orders: float | None) -> str:

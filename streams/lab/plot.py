@@ -111,7 +111,7 @@ def _own(name: str, each: Backtest, *, is_delay: bool) -> Own:
     hours = [o.hours for o, hurts in zip(each.outcomes, each.is_hurting, strict=True) if hurts]
     value, (low, high) = _value(hours, is_delay=is_delay), each.interval()
     title = f"Flywheel, {name}: {each.pages_a_month:.2f} pages a month, {_said(value, is_delay=is_delay)}"
-    return Own(f"Flywheel, {name}", each.pages_a_month, low, high, value, title)
+    return Own(name, each.pages_a_month, low, high, value, title)
 
 
 def lines_said(found: Found, model: str) -> list[str]:

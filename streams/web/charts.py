@@ -25,13 +25,18 @@ from streams.web.axes import (
     text,
 )
 
-HISTOGRAM_HEIGHT, LABELS_HEIGHT = 190, 84
+HISTOGRAM_HEIGHT = 190
+LABEL_SLANT, LABEL_ROOM = 4.8, 22
+"""Height that a letter of a slanted label takes, and that none does without."""
+COLUMN_WIDTH_MAX = 90
 LINE_HEIGHT, EVIDENCE_HEIGHT, TRADE_HEIGHT = 120, 150, 260
 FOOT = 36
 DAY_LABEL_WIDTH = 46
 PER_DAY_KEY = (("serving", "per day"), ("band", "valid at every look"), ("young", "truths still missing"))
 RARE_WIDTH = 54
 """Of the place left of the axis where "none" is drawn, which a logarithm has no room for."""
+OWN_LINE, OWN_LETTER = 14.0, 7.0
+"""Height of a policy's name, and width of its letters."""
 WEEK_H = 168.0
 NEVER_H = 300.0
 """Where "not within a week" is drawn."""
@@ -103,10 +108,10 @@ def histogram(cells: Sequence[dict[str, Any]], title: str) -> Chart:
             f"{cell['label']}: served {cell['serving']:.1%} ({cell['count']:,} rows), training {cell['reference']:.1%}"
         )
         parts.append(f"<g><title>{text(said)}</title>")
-        for name, inset in (("reference", 0.08), ("serving", 0.26)):
-            width, y = step * (1 - 2 * inset), y_of(cell[name])
+        for name, share in (("reference", 0.84), ("serving", 0.48)):
+            width, y = share * min(step, COLUMN_WIDTH_MAX), y_of(cell[name])
             parts.append(
-                f'<rect class="{name}" x="{x + step * inset:.1f}" y="{y:.1f}" width="{width:.1f}"'
+                f'<rect class="{name}" x="{x + (step - width) / 2:.1f}" y="{y:.1f}" width="{width:.1f}"'
                 f' height="{foot - y:.1f}"/>'
             )
         place = f"translate({x + step / 2 + 3:.1f} {foot + 12}) rotate(-45)"
@@ -114,7 +119,8 @@ def histogram(cells: Sequence[dict[str, Any]], title: str) -> Chart:
             f'<text class="tick" text-anchor="end" transform="{place}">{text(short(cell["label"]))}</text></g>'
         )
     key = (("reference", "training"), ("serving", "served"))
-    return Chart(foot + LABELS_HEIGHT, title, "".join(parts), key)
+    letters = max(len(short(cell["label"])) for cell in cells)
+    return Chart(foot + LABEL_ROOM + LABEL_SLANT * letters, title, "".join(parts), key)
 
 
 def lines(
@@ -255,20 +261,22 @@ def trade_off(
             parts.append(_dot(f"f{number % 6}", x_of(x), y_of(value), 2.2, said))
         x, value, said = curve.usual
         parts.append(_dot(f"f{number % 6} usual", x_of(x), y_of(value), 6, said))
-    for place, each in enumerate(own):
-        parts.append(_own(each, x_of, y_of, place))
+    free = TOP + 4.0
+    for each in sorted(own, key=lambda each: y_of(each.value)):
+        parts.append(_own(each, x_of, y_of(each.value), free := max(y_of(each.value) + 4, free + OWN_LINE)))
     key = [(f"f{number % 6}", f"{curve.name}") for number, curve in enumerate(curves)]
     return Chart(foot + 40, title, "".join(parts), (*key, ("own", "Flywheel, 95 %")))
 
 
-def _own(own: Own, x_of: Callable[[float], float], y_of: Callable[[float], float], place: int) -> str:
-    x, y = x_of(own.x), y_of(own.value)
-    up = y - 11 if y > TOP + 20 else y + 20
+def _own(own: Own, x_of: Callable[[float], float], y: float, label_y: float) -> str:
+    """A policy, its interval, and its name where the interval ends."""
+    x, low, high = x_of(own.x), x_of(own.low), x_of(own.high)
+    anchor, at = ("start", high + 8) if high + 8 + OWN_LETTER * len(own.name) < WIDTH else ("end", low - 12)
     return (
         f"<g><title>{text(own.title)}</title>"
-        f'<line class="own" x1="{x_of(own.low):.1f}" x2="{x_of(own.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<line class="own" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<path class="own" d="M{x:.1f} {y - 7:.1f}l7 7l-7 7l-7 -7z"/>'
-        f'<text class="own-text" x="{x + 10:.1f}" y="{up + 14 * place:.1f}">{text(own.name)}</text></g>'
+        f'<text class="own-text" text-anchor="{anchor}" x="{at:.1f}" y="{label_y:.1f}">{text(own.name)}</text></g>'
     )
 
 

@@ -33,9 +33,18 @@ def score_rows(scores: dict[str, Any]) -> list[list[str]]:
         if scores[name] is not None:
             chance, less = scores["by_chance"].get(name), scores["corrected"].get(name)
             rows.append([title, _figure(scores[name]), _figure(chance), _figure(less), usual])
-    rows.append(["chi-square", f"{scores['chi2']:.1f}", "", f"p = {scores['chi2_p']:.2g}", "p < 0.05"])
+    rows.append(["chi-square, and its p-value", f"{scores['chi2']:.1f}", "", p_value(scores["chi2_p"]), "p < 0.05"])
     effect = f"at least {scores['eps_low']:.3f}"
     return [*rows, ["effect, in standard deviations", effect, "", _figure(scores["eps"]), "Flywheel: 0.1"]]
+
+
+def p_value(p: float) -> str:
+    """A p-value, as far as a double goes.
+
+    >>> p_value(0.031), p_value(3e-124), p_value(0.0)
+    ('0.031', '3e-124', '<1e-300')
+    """
+    return "<1e-300" if p < 1e-300 else f"{p:.2g}"
 
 
 def _figure(value: float | None) -> str:

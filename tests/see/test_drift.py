@@ -1,0 +1,156 @@
+"""``flywheel drift``: the scores of what was served, as scipy has them, the evidence by day, and the pictures."""
+
+from __future__ import annotations
+
+import json
+import xml.dom.minidom
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+from scipy.spatial import distance
+
+from retrain.testing import START_US
+from schemas.times import DAY_US, HOUR_US
+from streams.cli import cli
+from streams.logic.edetector import detect
+from streams.merging import Merger
+from streams.testing.served import World, parts_of_rows
+from streams.web.charts import Mark, Point, evidence
+
+
+def run(world: World, *options: str) -> Result:
+    return CliRunner().invoke(cli, [*world.argv, "drift", *options])
+
+
+def told(world: World, *options: str) -> dict[str, Any]:
+    done = run(world, "--json", *options)
+    assert done.exit_code == 0, (done.output, done.exception)
+    found = json.loads(done.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def counts_of(world: World, name: str, rows: pl.DataFrame) -> np.ndarray:
+    feature = world.config.model("small").profile.feature(name)
+    return np.bincount(feature.codes(rows[name]), minlength=feature.cell_count)
+
+
+def move(world: World) -> None:
+    """A seventh day on which the delay is 30 minutes more."""
+    merger: Merger = world.merger
+    late = world.rows.head(200).with_columns(
+        delay=pl.col("delay") + 30.0,
+        event_time=START_US + 6 * DAY_US + pl.int_range(200, dtype=pl.Int64) * (DAY_US // 200),
+    )
+    parts = parts_of_rows(world, late, np.full(200, 0.5))
+    merger.merge(world.summary("predictions", 1, 150, 350, parts, watermark=START_US + 7 * DAY_US), START_US + 9)
+
+
+def test_every_feature_stands_in_the_table_with_its_scores_and_its_evidence(world: World) -> None:
+    done = run(world)
+    assert done.exit_code == 0, done.output
+    assert "small v1, all: 300 rows of 6 days" in done.stdout
+    lines = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line}
+    assert {"delay", "load", "route"} <= set(lines)
+    assert lines["route"][2] == lines["route"][4] == "-", "categories have neither KS nor W1"
+    assert float(lines["delay"][9]) < 0, "below the line"
+    assert max(map(len, done.stdout.splitlines())) <= 120
+
+
+def test_the_figures_are_those_of_the_rows_that_were_served(world: World) -> None:
+    profile = world.config.model("small").profile
+    found = {row["feature"]: row for row in told(world)["features"]}
+    for feature in profile.features:
+        counts = counts_of(world, feature.name, world.rows)
+        shares = np.asarray(feature.weights) / sum(feature.weights)
+        possible = np.asarray(feature.weights) > 1e-9
+        js = distance.jensenshannon((counts / counts.sum())[possible], shares[possible], base=2)
+        assert found[feature.name]["js"] == pytest.approx(js, rel=1e-9)
+        assert found[feature.name]["rows"] == world.rows.height
+
+
+def test_a_slice_a_version_and_a_time_are_only_their_rows(world: World) -> None:
+    south = told(world, "route", "--slice", "route=B")
+    assert south["scores"]["rows"] == world.rows.filter(pl.col("route") == "B").height
+    newer = told(world, "delay", "--since", "2024-01-04")
+    since = world.rows.filter(pl.col("event_time") >= START_US + 3 * DAY_US)
+    assert newer["scores"]["rows"] == since.height
+    assert told(world, "delay", "--version", "v1")["scores"]["rows"] == world.rows.height
+
+
+def test_a_change_shows_in_the_bars_in_the_evidence_and_in_the_day_it_began(world: World) -> None:
+    move(world)
+    found = told(world, "delay")
+    days = [each["day"] for each in found["evidence"]["days"]]
+    assert days == [f"2024-01-0{k}" for k in range(1, 8)]
+    orders = [each["orders"] for each in found["evidence"]["days"]]
+    assert max(orders[:6]) < 0 < orders[6]
+    assert found["evidence"]["change"] == "2024-01-07"
+    rows = world.rows.with_columns(day=(pl.col("event_time") - START_US) // DAY_US)
+    by_day = np.stack([counts_of(world, "delay", rows.filter(pl.col("day") == k)) for k in range(6)])
+    config = world.config.model("small")
+    expected = detect(config.profile.feature("delay"), by_day, config.monitor, len(config.profile.features))
+    assert orders[5] == pytest.approx(expected.orders, abs=1e-3)
+    text = run(world, "delay").stdout
+    assert "the change is estimated at 2024-01-07" in text
+    assert "█" in text
+    assert "│" in text
+
+
+def test_pictures_stand_by_themselves_in_light_and_dark(world: World) -> None:
+    move(world)
+    for options, charts in ((["delay"], 5), ([], 3)):
+        for suffix in ("svg", "html"):
+            path = world.root / f"drift.{suffix}"
+            done = run(world, *options, "--plot", str(path))
+            assert done.exit_code == 0, (done.output, done.exception)
+            text = path.read_text()
+            assert "prefers-color-scheme:dark" in text
+            assert "share of rows" in text
+            assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
+            if suffix == "svg":
+                drawn = xml.dom.minidom.parseString(text)
+                assert len(drawn.getElementsByTagName("svg")) == 1 + charts
+            else:
+                assert "by chance alone" in text or "All features" in text
+
+
+def test_what_is_not_there_is_said_with_the_nearest_that_is(world: World, bare: World) -> None:
+    for options, text in (
+        (["dealy"], "no feature 'dealy'"),
+        (["--slice", "route=Z"], "no slice 'route=Z'"),
+        (["--version", "v9"], "Nothing was served"),
+        (["--since", "2030-01-01"], "Nothing was served"),
+        (["--model", "smal"], "Did you mean 'small'?"),
+    ):
+        assert text in str(run(world, *options).exception)
+    assert "Nothing was served" in str(run(bare).exception)
+
+
+@pytest.mark.parametrize("orders", [[], [-4.0], [0.0, 0.5], [-1e-9, 1e12, -3e4], [1e300]])
+def test_evidence_of_any_size_is_well_formed(orders: list[float]) -> None:
+    points = [Point(k + 0.5, each, title="<&>") for k, each in enumerate(orders)]
+    days = [f"2024-01-0{k + 1}" for k in range(len(orders))]
+    marks = [Mark(0.5, "page", "<script>")]
+    text = str(evidence(points, days, marks, 0.5 if orders else None, title="<e>"))
+    xml.dom.minidom.parseString(text)
+    assert "nan" not in text
+    assert "inf" not in text
+    assert text.count('class="dot"') == len(orders)
+
+
+def test_hours_of_a_day_are_the_models_own(world: World) -> None:
+    from zoneinfo import ZoneInfo
+
+    from streams.logic.counts import Layout
+    from streams.web.feature import by_day
+
+    profile = world.config.model("small").profile
+    rows = world.rows.filter(pl.col("event_time") < START_US + 5 * HOUR_US)
+    parts = parts_of_rows(world, rows, np.full(rows.height, 0.5))
+    served = by_day(Layout(profile, ("all",)), [p for p in parts if p.slice == "all"], ZoneInfo("America/New_York"))
+    assert served.days == ("2023-12-31",)
+    assert served.versions == {"v1": rows.height}
