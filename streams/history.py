@@ -60,7 +60,14 @@ def version_rows(runtime: Runtime, version: Version, since_us: int, until_us: in
     rows = _honest(runtime, rows.with_columns(score=pl.Series(predicted.scores, dtype=pl.Float64)), version)
     if predicted.labels is not None:
         rows = rows.with_columns(label=pl.Series(predicted.labels, dtype=pl.String))
-    return rows
+    return as_counted(rows, contract.target)
+
+
+def as_counted(rows: pl.DataFrame, target: Target) -> pl.DataFrame:
+    """Truths as the counters want them: of several classes, whether ``label`` was right."""
+    if target.kind != "multiclass":
+        return rows
+    return rows.with_columns(y=(label_value(pl.col("label"), target) == pl.col("y")).cast(pl.Float64))
 
 
 def decided(target: Target, until_us: int) -> pl.Expr:

@@ -22,6 +22,7 @@ from retrain.trainers import Job, trainer
 from schemas.contract import Contract, Target
 from schemas.profile import build_profile
 from schemas.times import DAY_US, format_us
+from streams.history import as_counted
 from streams.lab.backtest import beginning
 from streams.lab.recording import Recording
 from streams.logic.impact import Predict
@@ -91,7 +92,7 @@ def from_table(
         notes.append("The table has no scores: a model that was fitted to the truths of the reference rows answers.")
     else:
         raise TableError("The reference rows have neither scores nor truths.", action="Name them: --score, --target.")
-    rows = _judged(rows, contract.target)
+    rows = as_counted(rows, contract.target)
     days = (start_us - int(rows["event_time"][0])) // DAY_US
     if days < LEARNT_DAYS:
         notes.append(
@@ -200,10 +201,3 @@ def _answered(
     return rows.with_columns(
         label=pl.when(pl.col("score") >= 0.5).then(pl.lit(target.positive)).otherwise(pl.lit(other))
     )
-
-
-def _judged(rows: pl.DataFrame, target: Target) -> pl.DataFrame:
-    """The truth as the counters want it: of several classes, whether the answer was right."""
-    if target.kind != "multiclass":
-        return rows
-    return rows.with_columns(y=(label_value(pl.col("label"), target) == pl.col("y")).cast(pl.Float64))

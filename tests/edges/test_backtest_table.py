@@ -14,7 +14,9 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
+from schemas.contract import Target
 from streams.cli import cli
+from streams.history import as_counted
 
 STEP = 300
 
@@ -101,6 +103,13 @@ def test_a_table_without_scores_is_answered_by_a_model_of_the_truth(sensors: Pla
     assert "has no scores" in told["notes"][0]  # type: ignore[index]
     assert told["rules"] == {}
     assert told["policies"]["flywheel.toml"]["pages"] == []  # type: ignore[index]
+
+
+def test_of_several_classes_the_truth_is_whether_the_answer_was_right() -> None:
+    target = Target("multiclass", labels=("a", "b", "c"))
+    rows = pl.DataFrame({"label": ["a", "b", "c", "a"], "y": [0.0, 2.0, 2.0, None]})
+    assert as_counted(rows, target)["y"].to_list() == [1.0, 0.0, 1.0, None]
+    assert as_counted(rows, Target("regression"))["y"].to_list() == [0.0, 2.0, 2.0, None]
 
 
 class Tags(HTMLParser):
