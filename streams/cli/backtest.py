@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from schemas.errors import UsageError
 from streams.cli import Session, echo_json, json_option, moment, pass_session
 from streams.cli.columns import column_options, columns_of, only_model, start_us_of
 
@@ -91,9 +92,13 @@ def backtest(session: Session, /, table: Path | None, model: str | None, as_json
         unknown = sorted(set(options["features"]) - set(recording.contract.feature_names))
         if unknown:
             raise click.BadParameter(f"'{unknown[0]}' is not a feature of '{name}'.", param_hint="--feature")
+        plants = draw(recording, options["count"], policy.impact, options["seed"], kinds, options["features"])
+        if options["count"] and not plants:
+            notes += (_unplanted(recording),)
+            if options["plot"] is not None:
+                raise UsageError(notes[-1], action="Without planted changes there is no trade-off to draw.")
         for note in notes:
             click.echo(f"note: {note}", err=True)
-        plants = draw(recording, options["count"], policy.impact, options["seed"], kinds, options["features"])
         total = len(policies) + len(rules) + len(plants)
         with click.progressbar(length=total, label="backtest", file=click.get_text_stream("stderr")) as bar:
             found = run(recording, policies, rules, plants, bar.update)
@@ -108,6 +113,16 @@ def backtest(session: Session, /, table: Path | None, model: str | None, as_json
     click.echo("\n".join(_beside(told["rules"])))
     if options["plot"] is not None:
         click.echo(f"drawn: {options['plot']}", err=True)
+
+
+def _unplanted(recording: Recording) -> str:
+    from schemas.times import DAY_US
+    from streams.lab.planted import FOLLOWED_DAYS
+
+    days = (recording.end_us - recording.start_us) / DAY_US
+    if days < FOLLOWED_DAYS + 1:
+        return f"Nothing was planted: {FOLLOWED_DAYS + 1} days are needed to follow a change, {days:.1f} are watched."
+    return "Nothing was planted: no feature can be changed in the ways that are asked for."
 
 
 def _told(name: str, seed: int, notes: tuple[str, ...], found: Found) -> dict[str, Any]:
@@ -261,9 +276,9 @@ def _beside(rules: dict[str, Any]) -> list[str]:
     for label, got in rules.items():
         median = "-" if got["median_h"] is None else f"{got['median_h']:.0f} h"
         within = "".join(_share(got[f"within_{limit}_h"]) for limit in (4, 24, 168))
-        matched = got["matched"]
+        matched, in_alarm = got["matched"], f"{got['in_alarm']:.0%}" if got["windows"] else "-"
         found.append(
-            f"{label:<20}{got['alarms_a_month']:>8.1f}{got['feature_alarms_a_month']:>10.1f}{got['in_alarm']:>7.0%}"
+            f"{label:<20}{got['alarms_a_month']:>8.1f}{got['feature_alarms_a_month']:>10.1f}{in_alarm:>7}"
             f"{within}{median:>8}{_share(got['harmless']['within_168_h'], 12)}"
             f"{_share(None if matched is None else matched['within_24_h'], 10)}"
         )

@@ -24,6 +24,9 @@ HISTORY_DAYS = 60
 """Of a past without a training table so much is history, or half of it."""
 
 
+REFERENCE_ROWS_MIN = 100
+
+
 class NoPastError(FlywheelError):
     """There is not enough recorded to run a rule over."""
 
@@ -159,7 +162,7 @@ def recorded(
     Raises
     ------
     NoPastError
-        If nothing is recorded after the beginning.
+        If nothing is recorded after the beginning, or too little before it.
     """
     model, plan = version.model, runtime.plans[version.model]
     rows = version_rows(runtime, version, reference_from_us or 0, until_us or 1 << 62)
@@ -172,6 +175,12 @@ def recorded(
     start_us = beginning(first, last, since_us)
     if start_us >= last:
         raise NoPastError(f"Nothing is recorded of '{model}' after {format_us(start_us)}.")
+    known = int((rows["event_time"] < start_us).sum())
+    if known < REFERENCE_ROWS_MIN:
+        raise NoPastError(
+            f"{known} rows before {format_us(start_us)} are the reference; {REFERENCE_ROWS_MIN} are needed.",
+            action="Choose another --since or --learn-from.",
+        )
     predict = predict_of(runtime, version)
     return Recording(rows, plan.contract, plan.profile, start_us, predict, version.version)
 

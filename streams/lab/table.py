@@ -23,13 +23,12 @@ from schemas.contract import Contract, Target
 from schemas.profile import build_profile
 from schemas.times import DAY_US, format_us
 from streams.history import as_counted
-from streams.lab.backtest import beginning
+from streams.lab.backtest import REFERENCE_ROWS_MIN, beginning
 from streams.lab.recording import Recording
 from streams.logic.impact import Predict
 from streams.past import Past
 from streams.tabular import TableError
 
-REFERENCE_ROWS_MIN = 100
 WATCHED_ROWS_MIN = 100
 WATCHED_DAYS_MIN = 2
 LEARNT_DAYS = 35

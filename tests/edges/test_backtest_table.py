@@ -105,6 +105,41 @@ def test_a_table_without_scores_is_answered_by_a_model_of_the_truth(sensors: Pla
     assert told["policies"]["flywheel.toml"]["pages"] == []  # type: ignore[index]
 
 
+def test_a_watch_too_short_for_planted_changes_says_so(pipe: Place) -> None:
+    options = ["--score", "answer", "--since", "2022-04-20", "--until", "2022-04-26", "--rule", "psi:0.2:weekly"]
+    done = pipe.run(*options)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "Nothing was planted: 9 days are needed" in done.stderr
+    assert "  -" in done.stdout.splitlines()[-2], "no week was whole"
+    done = pipe.run(*options, "--plot", str(pipe.folder / "a.svg"))
+    assert "Nothing was planted" in str(done.exception)
+    done = pipe.run("--score", "answer", "--kind", "renamed")
+    assert "no feature can be changed" in done.stderr
+
+
+def test_features_of_every_awkward_kind_are_run_over(tmp_path: Path) -> None:
+    rng, n = np.random.default_rng(4), 3_000
+    table = pl.DataFrame(
+        {
+            "asked": pl.datetime_range(pl.datetime(2024, 1, 1), pl.datetime(2024, 3, 1), "30m", eager=True)[:n],
+        }
+    )
+    n = table.height
+    table = table.with_columns(
+        constant=pl.lit(1.0),
+        nearly_null=pl.when(pl.int_range(n) % 50 == 0).then(pl.int_range(n).cast(pl.Float64)),
+        wide=pl.Series([f"id{i}" for i in range(n)]),
+        flag=pl.Series(rng.random(n) < 0.3),
+        far=pl.Series(rng.standard_cauchy(n) * 1e12),
+        said=pl.Series(rng.random(n)),
+        truth=pl.Series(rng.random(n) < 0.5),
+    )
+    place = Place(tmp_path, table, "--target", "truth", "--time", "asked", "--drop", "said", "--positive", "true")
+    told = place.told("--score", "said", "--plant", "6")
+    assert len(told["rules"]) == 6  # type: ignore[arg-type]
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+
+
 def test_of_several_classes_the_truth_is_whether_the_answer_was_right() -> None:
     target = Target("multiclass", labels=("a", "b", "c"))
     rows = pl.DataFrame({"label": ["a", "b", "c", "a"], "y": [0.0, 2.0, 2.0, None]})
