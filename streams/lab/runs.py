@@ -258,26 +258,25 @@ class AdwinRun:
         return [self._at(delta) for delta in sorted({*ADWIN_LIMITS, self.rule.limit})]
 
     def _at(self, delta: float) -> Performance:
-        length_us, origin_us = self.rule.hours * HOUR_US, self._past.origin_us
-        alarms = [np.unique((detections(*each, delta) - origin_us) // length_us) for each in self._healthy]
-        windows = -(-(self._past.until_us - self._past.recording.start_us) // length_us)
+        alarms = [np.unique(self._window(detections(*each, delta))) for each in self._healthy]
+        windows = -(-(self._past.until_us - self._past.recording.start_us) // (self.rule.hours * HOUR_US))
         days = np.unique(np.concatenate(alarms)) if alarms else np.empty(0)
         hours = tuple(self._hours(moment, pairs, delta) for moment, pairs in self._trials)
         return Performance(delta, windows, len(days), sum(map(len, alarms)), self._past.months, hours)
 
-    @staticmethod
     def _hours(
-        moment_us: int, pairs: Sequence[tuple[tuple[Times, Floats], tuple[Times, Floats]]], delta: float
+        self, moment_us: int, pairs: Sequence[tuple[tuple[Times, Floats], tuple[Times, Floats]]], delta: float
     ) -> float | None:
-        """When there is one detection more than without the change."""
+        """Until a detection in a window that has none without the change."""
         first: list[float] = []
         for own, usual in pairs:
-            found, expected = (d[d >= moment_us] for d in (detections(*own, delta), detections(*usual, delta)))
-            for place, at in enumerate(found.tolist()):
-                if place + 1 > int((expected <= at).sum()):
-                    first.append((at - moment_us) / HOUR_US)
-                    break
+            found = detections(*own, delta)
+            new = ~np.isin(self._window(found), self._window(detections(*usual, delta))) & (found >= moment_us)
+            first += [float((at - moment_us) / HOUR_US) for at in found[new][:1]]
         return min(first, default=None)
+
+    def _window(self, times: Times) -> Times:
+        return np.asarray((times - self._past.origin_us) // (self.rule.hours * HOUR_US))
 
 
 def detections(times: Times, values: Floats, delta: float) -> Times:

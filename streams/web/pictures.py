@@ -21,7 +21,7 @@ SCORES = {
     "js": ("Jensen-Shannon distance, base 2", "0.1"),
     "w1": ("Wasserstein, in standard deviations", "0.1"),
     "hellinger": ("Hellinger", "0.4"),
-    "linf": ("largest difference of a cell (L-infinity)", "0.01 to 0.02"),
+    "linf": ("L-infinity (the cell that moved most)", "0.01 to 0.02"),
 }
 """Name, and the constant that other tools hold it against."""
 
@@ -34,8 +34,8 @@ def score_rows(scores: dict[str, Any]) -> list[list[str]]:
             chance, less = scores["by_chance"].get(name), scores["corrected"].get(name)
             rows.append([title, _figure(scores[name]), _figure(chance), _figure(less), usual])
     rows.append(["chi-square, and its p-value", f"{scores['chi2']:.1f}", "", p_value(scores["chi2_p"]), "p < 0.05"])
-    effect = f"at least {scores['eps_low']:.3f}"
-    return [*rows, ["effect, in standard deviations", effect, "", _figure(scores["eps"]), "Flywheel: 0.1"]]
+    least = f"≥ {scores['eps_low']:.3f}"
+    return [*rows, ["effect, in standard deviations", _figure(scores["eps"]), "", least, "Flywheel: 0.1"]]
 
 
 def p_value(p: float) -> str:
