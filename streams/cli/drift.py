@@ -153,7 +153,7 @@ def _draw(path: Path, told: dict[str, Any], view: dict[str, Any], configured: Mo
         charts += quality_charts(shown) if view["days"] else []
         head = ["score", "value", "by chance alone", "less chance", "what is usual"]
         tables.append(Table("Scores", head, score_rows(told["scores"])))
-    text = sheet(heading, said, charts) if path.suffix == ".svg" else document(heading, [said], charts, tables)
+    text = sheet(heading, [said], charts) if path.suffix == ".svg" else document(heading, [said], charts, tables)
     path.write_text(text, encoding="utf-8")
 
 

@@ -19,7 +19,7 @@ DAY_H = WITHIN_HOURS[1]
 def draw_trade_off(found: Found, heading: str, said: Sequence[str], path: Path) -> None:
     """Write the picture: an SVG, or a page with the figures, by the file's name."""
     drawn = charts(found)
-    text = sheet(heading, said[0], drawn) if path.suffix == ".svg" else document(heading, said, drawn, tables(found))
+    text = sheet(heading, said, drawn) if path.suffix == ".svg" else document(heading, said, drawn, tables(found))
     path.write_text(text, encoding="utf-8")
 
 

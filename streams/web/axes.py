@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from textwrap import wrap
 from typing import Any
 
 WIDTH = 860
@@ -17,7 +18,7 @@ PLOT_WIDTH = WIDTH - LEFT - RIGHT
 TICKS = 4
 LABEL_CHARS_MAX = 16
 SHEET_MARGIN = 20
-SHEET_HEAD = 46
+SAID_CHARS, SAID_LINE = 132, 16
 CHART_HEAD = 48
 KEY_CHAR, KEY_GAP = 6.3, 30
 """Width of a letter, and of a swatch with its room, in a key."""
@@ -156,13 +157,13 @@ def below(label: str, y: float) -> str:
     return f'<text class="tick" text-anchor="end" x="{WIDTH - RIGHT}" y="{y:g}">{text(label)}</text>'
 
 
-def sheet(heading: str, said: str, charts: Sequence[Chart]) -> str:
+def sheet(heading: str, said: Sequence[str], charts: Sequence[Chart]) -> str:
     """One SVG that stands by itself: a heading, and charts below each other with their titles and keys."""
-    y: float = SHEET_MARGIN + SHEET_HEAD
-    parts = [
-        f'<text class="heading" x="{SHEET_MARGIN}" y="{SHEET_MARGIN + 14}">{text(heading)}</text>',
-        f'<text class="said" x="{SHEET_MARGIN}" y="{SHEET_MARGIN + 34}">{text(said)}</text>',
-    ]
+    y: float = SHEET_MARGIN + 34
+    parts = [f'<text class="heading" x="{SHEET_MARGIN}" y="{SHEET_MARGIN + 14}">{text(heading)}</text>']
+    for line in (line for paragraph in said for line in wrap(paragraph, SAID_CHARS)):
+        parts.append(f'<text class="said" x="{SHEET_MARGIN}" y="{y:g}">{text(line)}</text>')
+        y += SAID_LINE
     for chart in charts:
         parts.append(f'<text class="title" x="{SHEET_MARGIN}" y="{y + 14:g}">{text(chart.title)}</text>')
         parts.append(_key(chart.key, SHEET_MARGIN, y + 34))

@@ -230,7 +230,7 @@ def test_a_trade_off_of_nothing_and_of_hostile_names_is_still_a_picture() -> Non
         trade_off(curves, own, title="t", months=1.5, is_delay=True),
         trade_off([], [], title="t", months=0.1),
     ):
-        drawn = xml.dom.minidom.parseString(sheet("<h>", "", [chart]))
+        drawn = xml.dom.minidom.parseString(sheet("<h>", ["a & b"], [chart]))
         for place in drawn.getElementsByTagName("circle"):
             assert math.isfinite(float(place.getAttribute("cx")))
             assert math.isfinite(float(place.getAttribute("cy")))
