@@ -96,7 +96,30 @@ def quality_charts(view: dict[str, Any]) -> list[Chart]:
         for day, each in known.items()
     ]
     title = "share of predictions whose truth is known by day"
-    return [*charts, lines(shares, axis, [], marks, title=title, height=60, is_share=True)]
+    charts.append(lines(shares, axis, [], marks, title=title, height=60, is_share=True))
+    gap = _gap_chart(view)
+    return [*charts, gap] if gap is not None else charts
+
+
+def _gap_chart(view: dict[str, Any]) -> Chart | None:
+    """What the calibrated scores let expect, less what came true: it leaves zero when the concept drifts."""
+    standing = view.get("standing")
+    if not standing or not standing["versions"]:
+        return None
+    days = standing["versions"][0]["days"]
+    known = [day for day in days if day["difference"] is not None]
+    if not known:
+        return None
+    axis = axis_of([day["day"] for day in days])
+    young = {day["day"]: 1.0 - (day["coverage"] or 0.0) for day in days}
+    points = []
+    for day in known:
+        value, (low, high) = day["difference"], day["interval"]
+        said = f"{day['day']}: {value:+.4f} ({low:+.3f} to {high:+.3f})"
+        points.append(Point(axis.index(day["day"]) + 0.5, value, low, high, said))
+    title = f"{standing['metric']} expected by the scores, less realised, by day"
+    marks = marks_of(view["marks"], axis, view["timezone"])
+    return lines(points, axis, [young.get(day, 0.0) for day in axis], marks, title=title, zero=True)
 
 
 def marks_of(marks: Sequence[dict[str, Any]], axis: Sequence[str], timezone: str) -> list[Mark]:

@@ -108,8 +108,11 @@ class View:
         """Quality by day, and what happened meanwhile."""
         config = self.reader.config
         found = quality_days(self.reader.windows, connection, config, model, last=days, slice_name=slice_name)
-        zone = config.models[model].contract.timezone if model in config.models else "UTC"
-        return {"days": [day.as_dict() for day in found], "timezone": zone, "marks": _marks(connection, model)}
+        shown = {"days": [day.as_dict() for day in found], "marks": _marks(connection, model)}
+        if model not in config.models:
+            return shown | {"timezone": "UTC", "standing": None}
+        report = QualityReader(config, self.reader.windows).gather(connection, model, Wanted(slice=slice_name))
+        return shown | {"timezone": config.models[model].contract.timezone, "standing": report}
 
     def _add_charts(
         self, shown: dict[str, Any], choice: Choice, model: str, configured: ModelConfig | None, notes: list[str]
@@ -124,8 +127,6 @@ class View:
         with self.reader.lock, looking_at(self.reader.engine) as connection:
             shown |= self.over_time(connection, model, shown["slice"], choice.days)
             if configured is not None:
-                wanted = Wanted(slice=shown["slice"])
-                shown["standing"] = QualityReader(self.reader.config, windows).gather(connection, model, wanted)
                 shown["weak"] = last(self.reader.config.state_dir, model)
             newest = windows.newest_us(connection, model)
             if configured is None or not configured.has_profile:

@@ -102,7 +102,7 @@ def test_a_change_shows_in_the_bars_in_the_evidence_and_in_the_day_it_began(worl
 
 def test_pictures_stand_by_themselves_in_light_and_dark(world: World) -> None:
     move(world)
-    for options, charts in ((["delay"], 5), ([], 3)):
+    for options, charts in ((["delay"], 6), ([], 3)):
         for suffix in ("svg", "html"):
             path = world.root / f"drift.{suffix}"
             done = run(world, *options, "--plot", str(path))

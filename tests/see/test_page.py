@@ -110,9 +110,10 @@ def test_the_page_shows_figures_histogram_and_quality_without_a_script(world: Wo
         "log loss by day",
         "bias: mean answer less mean truth by day",
         "share of predictions whose truth is known by day",
+        "accuracy expected by the scores, less realised, by day",
     ]
     marks = [attrs for tag, attrs in found.tags if tag == "g" and "mark" in (attrs.get("class") or "")]
-    assert [mark["class"] for mark in marks] == ["mark page"] * 4
+    assert [mark["class"] for mark in marks] == ["mark page"] * 5
     assert "delay moved." in body
 
 
