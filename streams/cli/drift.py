@@ -29,7 +29,13 @@ PICTURED = 6
 @click.option("--model", help="Which; may be left out if there is only one.")
 @click.option("--version", help="Served by this version, in any role; default: by the champions.")
 @click.option("--slice", "slice_name", default="all", show_default=True, help="A declared slice, such as origin=JFK.")
-@click.option("--since", "since_us", callback=moment, metavar="TIME", help=f"Default: the newest {DAYS} days.")
+@click.option(
+    "--since",
+    "since_us",
+    callback=moment,
+    metavar="TIME",
+    help=f"From this local day on; default: the newest {DAYS} days.",
+)
 @plot_option
 @json_option
 @pass_session
@@ -49,7 +55,7 @@ def drift(
     e-detector's on daily counts: orders of magnitude above its alarm line (below it, a minus). Against training it
     wakes nobody.
     """
-    from schemas.times import DAY_US, HOUR_US, format_us
+    from schemas.times import HOUR_US, format_us
     from streams.status import looking_at, open_status
     from streams.web.feature import axis_of, served_days
     from streams.web.view import View
@@ -63,7 +69,7 @@ def drift(
         with looking_at(reader.engine) as connection:
             newest = reader.windows.newest_us(connection, name)
             until_us = (newest or 0) + HOUR_US
-            from_us = since_us if since_us is not None else until_us - DAYS * DAY_US
+            from_us = _beginning(configured, newest or 0, since_us)
             served = served_days(
                 reader.windows, connection, configured,
                 slice_name=slice_name, from_us=from_us, until_us=until_us, version=version,
@@ -94,6 +100,19 @@ def drift(
         click.echo("\n".join(_table(told) if feature is None else _detail(told)))
     if plot is not None:
         click.echo(f"drawn: {plot}", err=True)
+
+
+def _beginning(configured: ModelConfig, newest_us: int, since_us: int | None) -> int:
+    """Local midnight of the day that is asked for, or of the first of the newest."""
+    from datetime import datetime, time, timedelta
+    from zoneinfo import ZoneInfo
+
+    from schemas.times import from_us, to_us
+
+    zone = ZoneInfo(configured.contract.timezone)
+    newest = from_us(newest_us).astimezone(zone).date()
+    day = newest - timedelta(days=DAYS - 1) if since_us is None else from_us(since_us).date()
+    return to_us(datetime.combine(day, time(), zone))
 
 
 def _check(configured: ModelConfig, feature: str | None, slice_name: str) -> None:
@@ -158,7 +177,7 @@ def _draw(path: Path, told: dict[str, Any], view: dict[str, Any], configured: Mo
 
 
 def _range(told: dict[str, Any]) -> str:
-    return f"{told['from'][:10]} to {told['until'][:10]}"
+    return f"{told['from'][:16]} to {told['until'][:16]} UTC"
 
 
 def _head(told: dict[str, Any], rows: int) -> str:
