@@ -6,7 +6,7 @@ PACKAGES := schemas labeling retrain streams
 BIN := .venv/bin
 ARGS :=
 
-.PHONY: help setup demo test check bench fuzz chaos calibrate-flights servers lock clean
+.PHONY: help setup demo test check bench fuzz chaos calibrate calibrate-flights servers lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,9 @@ fuzz: setup ## a million mutated events against a plain computation (some six mi
 
 chaos: setup ## kill workers, brokers and databases under load, and compare with the oracle; writes chaos.json
 	$(BIN)/python -m tests.chaos.run $(ARGS)
+
+calibrate: setup ## false alarms against the stated budget, delays, coverage, beside the usual rules (some six minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.calibrate.stationary $(ARGS)
 
 calibrate-flights: setup ## nine months of real flights: every page, and faults planted at random moments
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.calibrate.flights $(ARGS)

@@ -28,6 +28,7 @@ from streams.config import Config
 from streams.days import quality_days
 from streams.ends import LogEnds
 from streams.tables import alert, dead_letter, progress
+from streams.tables import staleness as staleness_table
 from streams.windows import LogTotals, WindowReader
 
 QUALITY_DAYS = 7
@@ -121,6 +122,7 @@ class StatusReader:
             ],
             "champion": _champion(connection, name),
             "alerts": _alerts(connection, name),
+            "staleness": _staleness(connection, name),
             "queue": {key: queue[key] for key in ("items", "open", "leased", "flagged", "done", "duplicate", "rules")},
             "labels": {key: queue[key] for key in ("labels", "labels_today", "verdicts", "answers", "reviewers")},
             "proposals": _proposals(connection, name),
@@ -314,6 +316,12 @@ def _champion(connection: sa.Connection, name: str) -> dict[str, Any] | None:
         "recipe": row.recipe.get("name"),
         "dataset": row.dataset,
     }
+
+
+def _staleness(connection: sa.Connection, name: str) -> dict[str, Any] | None:
+    """How far the inputs are from training, the most stale feature first; None before the first look."""
+    row = connection.execute(sa.select(staleness_table).where(staleness_table.c.model == name)).first()
+    return None if row is None else {"version": row.version, "looked": format_us(row.looked_us), **row.reading}
 
 
 def _proposals(connection: sa.Connection, name: str) -> dict[str, Any]:

@@ -65,6 +65,15 @@ monitor_state = sa.Table(
     sa.Column("snapshot", sa.LargeBinary, nullable=False),
 )
 
+staleness = sa.Table(
+    "staleness",
+    metadata,
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("version", sa.String(128), nullable=False),
+    sa.Column("looked_us", sa.BigInteger, nullable=False, doc="the clock's"),
+    sa.Column("reading", sa.JSON, nullable=False, doc="every feature against training, see streams.logic.staleness"),
+)
+
 progress = sa.Table(
     "progress",
     metadata,

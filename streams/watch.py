@@ -42,6 +42,7 @@ from streams.rows import ArchiveRows, of_slice
 from streams.runtime import Runtime, as_json
 from streams.tables import alert as alert_table
 from streams.tables import monitor_state
+from streams.tables import staleness as staleness_table
 
 SNAPSHOT_INTERVAL_S = 15.0
 """A restart judges at most the hours since again; a snapshot costs some 0.3 s."""
@@ -80,6 +81,8 @@ class Watch:
     _unwritten: list[AlertRecord] = field(default_factory=list)
     """Raised and not yet stored: an error in between must not lose them."""
     _saved: float = 0.0
+    _unseen: set[str] = field(default_factory=set)
+    """Models with counts that nobody looked at yet."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
     """Summaries and champions come from different agents, each in a thread of its own."""
 
@@ -120,6 +123,19 @@ class Watch:
                 elif self.models[model].version is None:
                     self._follow(model, own)
                 self.models[model].monitor.add(own)
+                self._unseen.add(model)
+
+    def look(self) -> None:
+        """Keep how far the models' inputs are from training, with the rows of this very hour; once a second will do."""
+        with self._lock:
+            for model in sorted(self._unseen & set(self.models)):
+                monitor = self.models[model].monitor
+                version, reading = monitor.info.version, monitor.look().as_dict()
+                values = {"version": version, "looked_us": now_us(), "reading": reading}
+                with write(self.runtime.engine) as connection:
+                    statement = upsert(connection, staleness_table).values(model=model, **values)
+                    connection.execute(statement.on_conflict_do_update(index_elements=["model"], set_=values))
+                self._unseen.discard(model)
 
     def _count(self, parts: Iterable[Part]) -> None:
         for part in parts:

@@ -32,6 +32,7 @@ from streams.watch import Watch
 
 RELAY_INTERVAL_S = 0.05
 NOTIFY_INTERVAL_S = 1.0
+LOOK_INTERVAL_S = 1.0
 FETCH_BYTES_MAX = 64 * 1024 * 1024
 POLL_RECORDS_MAX = 500
 """More at once would fill a topic's queue, and whatever came with them would wait until its handler is through: Faust
@@ -141,6 +142,13 @@ def make_app(runtime: Runtime, plane: DataPlane) -> tuple[faust.App, PlaneServic
             if is_sending:  # once an outage, not twenty times a second
                 log.warning("outbox_failed", reason=str(error), exc_info=not isinstance(error, DBAPIError))
             is_sending = False
+
+    @app.timer(interval=LOOK_INTERVAL_S, name="flywheel.staleness")  # type: ignore[untyped-decorator]
+    async def look() -> None:
+        try:
+            await asyncio.to_thread(watch.look)
+        except Exception as error:  # the next tick looks again
+            log.warning("look_failed", reason=str(error), exc_info=not isinstance(error, DBAPIError))
 
     for name, notifier in config.notify.items():
         _tell_people(app, name, Sender(runtime.engine, name, notifier))

@@ -52,8 +52,8 @@ def drift(
     """Hold what is served against training: all features in a table, or FEATURE in full.
 
     The scores are those that other tools show, with what each would be by chance alone. The evidence is the
-    e-detector's on daily counts: orders of magnitude above its alarm line (below it, a minus). Against training it
-    wakes nobody.
+    e-detector's on hourly counts: orders of magnitude above its alarm line (below it, a minus). Unless the stream is
+    declared stationary it wakes nobody.
     """
     from schemas.times import HOUR_US, format_us
     from streams.status import looking_at, open_status
@@ -136,7 +136,7 @@ def _all(configured: ModelConfig, served: ServedDays) -> dict[str, Any]:
 
 def _one(configured: ModelConfig, served: ServedDays, name: str) -> dict[str, Any]:
     from streams.logic.scores import compare
-    from streams.web.feature import cells_of, evidence_of
+    from streams.web.feature import cells_of, evidence_of, readings
 
     place = configured.profile.index[name]
     profile, counts = configured.profile.features[place], served.of(place, served.total)
@@ -144,7 +144,7 @@ def _one(configured: ModelConfig, served: ServedDays, name: str) -> dict[str, An
         "feature": name,
         "scores": compare(profile, counts).as_dict(),
         "cells": cells_of(profile, counts),
-        "evidence": evidence_of(served, place, configured.monitor),
+        "evidence": evidence_of(served, place, readings(served, configured.monitor, place)),
     }
 
 
@@ -218,7 +218,7 @@ def _table(told: dict[str, Any]) -> list[str]:
         f"{name.upper()} {value:.3f}" for name, value in top["by_chance"].items() if name in ("psi", "js")
     )
     said = f"By chance alone '{top['feature']}' would have {by_chance}: see 'flywheel drift {top['feature']}'."
-    return [*lines, "", said, "Evidence: orders of magnitude above the e-detector's line; it wakes nobody."]
+    return [*lines, "", said, "Evidence: orders of magnitude above the e-detector's line."]
 
 
 def _detail(told: dict[str, Any]) -> list[str]:
@@ -254,7 +254,9 @@ def _bar(serving: float, reference: float) -> str:
 
 def _trail(evidence: dict[str, Any]) -> list[str]:
     """The evidence as one line of blocks, and what it says now."""
-    orders = [day["orders"] for day in evidence["days"]]
+    orders = [day["orders"] for day in evidence["days"] if day["orders"] is not None]
+    if not orders:
+        return []
     low, high = min(*orders, -1.0), max(*orders, 1.0)
     sparks = "".join(SPARKS[min(7, int(8 * (each - low) / (high - low)))] for each in orders)
     line = SPARKS[min(7, int(8 * (0.0 - low) / (high - low)))]

@@ -19,6 +19,7 @@ WATCH_INTERVAL_S = 1.0
 HOME_AND_CLEAR = "\x1b[H\x1b[J"
 ALERTS_SHOWN = 6
 RUNS_SHOWN = 3
+STALE_SHOWN = 3
 
 
 @click.command()
@@ -150,7 +151,25 @@ def _model(name: str, model: dict[str, Any]) -> list[str]:
         found += _row("", f"and {len(alerts) - ALERTS_SHOWN} more")
     if not alerts:
         found += _row("alerts", "none is open")
-    return found + _people(model) + _retrain(model["retrain"]) + _quality(model)
+    return found + _staleness(model["staleness"]) + _people(model) + _retrain(model["retrain"]) + _quality(model)
+
+
+def _staleness(told: dict[str, Any] | None) -> list[str]:
+    """The features that left training, the farthest first."""
+    if told is None:
+        return []
+    gone = [each for each in told["features"] if each["level"] != "quiet"]
+    count = len(told["features"])
+    if not gone:
+        learning = "; how its hours differ is still learnt" if told["is_learning"] else ""
+        return _row("training", f"all {count} features are as {told['version']} knows them{learning}")
+    found = _row("training", f"{len(gone)} of {count} features left what {told['version']} was trained on:")
+    for each in gone[:STALE_SHOWN]:
+        cells = ", ".join(cell for cell, _ in each["top"])
+        orders = max(each["orders"] or 0.0, each["skew_orders"] or 0.0, key=abs)
+        line = f"{abs(orders):.1f} orders of magnitude {'above' if orders >= 0 else 'below'} the line"
+        found += _row("", f"{each['feature']} since {each['since']}: {each['eps']:.2f} sd, {line} ({cells})")
+    return found if len(gone) <= STALE_SHOWN else [*found, *_row("", f"and {len(gone) - STALE_SHOWN} more (--json)")]
 
 
 def _people(model: dict[str, Any]) -> list[str]:

@@ -19,14 +19,20 @@ from schemas.profile import Profile
 from schemas.times import HOUR_US
 from streams.logic.baseline import BLOCK_HOURS, Baseline, Interval, IsHealthy, SameWorld, Spread, Trail
 from streams.logic.bias import BiasSpread, judge, usual_bias, window_sums
-from streams.logic.counts import Floats, Hour, HourlyCounts, Ints, Layout, LocalHours
+from streams.logic.counts import Floats, Hour, HourlyCounts, Layout, LocalHours
 from streams.logic.drift import Candidate, candidates, evidence, strongest
 from streams.logic.impact import Impact, ImpactEvidence
 from streams.logic.incident import ACCEPTED, INPUT_CHANNELS, PAGE, TRACKS, AlertRecord, Incidents, Sighting
 from streams.logic.invariants import Invariants, strongest_breaches
 from streams.logic.policy import MonitorPolicy
-from streams.logic.sightings import bias_sighting, breach_sighting, drift_sighting, user_sighting
-from streams.logic.staleness import Staleness, psi_by_feature, staleness
+from streams.logic.sightings import (
+    bias_sighting,
+    breach_sighting,
+    drift_sighting,
+    stale_sightings,
+    user_sighting,
+)
+from streams.logic.staleness import Meter, Reading, Staleness
 from streams.logic.users import judge_users, user_days
 
 WEEK_DAYS = 7
@@ -105,7 +111,7 @@ class Monitor:
     folded_day: int | None = None
     last_pipe: Hour | None = None
     today: Today | None = None
-    daily: dict[int, Ints] = field(default_factory=dict)
+    meter: Meter = field(init=False)
     _history_correlation: Floats | None = None
 
     def __post_init__(self) -> None:
@@ -118,6 +124,7 @@ class Monitor:
         self.bias_spread = BiasSpread.empty(len(self.policy.bias_hours), len(layout.slices))
         self.invariants = Invariants.of(layout, self.policy)
         self.incidents = Incidents(self.info.model, self.info.version, self.policy.quiet_hours)
+        self.meter = Meter(layout, self.policy, self.local)
         self.record = np.zeros((len(lengths), len(layout.slices), len(self.profile.features)))
         self.old_record = self.record.copy()
 
@@ -154,13 +161,15 @@ class Monitor:
         return alerts
 
     def staleness(self) -> tuple[Staleness, ...]:
-        """How far the features are from training, by the closed days since deployment; takes some 50 ms."""
-        return staleness(self.layout, self.daily, self.policy)
+        """How far the features are from training, the most stale first; by the closed hours, some 4 ms a feature."""
+        if not self.meter.running.deltas:
+            return ()
+        return tuple(sorted(self.meter.read().features, key=lambda s: (-s.orders, s.feature)))
 
-    def naive_psi(self, day: int) -> dict[str, float]:
-        """PSI by feature of a closed local day (days since 1970); empty where no row was served."""
-        columns = self.daily.get(day)
-        return {} if columns is None else psi_by_feature(self.layout, columns)
+    def look(self) -> Reading:
+        """The same as a provisional reading with the hours that are open: cheap enough for once a second."""
+        fresh = [(h, grid[0].astype(np.int64)) for h, grid in sorted(self.counts.cells.items()) if h >= self.next_hour]
+        return self.meter.look(fresh)
 
     def exclude(self, from_us: int, to_us: int) -> None:
         """Take a confirmed incident out of baseline, record and spread.
@@ -184,6 +193,7 @@ class Monitor:
         incident = self.incidents.settle(incident_id, verdict)
         if incident is None:
             return False
+        self.meter.restart(key.split("/")[1] for key in incident.causes if key.startswith("stale/"))
         if verdict == ACCEPTED:
             self.epochs = sorted({*self.epochs, incident.opened})
         if self.today is not None:
@@ -234,7 +244,7 @@ class Monitor:
         sightings = self._see_contract(hour) + self._see_drift(hour, impact)
         if any((s.severity == PAGE and s.is_new) or self.incidents.is_open(s.key) for s in sightings):
             self.last_pipe = hour
-        sightings += self._see_bias(hour)
+        sightings += self._see_bias(hour) + self._see_staleness(hour)
         if is_new_day:
             sightings += self._see_users(day)
         return self.incidents.step(hour, sightings)
@@ -320,6 +330,14 @@ class Monitor:
         start = self.local(-(-self.start_us // HOUR_US))[0]
         return [user_sighting(change) for change in judge_users(user_days(self.counts, self.local, start, day))]
 
+    def _see_staleness(self, hour: Hour) -> list[Sighting]:
+        """Of a stream that is declared stationary; any other's distance from training wakes nobody."""
+        grid = self.counts.cells.get(hour)
+        if grid is None:
+            return []
+        self.meter.add(hour, grid[0].astype(np.int64))
+        return stale_sightings(self.meter.judge(), hour, self.policy) if self.policy.stationary else []
+
     def _can_judge(self, today: Today) -> bool:
         policy = self.policy
         return today.baseline.days >= policy.baseline_days_min and self.spread.days >= policy.spread_days_min
@@ -337,26 +355,19 @@ class Monitor:
             self._fold(self.folded_day, is_history=self.folded_day < start_day)
         self._history_correlation = None
         self.today = self._judge_by(day)
-        self._keep_days(start_day, day)
         self.invariants.end_day()
         for old in [d for d in self.day_records if d < day - self.policy.kept_days]:
             self.old_record = np.maximum(self.old_record, self.day_records.pop(old))
         self.record = np.max([*self.day_records.values(), self.old_record], axis=0)
         self.counts.forget(self.local.hours_of(day - self.policy.kept_days)[0])
 
-    def _keep_days(self, start_day: int, day: int) -> None:
-        """All rows of the closed days since deployment, for the staleness meter."""
-        for past in range(max(self.daily, default=start_day - 1) + 1, day):
-            columns = self.counts.column_sums(self.local.hours_of(past))[0]
-            if columns.any():
-                self.daily[past] = columns
-
     def _learn_rules(self) -> None:
         days: set[int] = set()
-        for hour in sorted(h for h in self.counts.cells if h < self.next_hour):
-            if self._is_clean(hour, 1):
-                self.invariants.learn(self.counts, hour)
-                days.add(self.local(hour)[0])
+        known = [h for h in sorted(self.counts.cells) if h < self.next_hour and self._is_clean(h, 1)]
+        for hour in known:
+            self.invariants.learn(self.counts, hour)
+            days.add(self.local(hour)[0])
+        self.meter.learn((hour, self.counts.cells[hour][0].astype(np.int64)) for hour in known)
         self.invariants.learned_days = len(days)
 
     def _judge_by(self, day: int) -> Today:

@@ -73,12 +73,14 @@ class MonitorPolicy(BaseModel):
     world_hours: Count = Field(default=24, description="drift this recent makes a bias the pipe's")
 
     # The staleness meter: the e-detector against training, and scores beside it.
-    a_page: Positive = 10_000.0
-    a_warn: Positive = 200.0
+    stationary: bool = Field(
+        default=False, description="rows are like those of training until something breaks: the meter pages, too"
+    )
+    a_page: Positive = Field(default=10_000.0, description="hours for one false page of a stationary stream")
+    a_warn: Positive = Field(default=200.0, description="hours for one false warning")
     alpha0: Share = 0.01
     floor: Positive = 0.03
     levels: Count = 8
-    psi_red: Positive = Field(default=0.2, description="the rule of thumb that the naive column shows")
 
     # Quality.
     quality_alpha: Share = 0.05

@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from schemas.parts import ALL_SLICE
+from schemas.times import HOUR_US, format_us
 from streams.logic.bias import BiasWindow
 from streams.logic.drift import Candidate
 from streams.logic.impact import ImpactEvidence
 from streams.logic.incident import PAGE, WARN, Sighting
 from streams.logic.invariants import Breach
 from streams.logic.policy import MonitorPolicy
+from streams.logic.staleness import Staleness, Verdicts
 from streams.logic.users import UserChange
 
-PIPE, WORLD = "pipe", "world"
+PIPE, WORLD, STALE = "pipe", "world", "stale"
+CRITICAL = "critical"
+ALL_FEATURES = "all features"
 
 
 def _where(slice_name: str) -> str:
@@ -81,3 +85,32 @@ def user_sighting(change: UserChange) -> Sighting:
     unit = "answers" if change.measure == "complaint_rate" else "words"
     message = f"{said} ({change.count:,} {unit}, {change.days} d); people choose what to say, so it is no error rate."
     return Sighting("users", change.measure, ALL_SLICE, 24 * change.days, WARN, message, asdict(change))
+
+
+def stale_sightings(verdicts: Verdicts, hour: int, policy: MonitorPolicy) -> list[Sighting]:
+    """Features of a stationary stream that left training."""
+    found = [_stale(each, hour, policy, verdicts.affected) for each in verdicts.told]
+    for name in verdicts.still:
+        found += [Sighting(STALE, name, ALL_SLICE, 0, PAGE, is_new=False, scope=scope) for scope in ("", CRITICAL)]
+    if verdicts.is_thin:
+        message = "Many features moved a little away from training, none of them far enough to be named alone."
+        detail = {"affected": list(verdicts.affected), "verdict": STALE}
+        found.append(Sighting(STALE, ALL_FEATURES, ALL_SLICE, 1, WARN, message, detail))
+    return found
+
+
+def _stale(said: Staleness, hour: int, policy: MonitorPolicy, affected: tuple[str, ...]) -> Sighting:
+    hours, scores = hour + 1 - said.since, said.scores
+    assert scores is not None, "what is told was evaluated"
+    orders = max(said.orders, said.skew_orders)
+    where = f"{abs(orders):.1f} orders of magnitude {'above' if orders >= 0 else 'below'}"
+    cells = ", ".join(cell for cell, _ in said.top)
+    message = (
+        f"{said.feature} left training at {format_us(said.since * HOUR_US)}: {scores.eps:.2f} sd"
+        f" (at least {scores.eps_low:.2f}) over {scores.rows} rows, most in {cells}; the evidence is {where} the line"
+        f" of one false page in {policy.a_page:,.0f} hours: the model is stale."
+    )
+    detail = {**said.as_dict(), "since_us": said.since * HOUR_US, "affected": list(affected), "verdict": STALE}
+    severity = WARN if said.level == "warn" else PAGE
+    scope = CRITICAL if said.level == CRITICAL else ""
+    return Sighting(STALE, said.feature, ALL_SLICE, hours, severity, message, detail, scope=scope)

@@ -22,9 +22,12 @@ from streams.logic.incident import Incidents
 from streams.logic.invariants import Runs
 from streams.logic.monitor import Monitor, MonitorInfo, Today
 from streams.logic.policy import MonitorPolicy
+from streams.logic.staleness import Meter
+from streams.logic.tempering import Spread as WindowSpread
 
-FORMAT = 2
+FORMAT = 3
 STORES = ("cells", "outside", "scalars", "due")
+SPREAD_ARRAYS = ("season", "location", "scale", "cells")
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -52,7 +55,7 @@ def snapshot(monitor: Monitor) -> bytes:
     for name in STORES:
         _pack(arrays, name, getattr(monitor.counts, name))
     _pack(arrays, "day_records", monitor.day_records)
-    _pack(arrays, "daily", monitor.daily)
+    _pack_meter(arrays, monitor.meter)
     today: dict[str, Any] | None = None
     if monitor.today is not None:
         today = {"day": monitor.today.baseline.day, "days": monitor.today.baseline.days}
@@ -73,6 +76,7 @@ def snapshot(monitor: Monitor) -> bytes:
         "last_pipe": monitor.last_pipe,
         "forgotten_before": monitor.counts.forgotten_before,
         "late": monitor.counts.late,
+        "meter": _meta_of(monitor.meter),
         "today": today,
     }
     arrays["meta"] = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
@@ -106,7 +110,8 @@ def restore(data: bytes, policy: MonitorPolicy, profile: Profile) -> Monitor:
     monitor.invariants.runs = Runs(*(arrays[name] for name in ("run_cell", "run_rows", "run_hours", "run_longest")))
     for name in STORES:
         setattr(monitor.counts, name, _unpack(arrays, name))
-    monitor.day_records, monitor.daily = _unpack(arrays, "day_records"), _unpack(arrays, "daily")
+    monitor.day_records = _unpack(arrays, "day_records")
+    _unpack_meter(arrays, monitor.meter, meta["meter"])
     monitor.incidents = Incidents.from_dict(meta["incidents"])
     monitor.excluded = [(first, last) for first, last in meta["excluded"]]
     monitor.epochs = meta["epochs"]
@@ -117,6 +122,41 @@ def restore(data: bytes, policy: MonitorPolicy, profile: Profile) -> Monitor:
         correlation = monitor.spread.correlation(monitor.layout, policy)
         monitor.today = Today(baseline, arrays["usual"], correlation, monitor.bias_spread.correlation(policy))
     return monitor
+
+
+def _pack_meter(arrays: Arrays, meter: Meter) -> None:
+    running, spread = meter.running, meter.spread
+    arrays |= {"meter_total": running.total, "meter_restarts": meter.restarts}
+    arrays |= {"meter_told_skew": meter.told_skew, "meter_paged": meter.paged}
+    _pack(arrays, "meter_marks", {at: np.append(total, sums) for at, (total, *sums) in running.marks.items()})
+    _pack(arrays, "meter_taught", meter.taught)
+    _pack(arrays, "meter_recent", meter.recent)
+    if spread is not None:
+        arrays |= {f"meter_{name}": getattr(spread, name) for name in SPREAD_ARRAYS}
+
+
+def _meta_of(meter: Meter) -> dict[str, Any]:
+    running, spread = meter.running, meter.spread
+    return {
+        "rows": running.rows, "squares": running.squares, "deltas": running.deltas, "first": meter.first,
+        "hours": sorted(meter.hours.items()),
+        "spread": None if spread is None else [spread.period, spread.windows],
+    }  # fmt: skip
+
+
+def _unpack_meter(arrays: Arrays, meter: Meter, meta: dict[str, Any]) -> None:
+    running = meter.running
+    running.total, running.deltas = arrays["meter_total"], meta["deltas"]
+    running.rows, running.squares = meta["rows"], meta["squares"]
+    marks = _unpack(arrays, "meter_marks")
+    running.marks = {at: (x[:-2].copy(), float(x[-2]), float(x[-1])) for at, x in marks.items()}
+    meter.taught, meter.recent = _unpack(arrays, "meter_taught"), _unpack(arrays, "meter_recent")
+    meter.restarts, meter.told_skew = arrays["meter_restarts"], arrays["meter_told_skew"]
+    meter.paged, meter.first, meter.hours = arrays["meter_paged"], meta["first"], dict(meta["hours"])
+    if meta["spread"] is not None:
+        period, windows = meta["spread"]
+        found = {name: arrays[f"meter_{name}"] for name in SPREAD_ARRAYS}
+        meter.spread = WindowSpread(period=period, windows=windows, **found)
 
 
 def _pack(arrays: Arrays, name: str, store: dict[int, npt.NDArray[Any]]) -> None:

@@ -1,16 +1,18 @@
 """A model's features as they are served, against training: cells, scores, and the evidence day by day.
 
-Reads windows and open summaries; what it returns is JSON. All counts are of local days.
+Reads windows and open summaries; what it returns is JSON. The evidence is the meter's on hours, as a worker has it; but
+how hours differ it learns from the first days that are shown, for it does not see the training rows.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +21,15 @@ import sqlalchemy as sa
 from retrain.registry import CHAMPION
 from schemas.parts import CELLS, Part
 from schemas.profile import FeatureProfile
-from schemas.times import from_us
+from schemas.times import HOUR_US
 from streams.config import ModelConfig
-from streams.logic.counts import Layout
-from streams.logic.edetector import detect
+from streams.logic.counts import Hour, Layout, LocalHours
 from streams.logic.policy import MonitorPolicy
 from streams.logic.scores import compare
+from streams.logic.staleness import Meter, Reading
 from streams.windows import WindowReader
 
+EPOCH = date(1970, 1, 1)
 CELLS_SHOWN = 40
 """Columns of a histogram; the rarest categories beyond are shown as one."""
 
@@ -43,21 +46,28 @@ class ServedDays:
         Where a cell lies.
     days
         ISO 8601, increasing; days without a row are left out.
-    counts
-        int64[day, column].
+    hours
+        Hour -> int64[column].
+    local
+        The model's clock.
     versions
         Rows by version.
     """
 
     layout: Layout
     days: tuple[str, ...]
-    counts: Ints
+    hours: dict[Hour, Ints]
+    local: LocalHours
     versions: dict[str, int]
 
-    @property
+    @cached_property
     def total(self) -> Ints:
-        """All days together."""
-        return np.asarray(self.counts.sum(axis=0), np.int64)
+        """All hours together."""
+        return np.asarray(sum(self.hours.values(), np.zeros(self.layout.columns, np.int64)))
+
+    def day(self, hour: Hour) -> str:
+        """The local day of an hour."""
+        return (EPOCH + timedelta(days=self.local(hour)[0])).isoformat()
 
     def of(self, place: int, counts: Ints) -> Ints:
         """The columns of a feature (last axis)."""
@@ -77,63 +87,66 @@ def served_days(
     """What was served in ``[from, until)``: by champions, or by one version in any role."""
     found = windows.parts(connection, configured.name, slice_name=slice_name, from_us=from_us, until_us=until_us)
     mine = [p for p in found if (p.version == version if version else p.role == CHAMPION)]
-    return by_day(Layout(configured.profile, (slice_name,)), mine, ZoneInfo(configured.contract.timezone))
+    return by_day(Layout(configured.profile, (slice_name,)), mine, LocalHours(configured.contract.timezone))
 
 
-def by_day(layout: Layout, parts: Iterable[Part], zone: ZoneInfo) -> ServedDays:
-    """Cells of parts by local day."""
-    days: dict[str, Ints] = {}
+def by_day(layout: Layout, parts: Iterable[Part], local: LocalHours) -> ServedDays:
+    """Cells of parts by hour, and the local days that they make."""
+    hours: dict[Hour, Ints] = {}
     versions: dict[str, int] = {}
     for part in parts:
         place = part.codes.astype(np.int64) - CELLS
         known = (place >= 0) & (place < len(layout.column_of_code))
         column = layout.column_of_code[place[known]]
         kept = column >= 0
-        day = from_us(part.window_us).astimezone(zone).date().isoformat()
-        row = days.setdefault(day, np.zeros(layout.columns, np.int64))
+        row = hours.setdefault(part.window_us // HOUR_US, np.zeros(layout.columns, np.int64))
         np.add.at(row, column[kept], part.counts[known][kept])
         first = kept & (column < layout.offsets[1])
         versions[part.version] = versions.get(part.version, 0) + int(part.counts[known][first].sum())
-    listed = sorted(day for day, row in days.items() if row.any())
-    counts = np.stack([days[day] for day in listed]) if listed else np.zeros((0, layout.columns), np.int64)
-    return ServedDays(layout, tuple(listed), counts, {name: n for name, n in sorted(versions.items()) if n})
+    served = {hour: hours[hour] for hour in sorted(hours) if hours[hour].any()}
+    named = {name: n for name, n in sorted(versions.items()) if n}
+    found = ServedDays(layout, (), served, local, named)
+    return replace(found, days=tuple(dict.fromkeys(found.day(hour) for hour in served)))
+
+
+def readings(served: ServedDays, policy: MonitorPolicy, place: int | None = None) -> list[tuple[str, Reading]]:
+    """What the meter says of one feature at the end of each day; without a place, of all at the end of the last."""
+    meter, found = Meter(served.layout, policy, served.local), []
+    hours = [*served.hours, None]
+    for hour, after in pairwise(hours):
+        assert hour is not None
+        meter.add(hour, served.hours[hour])
+        if after is None or (place is not None and served.day(after) != served.day(hour)):
+            found.append((served.day(hour), meter.read(place)))
+    return found
 
 
 def scores_of(served: ServedDays, policy: MonitorPolicy) -> list[dict[str, Any]]:
     """Every feature's scores, and its evidence at the end; the most moved first."""
-    features, found = served.layout.profile.features, []
-    for place, feature in enumerate(features):
+    last, found = readings(served, policy), []
+    for place, feature in enumerate(served.layout.profile.features):
         scores = compare(feature, served.of(place, served.total))
-        evidence = evidence_of(served, place, policy, [len(served.days)])
+        evidence = evidence_of(served, place, last)
         top = [[feature.cell_label(cell), round(pull, 4)] for cell, pull in scores.top]
-        found.append({"feature": feature.name, **scores.as_dict(), "top": top} | _last(evidence))
+        orders = evidence["days"][-1]["orders"] if last else None
+        told = {"orders": orders, "change": evidence["change"], "top": top}
+        found.append({"feature": feature.name, **scores.as_dict(), **told})
     return sorted(found, key=lambda row: (-row["eps"], row["feature"]))
 
 
-def _last(evidence: dict[str, Any]) -> dict[str, Any]:
-    days = evidence["days"]
-    return {"orders": days[-1]["orders"] if days else None, "change": evidence["change"]}
+def evidence_of(served: ServedDays, place: int, read: Sequence[tuple[str, Reading]]) -> dict[str, Any]:
+    """One feature's orders of magnitude above the line after each day, and the day since which it is above.
 
-
-def evidence_of(
-    served: ServedDays, place: int, policy: MonitorPolicy, lengths: Sequence[int] | None = None
-) -> dict[str, Any]:
-    """The e-detector on daily counts of one feature: orders of magnitude above the line after each day.
-
-    Parameters
-    ----------
-    lengths
-        After so many days; default: after each.
+    Null while the meter learns how hours differ; if it never knew, they are of everything since the first day.
     """
-    feature, counts = served.layout.profile.features[place], served.of(place, served.counts)
-    number, start, is_above = len(served.layout.profile.features), 0, False
     days: list[dict[str, Any]] = []
-    for length in lengths if lengths is not None else range(1, len(served.days) + 1):
-        if length:
-            found = detect(feature, counts[:length], policy, number)
-            start, is_above = found.start, found.orders >= 0
-            days.append({"day": served.days[length - 1], "orders": round(found.orders, 3)})
-    return {"days": days, "change": served.days[start] if is_above else None}
+    is_skew, orders = not read or read[-1][1].is_learning, -math.inf
+    for day, reading in read:
+        said = reading.features[place]
+        orders = said.skew_orders if is_skew else said.orders
+        days.append({"day": day, "orders": round(orders, 3) if math.isfinite(orders) else None})
+    change = served.day(read[-1][1].features[place].since) if orders >= 0 else None
+    return {"days": days, "change": change}
 
 
 def axis_of(days: Sequence[str]) -> list[str]:

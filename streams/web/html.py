@@ -284,7 +284,7 @@ def _evidence(view: dict[str, Any]) -> str:
     if chart is None:
         return ""
     key = (
-        '<p class="key"><i class="k-serving"></i>evidence of the days shown, the e-detector on daily counts'
+        '<p class="key"><i class="k-serving"></i>evidence of the days shown, the e-detector on hours'
         '<i class="k-champion"></i>change estimated<i class="k-page"></i>page<i class="k-warn"></i>warning</p>'
     )
     return f"<h3>{text(chart.title)}</h3>{key}{chart}"

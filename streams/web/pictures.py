@@ -66,6 +66,7 @@ def evidence_chart(view: dict[str, Any]) -> Chart | None:
     points = [
         Point(axis.index(each["day"]) + 0.5, each["orders"], title=f"{each['day']}: {each['orders']:+.1f}")
         for each in days
+        if each["orders"] is not None
     ]
     change = feature["evidence"]["change"]
     about = [mark for mark in view["marks"] if mark["kind"] == "champion" or feature["name"] in mark["title"].split()]

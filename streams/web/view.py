@@ -24,7 +24,7 @@ from streams.quality import QualityReader, Wanted
 from streams.status import StatusReader, looking_at
 from streams.tables import alert
 from streams.weak import last
-from streams.web.feature import ServedDays, cells_of, evidence_of, served_days
+from streams.web.feature import ServedDays, cells_of, evidence_of, readings, served_days
 
 DAYS_DEFAULT = 30
 DAYS_MAX = 92
@@ -161,7 +161,7 @@ def _feature(
         "reference_rows": int(sum(feature.counts)),
         "cells": cells_of(feature, counts),
         "scores": compare(feature, counts).as_dict(),
-        "evidence": evidence_of(recent, place, configured.monitor),
+        "evidence": evidence_of(recent, place, readings(recent, configured.monitor, place)),
     }
 
 

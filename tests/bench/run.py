@@ -59,7 +59,7 @@ BENCHMARKS = (
     Benchmark("faust_river", share=0.02, repeat=False),
 )
 
-TRIALS = ("pending", "burst", "delay", "responsive", "workers", "growth")
+TRIALS = ("pending", "burst", "delay", "responsive", "workers", "growth", "edetector")
 """Modules of this folder with a function ``run(*, is_small: bool) -> Result``."""
 NAMES = (*(benchmark.name for benchmark in BENCHMARKS), *TRIALS)
 

@@ -81,6 +81,8 @@ def test_a_model_of_one_s_own_is_watched_within_minutes(tmp_path: Path) -> None:
         status = flywheel(tmp_path, "status")
     model = status["models"]["bananas"]
     assert (model["monitored"], model["truths"]) == (1000, 1000), status
+    assert model["staleness"]["windows"] > 0
+    assert {each["level"] for each in model["staleness"]["features"]} <= {"quiet", "info", "warn"}
     assert model["champion"]["version"] == "v1"
 
 

@@ -25,6 +25,10 @@ def test_beta_binomial_mixture_has_the_reference_value() -> None:
     assert bernoulli_log_mixture(10, 100, 100, 0.2, 0.8, 0.05) == pytest.approx(-0.6941012, abs=5e-8)
 
 
+def test_beta_binomial_mixture_reaches_its_line_at_the_reference_bound() -> None:
+    assert bernoulli_log_mixture(31.4308, 100, 100, 0.2, 0.8, 0.05) == pytest.approx(np.log(1 / 0.05), abs=2e-5)
+
+
 @pytest.mark.parametrize(
     ("hits", "n", "n_best", "low", "high"),
     [(700, 1000, 100, 0.651629, 0.745949), (15, 50, 50, 0.129556, 0.511896), (1, 50, 50, 0.0, 0.13489)],

@@ -290,13 +290,27 @@ def test_hours_that_were_confirmed_as_an_incident_are_forgotten() -> None:
     assert [a for a in monitor.advance(day_us(END_DAY), make_impact(served(later))) if a.channel == "drift"] == []
 
 
-def test_the_staleness_meter_names_what_left_training_and_the_naive_column_is_beside_it() -> None:
+def test_the_staleness_meter_names_what_left_training_and_since_when_and_wakes_nobody() -> None:
     monitor = fresh()
     monitor.add(served_parts(later))
-    monitor.advance(day_us(END_DAY) + HOUR_US, make_impact(served(later)))
+    told = monitor.advance(day_us(END_DAY) + HOUR_US, make_impact(served(later)))
+    assert "stale" not in {alert.channel for alert in told}
     found = {s.feature: s for s in monitor.staleness()}
-    assert found["delay"].evidence.orders > 0 > found["region"].evidence.orders
-    assert found["delay"].evidence.start >= FAULT_DAY - START_DAY - 2
-    last = max(monitor.daily)
-    assert monitor.naive_psi(last)["delay"] > 0.2 > monitor.naive_psi(last)["region"]
-    assert monitor.naive_psi(last + 5) == {}
+    assert found["delay"].orders > 0 > found["region"].orders
+    assert found["delay"].level == "warn"
+    assert found["region"].level == "quiet"
+    assert day_us(FAULT_DAY - 1) <= found["delay"].since * HOUR_US <= day_us(FAULT_DAY + 1)
+    assert found["delay"].top[0][0].startswith("[")
+    glance = {s.feature: s for s in monitor.look().features}
+    assert glance["delay"].orders == found["delay"].orders
+    assert not glance["region"].is_exact
+    assert glance["region"].orders >= found["region"].orders  # a bound
+
+
+def test_the_meter_is_the_same_after_a_restart() -> None:
+    monitor = fresh()
+    monitor.add(served_parts(later))
+    monitor.advance(day_us(END_DAY) + HOUR_US)
+    again = restore(snapshot(monitor), monitor.policy, monitor.profile)
+    assert again.staleness() == monitor.staleness()
+    assert snapshot(again) == snapshot(monitor)

@@ -17,9 +17,11 @@ from schemas.times import HOUR_US
 from streams.agents.handlers import Alerts, Summaries
 from streams.agents.pump import Given
 from streams.alerts import close, get
+from streams.ends import LogEnds
 from streams.logic.incident import Sighting
 from streams.merging import Merger
 from streams.runtime import Runtime
+from streams.status import StatusReader
 from streams.testing.served import World, bare_world, parts_of_rows
 from streams.watch import Watch
 
@@ -110,3 +112,32 @@ def test_the_verdict_of_a_person_reaches_the_monitor_and_is_there_after_a_restar
         assert incidents.open == {}
         assert incidents.is_dismissed("drift/distance")
         other.engine.dispose()
+
+
+def test_how_far_the_inputs_are_from_training_is_kept_once_for_each_news(world: World) -> None:
+    worker = Worker(world)
+    given = messages(world)
+    for message in given:
+        worker.take(message)
+    worker.watch.look()
+    told = staleness_of(world)
+    assert told is not None
+    features = {each["feature"]: each for each in told["features"]}
+    assert set(features) == {feature.name for feature in worker.watch.models["small"].monitor.profile.features}
+    assert told["windows"] > 24
+    worker.watch.look()  # nothing new: nothing is written
+    assert staleness_of(world) == told
+    again = Worker(world)
+    again.take(given[-1])
+    again.watch.add(parts_of_rows(world, world.rows.tail(10), world.scores[-10:]))
+    again.watch.look()
+    assert staleness_of(world)["looked"] >= told["looked"]  # type: ignore[index]
+    for each in (worker, again):
+        each.engine.dispose()
+
+
+def staleness_of(world: World) -> dict[str, Any] | None:
+    """As the status tells it."""
+    told = StatusReader(world.config, world.engine, world.codec).gather(LogEnds("embedded"))
+    found: dict[str, Any] | None = told["models"]["small"]["staleness"]
+    return found

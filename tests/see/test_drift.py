@@ -15,10 +15,12 @@ from scipy.spatial import distance
 from retrain.testing import START_US
 from schemas.times import DAY_US, HOUR_US
 from streams.cli import cli
-from streams.logic.edetector import detect
+from streams.logic.counts import Layout, LocalHours
+from streams.logic.staleness import Meter
 from streams.merging import Merger
 from streams.testing.served import World, parts_of_rows
 from streams.web.charts import Mark, Point, evidence
+from streams.web.feature import by_day, evidence_of, readings, scores_of
 
 
 def run(world: World, *options: str) -> Result:
@@ -88,14 +90,9 @@ def test_a_change_shows_in_the_bars_in_the_evidence_and_in_the_day_it_began(worl
     assert days == [f"2024-01-0{k}" for k in range(1, 8)]
     orders = [each["orders"] for each in found["evidence"]["days"]]
     assert max(orders[:6]) < 0 < orders[6]
-    assert found["evidence"]["change"] == "2024-01-07"
-    rows = world.rows.with_columns(day=(pl.col("event_time") - START_US) // DAY_US)
-    by_day = np.stack([counts_of(world, "delay", rows.filter(pl.col("day") == k)) for k in range(6)])
-    config = world.config.model("small")
-    expected = detect(config.profile.feature("delay"), by_day, config.monitor, len(config.profile.features))
-    assert orders[5] == pytest.approx(expected.orders, abs=1e-3)
+    assert found["evidence"]["change"] == "2024-01-01", "of so few rows an hour the meter speaks of all days together"
     text = run(world, "delay").stdout
-    assert "the change is estimated at 2024-01-07" in text
+    assert "the change is estimated at 2024-01-01" in text
     assert "█" in text
     assert "│" in text
 
@@ -142,15 +139,45 @@ def test_evidence_of_any_size_is_well_formed(orders: list[float]) -> None:
     assert text.count('class="dot"') == len(orders)
 
 
+def rows_of(days: int, moved_from: int) -> pl.DataFrame:
+    """Thirty rows an hour; the delay is a deviation more from a day on."""
+    rng, n = np.random.default_rng(2), days * 24 * 30
+    hour = np.arange(n) // 30
+    return pl.DataFrame(
+        {
+            "prediction_id": [f"q{k}" for k in range(n)],
+            "event_time": START_US + hour * HOUR_US + 60_000_000,
+            "truth_due": START_US + hour * HOUR_US + 120_000_000,
+            "delay": rng.normal(0, 10, n) + np.where(hour >= moved_from * 24, 10.0, 0.0),
+            "load": rng.random(n),
+            "route": rng.choice(["A", "B", "C"], n),
+            "label": "late",
+        }
+    )
+
+
+def test_with_rows_enough_the_evidence_is_the_meters_and_names_the_day_of_the_change(world: World) -> None:
+    config, rows = world.config.model("small"), rows_of(9, 6)
+    parts = [p for p in parts_of_rows(world, rows, np.full(rows.height, 0.5)) if p.slice == "all" and p.axis == "event"]
+    served = by_day(Layout(config.profile, ("all",)), parts, LocalHours("UTC"))
+    place = config.profile.index["delay"]
+    found = evidence_of(served, place, readings(served, config.monitor, place))
+    orders = {each["day"]: each["orders"] for each in found["days"]}
+    assert list(orders) == [f"2024-01-0{k}" for k in range(1, 10)]
+    assert orders["2024-01-01"] is None, "it learns how hours differ"
+    assert max(orders[f"2024-01-0{k}"] for k in range(4, 7)) < 0 < orders["2024-01-08"] < orders["2024-01-09"]
+    assert found["change"] in ("2024-01-06", "2024-01-07"), "starts that far back are days apart"
+    meter = Meter(served.layout, config.monitor, LocalHours("UTC"))
+    for hour, counts in served.hours.items():
+        meter.add(hour, counts)
+    assert orders["2024-01-09"] == pytest.approx(meter.read().features[place].orders, abs=1e-3)
+    assert scores_of(served, config.monitor)[0]["orders"] == orders["2024-01-09"]
+
+
 def test_hours_of_a_day_are_the_models_own(world: World) -> None:
-    from zoneinfo import ZoneInfo
-
-    from streams.logic.counts import Layout
-    from streams.web.feature import by_day
-
-    profile = world.config.model("small").profile
     rows = world.rows.filter(pl.col("event_time") < START_US + 5 * HOUR_US)
     parts = parts_of_rows(world, rows, np.full(rows.height, 0.5))
-    served = by_day(Layout(profile, ("all",)), [p for p in parts if p.slice == "all"], ZoneInfo("America/New_York"))
+    layout = Layout(world.config.model("small").profile, ("all",))
+    served = by_day(layout, [p for p in parts if p.slice == "all"], LocalHours("America/New_York"))
     assert served.days == ("2023-12-31",)
     assert served.versions == {"v1": rows.height}

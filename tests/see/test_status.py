@@ -30,7 +30,7 @@ from streams.cli.status import WIDTH, lines
 from streams.ends import EndsFinder, EndsReader, LogEnds
 from streams.kafka import producer_settings
 from streams.status import StatusReader, coverage, current_cluster, events_of, watermark
-from streams.tables import alert, dead_letter, progress
+from streams.tables import alert, dead_letter, progress, staleness
 from streams.testing import PostgresServer
 from streams.testing.served import World, bare_world, serve
 from streams.trace import Tracer
@@ -196,6 +196,34 @@ def test_only_alerts_of_open_incidents_are_shown_the_gravest_first(world: World)
     assert [a["alert_id"] for a in shown] == ["i1/paged", "i1/warned"]
     assert shown[0]["since"] == "2024-01-01T01:00:00Z"
     assert [a["alert_id"] for a in told["plane_alerts"]] == ["plane/gap"]
+
+
+def test_what_left_training_is_told_the_farthest_first(world: World) -> None:
+    assert gathered(world)["models"]["small"]["staleness"] is None
+    usual = {"level": "quiet", "orders": -4.0, "skew_orders": -3.0, "is_exact": False}
+    gone = {
+        "level": "warn", "orders": 12.3, "skew_orders": 7.0, "is_exact": True, "since": "2024-01-03T04:00:00Z",
+        "rows": 812, "eps": 0.41, "eps_low": 0.3, "psi": 0.2, "top": [["[5, 16)", 0.4], ["< 0", -0.1]],
+    }  # fmt: skip
+    reading = {"is_learning": True, "windows": 90, "features": [{"feature": "delay", **usual}]}
+    for features in ([{"feature": "delay", **gone}, {"feature": "other", **usual}], [{"feature": "delay", **usual}]):
+        with write(world.engine) as connection:
+            connection.execute(staleness.delete())
+            row = {
+                "model": "small",
+                "version": "v1",
+                "looked_us": START_US,
+                "reading": reading | {"features": features},
+            }
+            connection.execute(staleness.insert().values(row))
+        told = gathered(world)
+        text = " ".join("\n".join(lines({"state_dir": "state", **told})).split())
+        assert told["models"]["small"]["staleness"]["features"] == features
+        if len(features) == 2:
+            assert "1 of 2 features left what v1 was trained on" in text
+            assert "delay since 2024-01-03T04:00:00Z: 0.41 sd, 12.3 orders of magnitude above the line" in text
+        else:
+            assert "all 1 features are as v1 knows them; how its hours differ is still learnt" in text
 
 
 def test_the_champion_is_the_last_line_of_the_ledger(world: World) -> None:
