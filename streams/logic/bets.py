@@ -217,13 +217,6 @@ class Temper:
 UNTEMPERED = Temper()
 
 
-def log_dm(counts: Floats, weights: Floats) -> Floats:
-    """Log of the Dirichlet-multinomial mass without the multinomial coefficient, over the last axis."""
-    total, n = weights.sum(-1), counts.sum(-1)
-    terms = gammaln(weights + counts) - gammaln(weights)
-    return np.asarray(gammaln(total) - gammaln(total + n) + terms.sum(-1))
-
-
 def log_bayes_factor(
     counts: Floats, weights: Floats, bets: Bets, cap: Floats | float = math.inf, temper: Temper = UNTEMPERED
 ) -> Floats:
@@ -247,7 +240,7 @@ def log_bayes_factor(
     def gains(family: str) -> tuple[Floats, Floats]:
         """Tempered counts, and the null's part of the mass."""
         c = counts * _spread(getattr(temper, family), owner)
-        return c, bets.sum(_rise(c, size[..., owner] * p))
+        return c, bets.sum(rise(c, size[..., owner] * p))
 
     parts: list[Floats] = []
     with np.errstate(divide="ignore"):
@@ -258,14 +251,14 @@ def log_bayes_factor(
             for step in TILTS:
                 tilted = p * np.exp(step * scores)
                 tilted *= (size / bets.sum(tilted))[..., owner]
-                gain = bets.sum(_rise(c, tilted)) - null
+                gain = bets.sum(rise(c, tilted)) - null
                 parts.append(gain + priors[family] - math.log(len(TILTS)))
     c, null = gains("omnibus")
     n = bets.sum(c)
     null = null + gammaln(size) - gammaln(size + n)
     for eps in OMNIBUS_EPS:
         rows = np.maximum(bets.possible - 1, 1.0) / eps**2
-        mass = bets.sum(_rise(c, rows[owner] * p)) + gammaln(rows) - gammaln(rows + n)
+        mass = bets.sum(rise(c, rows[owner] * p)) + gammaln(rows) - gammaln(rows + n)
         parts.append(mass - null + priors["omnibus"] - math.log(len(OMNIBUS_EPS)))
     parts.append(_cell_bets(counts, p, size[..., owner], bets, temper))
     return log_sum(np.stack(np.broadcast_arrays(*parts)))
@@ -276,7 +269,7 @@ def _spread(x: Floats, owner: Ints) -> Floats:
     return x[..., owner] if x.shape[-1] > 1 else x
 
 
-def _rise(c: Floats, a: Floats) -> Floats:
+def rise(c: Floats, a: Floats) -> Floats:
     """log of the rising factorial a (a+1) ... (a+c-1), also of a c that is not whole."""
     return np.asarray(gammaln(a + c) - gammaln(a))
 
@@ -293,7 +286,7 @@ def _cell_bets(counts: Floats, p: Floats, size: Floats, bets: Bets, temper: Temp
     """log of the weighted sum of all bets on one cell, where only (c_k, n - c_k) matter."""
     owner, g = bets.owner, temper.cells
     c, rest = counts * g, (bets.sum(counts)[..., owner] - counts) * g
-    null = _rise(c, size * p) + _rise(rest, size * (1 - p))
+    null = rise(c, size * p) + rise(rest, size * (1 - p))
     prior = bets.log_cells - math.log(len(EPS) * len(SIGNS))
     step = np.sqrt(p * (1 - p))
     low, high = p / CLIP_SHARE, 1 - (1 - p) / CLIP_SHARE
@@ -301,7 +294,7 @@ def _cell_bets(counts: Floats, p: Floats, size: Floats, bets: Bets, temper: Temp
     for eps in EPS:
         for sign in SIGNS:
             q = np.clip(p + sign * eps * step, low, high)
-            terms.append(prior + _rise(c, size * q) + _rise(rest, size * (1 - q)) - null)
+            terms.append(prior + rise(c, size * q) + rise(rest, size * (1 - q)) - null)
     each = log_sum(np.stack(terms))
     top = bets.max(each)
     safe = np.where(np.isfinite(top), top, 0.0)

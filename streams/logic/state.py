@@ -140,7 +140,7 @@ def _meta_of(meter: Meter) -> dict[str, Any]:
     return {
         "rows": running.rows, "squares": running.squares, "deltas": running.deltas, "first": meter.first,
         "hours": sorted(meter.hours.items()),
-        "spread": None if spread is None else [spread.period, spread.windows],
+        "period": None if spread is None else spread.period,
     }  # fmt: skip
 
 
@@ -153,10 +153,9 @@ def _unpack_meter(arrays: Arrays, meter: Meter, meta: dict[str, Any]) -> None:
     meter.taught, meter.recent = _unpack(arrays, "meter_taught"), _unpack(arrays, "meter_recent")
     meter.restarts, meter.told_skew = arrays["meter_restarts"], arrays["meter_told_skew"]
     meter.paged, meter.first, meter.hours = arrays["meter_paged"], meta["first"], dict(meta["hours"])
-    if meta["spread"] is not None:
-        period, windows = meta["spread"]
+    if meta["period"] is not None:
         found = {name: arrays[f"meter_{name}"] for name in SPREAD_ARRAYS}
-        meter.spread = WindowSpread(period=period, windows=windows, **found)
+        meter.spread = WindowSpread(period=meta["period"], **found)
 
 
 def _pack(arrays: Arrays, name: str, store: dict[int, npt.NDArray[Any]]) -> None:

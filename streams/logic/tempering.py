@@ -43,8 +43,6 @@ class Spread:
         float64[bucket, column]: share of a bucket less the usual share; empty without a season.
     location, scale, cells
         tau^2 of each direction: [feature], [feature], [column].
-    windows
-        How many taught.
     """
 
     period: int
@@ -52,7 +50,6 @@ class Spread:
     location: Floats
     scale: Floats
     cells: Floats
-    windows: int
 
     @classmethod
     def of(cls, counts: Floats, hours: Ints, bets: Bets) -> Spread:
@@ -91,7 +88,7 @@ class Spread:
         location, scale, cells = (
             np.maximum((n[:, None] * z * z).sum(0) / quantile * again - 1.0, 0.0) / weight for z in each
         )
-        return cls(period, season, location, scale, cells, len(n))
+        return cls(period, season, location, scale, cells)
 
     def without_season(self, counts: Floats, rows: float, hour: int) -> Floats:
         """Counts of one window as they would be at a usual hour; not whole, and negative here and there."""

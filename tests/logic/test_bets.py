@@ -13,10 +13,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from schemas.profile import FeatureProfile, FieldSpec, build_feature
-from streams.logic.bets import SCREEN_SLACK, UNTEMPERED, Bets, Temper, bound, log_bayes_factor, log_dm
+from streams.logic.bets import SCREEN_SLACK, UNTEMPERED, Bets, Temper, bound, log_bayes_factor, rise
 
 C = np.array([5.0, 9.0, 11.0, 15.0])
 P = np.array([0.1, 0.2, 0.3, 0.4])
+
+
+def log_dm(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Log of the Dirichlet-multinomial mass without the multinomial coefficient, over the last axis."""
+    return np.asarray(rise(counts, weights).sum(-1) - rise(counts.sum(-1), weights.sum(-1)))
 
 
 def number(values: np.ndarray) -> FeatureProfile:
