@@ -140,6 +140,7 @@ def _model(name: str, model: dict[str, Any]) -> list[str]:
         seen = ", ".join(f"{v['version']} ({_number(v['monitored'])})" for v in model["versions"])
         found += _row("champion", f"none is registered{'; seen: ' if seen else ''}{seen}")
     found += _row("monitored", f"{_number(model['monitored'])} predictions, {_number(model['truths'])} truths")
+    found += _parity(model["parity"])
     alerts = model["alerts"]
     for at, alert in enumerate(alerts[:ALERTS_SHOWN]):
         where = "" if alert["slice"] == "all" else f" {alert['slice']}"
@@ -151,6 +152,18 @@ def _model(name: str, model: dict[str, Any]) -> list[str]:
     if not alerts:
         found += _row("alerts", "none is open")
     return found + _people(model) + _retrain(model["retrain"]) + _quality(model)
+
+
+def _parity(told: dict[str, Any] | None) -> list[str]:
+    if told is None:
+        return []
+    if told["error"]:
+        return _row("parity", f"the check of {told['until']} failed: {told['error']}")
+    text = f"{told['recomputed']} of {told['sampled']} sampled inputs recomputed until {told['until']}: "
+    wrong = [each for each in told["features"] if each["feature"] in told["wrong"]]
+    listed = ", ".join(f"{each['feature']} {each['exact_share']:.0%} equal" for each in wrong)
+    more = f" and {len(told['wrong']) - len(wrong)} more" if len(told["wrong"]) > len(wrong) else ""
+    return _row("parity", text + (f"{listed}{more}" if wrong else "as served"))
 
 
 def _people(model: dict[str, Any]) -> list[str]:

@@ -129,7 +129,8 @@ class PairedRecord:
         share = x / np.maximum(n, 1)
         tempered = 1.0 / (1.0 + n * (self.correlation(policy) + policy.spread_floor**2))
         z = np.sqrt(2.0 * tempered * n * divergence(share, np.broadcast_to(usual, share.shape)))
-        return np.where((n >= policy.rows_min) & (share > usual), z, 0.0)
+        is_enough = (n >= policy.paired_rows_min) & (x >= policy.paired_differ_min) & (share > usual)
+        return np.where(is_enough, z, 0.0)
 
     def judge(
         self, counts: HourlyCounts, hour: Hour, is_clean: Callable[[Hour, int], bool], policy: MonitorPolicy

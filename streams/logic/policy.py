@@ -57,7 +57,9 @@ class MonitorPolicy(BaseModel):
 
     # Channel P: inputs that differ from what feedback says they were.
     paired_hours: Hours = (2, 4, 8, 24)
-    paired_z: Positive = Field(default=6.0, description="evidence of more than usual, in tempered standard deviations")
+    paired_z: Positive = Field(default=5.0, description="evidence of more than usual, in tempered standard deviations")
+    paired_rows_min: Count = Field(default=10, description="compared rows; fewer say nothing")
+    paired_differ_min: Count = Field(default=5, description="of those that differ; fewer say nothing")
     paired_share: Share = Field(default=0.05, description="of the compared rows; fewer that differ only warn")
     paired_usual: Share = Field(default=0.01, description="share that differs of a feed that is not known yet")
     paired_rows: Positive = Field(default=50.0, description="rows that this, or all rows to a slice, are worth")
