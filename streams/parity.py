@@ -104,7 +104,6 @@ def _tell(
         with write(engine) as connection:
             keep_alert(connection, record, config.notify)
             enqueue(connection, "alerts", model, record)
-        log.warning("parity", model=model, state=record["state"], text=record["message"])
 
 
 def _record(
@@ -156,7 +155,8 @@ class DailyParity:
             if known is not None and known["until_us"] >= until_us:  # judged again after a restart
                 continue
             try:
-                checked(self._runtime.config, self._runtime.engine, model, until_us - DAY_US, until_us)
+                told = checked(self._runtime.config, self._runtime.engine, model, until_us - DAY_US, until_us)
+                log.info("parity_checked", model=model, rows=told["recomputed"], wrong=told["wrong"])
             except FlywheelError as error:
                 log.error("parity_failed", model=model, reason=str(error))
             except Exception:
