@@ -141,7 +141,8 @@ class PairedRecord:
         n, x = window_counts(counts, policy.paired_hours, hour)
         z = self.evidence(n, x, policy)
         z[[not is_clean(hour, length) for length in policy.paired_hours]] = 0.0
-        strength = z / np.maximum(policy.paired_z, self.strongest * policy.ask_again)
+        record = self.strongest.max(axis=1, keepdims=True)  # a bad day of a feed shows in one slice or another
+        strength = z / np.maximum(policy.paired_z, record * policy.ask_again)
         found = []
         for f in np.flatnonzero((strength >= 1.0).any(axis=(0, 1))).tolist():
             i, s = np.unravel_index(int(np.argmax(strength[:, :, f])), strength.shape[:2])
