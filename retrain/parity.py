@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -20,49 +19,22 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 from retrain.errors import ParityError
 from retrain.joined import KIND_TYPES, feature_columns
 from retrain.launch import ONE_THREAD
+from retrain.policy import ParityPolicy
 from retrain.train import confine
 from schemas import archive
-from schemas.contract import Contract
-from schemas.contract import Field as ContractField
+from schemas.contract import Contract, Field
 
-FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 SEED = 0x9A81
 EXAMPLES = 5
 LOG_TAIL_CHARS = 600
 ROWS, FEATURES, ERROR, LOG = "rows.parquet", "features.parquet", "error.json", "log.txt"
-
-
-class ParityPolicy(BaseModel):
-    """``[models.NAME.parity]``: the feature code of training, and how much it may differ from what was served."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    function: str | None = Field(
-        default=None,
-        description='"module:function": from served rows (prediction_id, event_time, features) to a table of '
-        "prediction_id and the features as training computes them",
-    )
-    sample: PositiveInt = Field(default=500, description="rows a day")
-    max_share: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="share of a feature's rows that may differ by more than the contract's tolerance"
-    )
-    time_limit_s: Annotated[float, Field(gt=0)] = 300.0
-    memory_limit_mb: PositiveInt = 4096
-
-    @field_validator("function")
-    @classmethod
-    def _is_a_function(cls, text: str | None) -> str | None:
-        if text is not None and not FUNCTION.fullmatch(text):
-            raise ValueError(f"'{text}' is not module:function")
-        return text
 
 
 @dataclass(frozen=True)
@@ -210,7 +182,7 @@ def compare(rows: pl.DataFrame, given: pl.DataFrame, contract: Contract) -> Pari
     return Parity(rows.height, both.height, tuple(found), absent)
 
 
-def _compared(both: pl.DataFrame, field: ContractField) -> FeatureParity:
+def _compared(both: pl.DataFrame, field: Field) -> FeatureParity:
     served, again = pl.col(field.name), pl.col(f"@{field.name}")
     is_exact = served.eq_missing(again)  # not-a-number equals itself here
     gap = pl.lit(float("inf"))

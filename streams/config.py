@@ -19,8 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from labeling.policy import LabelingPolicy
-from retrain.parity import ParityPolicy
-from retrain.policy import RetrainPolicy
+from retrain.policy import ParityPolicy, RetrainPolicy
 from schemas.errors import ConfigError
 from streams.logic.policy import MonitorPolicy
 from streams.notify.policy import NotifierConfig

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from retrain.errors import ParityError
-from retrain.parity import ParityPolicy, check, compare, recompute, sample_rows
+from retrain.parity import check, compare, recompute, sample_rows
+from retrain.policy import ParityPolicy
 from retrain.testing import START_US, small_contract
 from schemas.contract import parse_contract
 from schemas.database import read
