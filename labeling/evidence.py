@@ -46,9 +46,9 @@ def differences(features: Mapping[str, Value], facts: Mapping[str, Value], contr
     for field in contract.fields:
         true = facts.get(field.fact) if field.fact else None
         given = features.get(field.name)
-        if field.fact and is_number(true) and (given is None or is_number(given)):
+        if field.fact and true is not None and is_number(true) and (given is None or is_number(given)):
             value = None if given is None else float(given)
-            found.append(Difference(field.name, field.fact, value, float(true or 0.0), field.tolerance))
+            found.append(Difference(field.name, field.fact, value, float(true), field.allowed(float(true))))
     return sorted(found, key=lambda d: (-d.size, d.feature))
 
 

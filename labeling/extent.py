@@ -174,5 +174,6 @@ def _contract_rule(cause: Cause, rows: list[Any], contract: Contract | None) -> 
     fields = {f.name: f for f in contract.fields} if contract else {}
     field = fields.get(cause.feature)
     if field is not None and field.fact:
-        return f"{cause.feature} must be within {field.tolerance:g} of {field.fact}"
+        share = f" or {field.relative_tolerance:.1%}" if field.relative_tolerance else ""
+        return f"{cause.feature} must be within {field.tolerance:g}{share} of {field.fact}"
     return f"{cause.feature} must keep its range"

@@ -29,6 +29,12 @@ class TrainerMemoryError(TrainerFailedError):
     action = "Raise 'memory_limit_mb' or train on fewer rows."
 
 
+class ParityError(FlywheelError):
+    """The feature code of training did not give features."""
+
+    action = "Try it with 'flywheel parity --model MODEL'; see 'function' under [models.MODEL.parity]."
+
+
 class RunInProgressError(FlywheelError):
     """Another retraining run of this model is under way."""
 

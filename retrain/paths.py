@@ -52,6 +52,10 @@ class Paths:
         """What the last look for weak slices of a model found."""
         return self.root / "weak" / f"{model}.json"
 
+    def parity(self, model: str) -> Path:
+        """What the last check of served inputs against the feature code of training found."""
+        return self.root / "parity" / f"{model}.json"
+
     def relative(self, path: Path) -> str:
         """``path`` as the database stores it."""
         return path.relative_to(self.root).as_posix()

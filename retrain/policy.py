@@ -1,7 +1,11 @@
-"""When a model is trained again, how, and what a challenger must show: ``[models.NAME.retrain]`` of flywheel.toml."""
+"""When a model is trained again, how, and what a challenger must show: ``[models.NAME.retrain]`` of flywheel.toml.
+
+And what its served inputs are held against: ``[models.NAME.parity]``.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from croniter import croniter
@@ -9,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 TrainerName = Literal["sklearn_hgb", "sklearn_logistic", "river_online"]
 
 
@@ -91,3 +96,28 @@ class RetrainPolicy(BaseModel):
         if not value:
             raise ValueError("at least one recipe must compete, such as 'mixed'")
         return tuple(parse_recipe(text).name for text in value)
+
+
+class ParityPolicy(BaseModel):
+    """``[models.NAME.parity]``: the feature code of training, and how much it may differ from what was served."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    function: str | None = Field(
+        default=None,
+        description='"module:function": from served rows (prediction_id, event_time, features) to a table of '
+        "prediction_id and the features as training computes them",
+    )
+    sample: PositiveInt = Field(default=500, description="rows a day")
+    max_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="share of a feature's rows that may differ by more than the contract's tolerance"
+    )
+    time_limit_s: Annotated[float, Field(gt=0)] = 300.0
+    memory_limit_mb: PositiveInt = 4096
+
+    @field_validator("function")
+    @classmethod
+    def _is_a_function(cls, text: str | None) -> str | None:
+        if text is not None and not FUNCTION.fullmatch(text):
+            raise ValueError(f"'{text}' is not module:function")
+        return text

@@ -202,7 +202,7 @@ def _forget_peak() -> None:
         return
 
 
-def _confine(memory_limit_bytes: int) -> None:
+def confine(memory_limit_bytes: int) -> None:
     """Set the memory limit, and ask the kernel to end this process with its parent."""
     if sys.platform == "linux":  # elsewhere there is no limit that means memory
         resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
@@ -232,7 +232,7 @@ def work(spec_path: Path) -> bool:
 def main(arguments: list[str]) -> int:
     """Confine this process, then run the specs whose paths come on stdin, and answer each on stdout."""
     memory_limit_bytes, parent_id = int(arguments[0]), int(arguments[1])
-    _confine(memory_limit_bytes)
+    confine(memory_limit_bytes)
     if os.getppid() != parent_id:  # it ended before the kernel was asked to tell us
         return EXIT_FAILED
     answers = os.fdopen(os.dup(1), "w", buffering=1)

@@ -20,10 +20,12 @@ from schemas.errors import ContractError
 
 Kind = Literal["number", "category", "boolean"]
 KINDS: dict[str, Kind] = {"string": "category", "double": "number", "long": "number", "boolean": "boolean"}
+TOLERANCES = ("tolerance", "relative_tolerance")
 SENSITIVITIES = ("none", "personal", "secret")
 TARGET_KINDS = ("binary", "multiclass", "regression")
 FIELD_ATTRIBUTES = frozenset(
-    "name type doc default min max domain max_null_rate unit owner sensitivity reason slices fact tolerance".split()
+    "name type doc default min max domain max_null_rate unit owner sensitivity reason slices fact tolerance"
+    " relative_tolerance".split()
 )
 RECORD_ATTRIBUTES = frozenset("type name namespace doc fields model version target facts timezone fairness".split())
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -68,11 +70,20 @@ class Field:
     slices: tuple[str, ...] = ()
     fact: str | None = None
     tolerance: float = 0.0
+    relative_tolerance: float = 0.0
 
     @property
     def kind(self) -> Kind:
         """How the feature is profiled."""
         return KINDS[self.avro_type]
+
+    def allowed(self, true: float) -> float:
+        """How far a value may be from what feedback says it was: the larger one of the two tolerances.
+
+        >>> Field("delay", "double", False, tolerance=5.0, relative_tolerance=0.1).allowed(-200.0)
+        20.0
+        """
+        return max(self.tolerance, self.relative_tolerance * abs(true))
 
 
 @dataclass(frozen=True)
@@ -119,6 +130,10 @@ class Contract:
     def slices(self) -> tuple[Slice, ...]:
         """The declared slices, in the order of the file."""
         return tuple(Slice(f.name, value) for f in self.fields for value in f.slices)
+
+    def paired(self) -> dict[str, str]:
+        """The fields of which feedback says what they really were, and the facts that say it."""
+        return {f.name: f.fact for f in self.fields if f.fact is not None}
 
     def input_schema(self) -> dict[str, Any]:
         """The Avro schema of this model's input events: the envelope around the features."""
@@ -229,12 +244,17 @@ def _field(row: Any, place: str) -> Field:
     avro_type, is_nullable = _type(row.get("type"), place)
     if row.get("sensitivity", "none") not in SENSITIVITIES:
         raise ContractError(f"{place}: 'sensitivity' must be one of {', '.join(SENSITIVITIES)}.")
-    for name in ("min", "max", "max_null_rate", "tolerance"):
+    for name in ("min", "max", "max_null_rate", *TOLERANCES):
         if name in row and (isinstance(row[name], bool) or not isinstance(row[name], int | float)):
             raise ContractError(f"{place}: '{name}' must be a number.")
-    for name in ("min", "max", "fact"):
+    for name in ("min", "max", *TOLERANCES):
         if name in row and KINDS[avro_type] != "number":
             raise ContractError(f"{place}: '{name}' needs a field of numbers.")
+    for name in TOLERANCES:
+        if name in row and not 0 <= row[name] < math.inf:
+            raise ContractError(f"{place}: '{name}' must not be negative.")
+    if "fact" in row and KINDS[avro_type] == "category":
+        raise ContractError(f"{place}: 'fact' needs a field of numbers or booleans.")
     for name in ("domain", "slices"):
         if name in row and not (isinstance(row[name], list) and all(isinstance(v, str) for v in row[name])):
             raise ContractError(f"{place}: '{name}' must be a list of texts.")

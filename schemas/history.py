@@ -6,17 +6,20 @@ and a new model version's own scores of the last weeks give its usual bias. Impo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from schemas.contract import Field
 from schemas.parts import (
     ALL_SLICE,
     N_INPUT,
     N_SCORED,
+    PAIRED,
+    PAIRED_DIFFER,
     SCORED,
     SUM_SCORE,
     Axis,
@@ -67,6 +70,56 @@ def history_parts(
     with_cells
         False: only the sums of outcomes.
     """
+    counters = _event_counters(table, profile, kind, unit, with_cells)
+    parts: list[Part] = []
+    for membership, names in _groupings(table, slices):
+        for axis, hours, listed in _axes(table, counters, kind, unit):
+            parts += _parts(membership, names, hours, listed, (profile.model, version, role), axis)
+    return parts
+
+
+def fact_parts(
+    table: pl.DataFrame,
+    profile: Profile,
+    fields: Iterable[Field],
+    *,
+    version: str,
+    slices: Sequence[tuple[str, str]] = (),
+    role: str = "champion",
+) -> list[Part]:
+    """Hourly parts of inputs held against the facts that came for them.
+
+    Parameters
+    ----------
+    table
+        The features, ``fact_time`` (microseconds; null: no feedback came) and a column ``fact_NAME`` for every fact
+        that is there.
+    fields
+        The contract's; those without a fact are skipped.
+    """
+    has_come = table["fact_time"].is_not_null().to_numpy()
+    hours = table["fact_time"].fill_null(0).to_numpy() // HOUR_US
+    listed: list[tuple[npt.NDArray[np.bool_] | None, Counters]] = []
+    for field in fields:
+        if field.fact is None or f"fact_{field.fact}" not in table.columns:
+            continue
+        served = table[field.name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+        true = table[f"fact_{field.fact}"].cast(pl.Float64).fill_null(np.nan).to_numpy()
+        allowed = np.maximum(field.tolerance, field.relative_tolerance * np.abs(true))
+        differs = ~(np.abs(served - true) <= allowed)
+        place = profile.index[field.name]
+        both = has_come & np.isfinite(true) & ~np.isnan(served)
+        listed.append((both, [(PAIRED + place, 1), (PAIRED_DIFFER + place, differs.astype(np.int64))]))
+    owner = (profile.model, version, role)
+    return [
+        part
+        for membership, names in _groupings(table, slices)
+        for part in _parts(membership, names, hours, listed, owner, "fact")
+    ]
+
+
+def _groupings(table: pl.DataFrame, slices: Sequence[tuple[str, str]]) -> list[tuple[Ints, list[str]]]:
+    """All rows, and for every field with slices the place of each row's among them, -1 for none."""
     fields: dict[str, list[str]] = {}
     for field, value in slices:
         fields.setdefault(field, []).append(value)
@@ -75,12 +128,7 @@ def history_parts(
         text = table[field].cast(pl.String)
         place = text.replace_strict(values, list(range(len(values))), default=-1, return_dtype=pl.Int64)
         groupings.append((place.fill_null(-1).to_numpy(), [f"{field}={value}" for value in values]))
-    counters = _event_counters(table, profile, kind, unit, with_cells)
-    parts: list[Part] = []
-    for membership, names in groupings:
-        for axis, hours, listed in _axes(table, counters, kind, unit):
-            parts += _parts(membership, names, hours, listed, (profile.model, version, role), axis)
-    return parts
+    return groupings
 
 
 def _axes(

@@ -6,7 +6,10 @@ One part holds the counters of one (model, version, role, slice, window) on one 
     by prediction time: rows, cells of every feature, outcomes of the rows whose truth is known so far;
 ``due``
     by the hour in which the truth is decided at the latest: every row enters exactly once, whatever came, so that there
-    is no maturity bias (rows, sum p, sum y, sum p(1-p)).
+    is no maturity bias (rows, sum p, sum y, sum p(1-p));
+``fact``
+    by the time of the feedback that said what an input really was: each comparison stands in one hour, which is
+    complete when the hour is over.
 
 Real values enter as integers of 1e-6 ("micro"), rounded per row: every merge in every order gives the same bits. Those
 of a regression are in the unit of its contract.
@@ -27,6 +30,8 @@ The code space
 8832 + 64 y + delay  truths that came so long after the prediction, by what they say (y: 1 or 0; a regression: 0)
 9000 + feature       values outside the contract's range or domain
 10000 + 128 f + c    rows of feature f (its index in the profile) in cell c
+300000 + feature     inputs held against what feedback says they were (``fact`` axis)
+310000 + feature     of those, the ones that differ by more than the contract's tolerance
 ===================  ==============================================================================================
 """
 
@@ -41,7 +46,7 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 CodeArray = npt.NDArray[np.int32]
-Axis = Literal["event", "due"]
+Axis = Literal["event", "due", "fact"]
 
 MICRO = 1_000_000
 ALL_SLICE = "all"
@@ -108,6 +113,8 @@ DELAY_BINS = 64
 OUTSIDE = 9000
 CELLS = 10_000
 CELLS_SIDE = 128
+PAIRED = 300_000
+PAIRED_DIFFER = 310_000
 
 SCORE_BINS = 128
 _LOWER_NANO = (
@@ -160,7 +167,7 @@ class Part:
     slice
         ``all`` or ``field=value``.
     axis
-        What ``window_us`` counts: prediction time or due time.
+        What ``window_us`` counts: prediction time, due time, or the time of feedback.
     window_us
         Start of the window, microseconds since 1970 UTC.
     codes, counts

@@ -308,7 +308,8 @@ def _build_number(field: FieldLike, values: pl.Series) -> FeatureProfile:
 def _edges(x: npt.NDArray[np.float64], distinct: npt.NDArray[np.float64], times: npt.NDArray[Any]) -> tuple[float, ...]:
     if not len(x):
         return ()
-    above = float(np.nextafter(distinct[-1], np.inf))
+    with np.errstate(over="ignore"):  # of the largest double: there is nothing above
+        above = float(np.nextafter(distinct[-1], np.inf))
     if len(distinct) <= DISTINCT_MAX:
         return tuple(float(v) for v in distinct) + ((above,) if math.isfinite(above) else ())
     ranks = [max(1, math.ceil(q * len(x))) for q in QUANTILES]

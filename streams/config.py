@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from labeling.policy import LabelingPolicy
-from retrain.policy import RetrainPolicy
+from retrain.policy import ParityPolicy, RetrainPolicy
 from schemas.errors import ConfigError
 from streams.logic.policy import MonitorPolicy
 from streams.notify.policy import NotifierConfig
@@ -74,6 +74,9 @@ class ModelConfig(BaseModel):
     labeling: LabelingPolicy = Field(default=LabelingPolicy(), description="how failures become review items")
     retrain: RetrainPolicy = Field(default=RetrainPolicy(), description="when and how to retrain, and the gate")
     monitor: MonitorPolicy = Field(default=MonitorPolicy(), description="what wakes somebody")
+    parity: ParityPolicy = Field(
+        default=ParityPolicy(), description="served inputs against the feature code of training"
+    )
 
     @field_validator("failures")
     @classmethod

@@ -27,12 +27,14 @@ from schemas.times import format_us, now_us
 from streams.config import Config
 from streams.days import quality_days
 from streams.ends import LogEnds
+from streams.parity import last as last_parity
 from streams.tables import alert, dead_letter, progress
 from streams.tables import staleness as staleness_table
 from streams.windows import LogTotals, WindowReader
 
 QUALITY_DAYS = 7
 RUNS_SHOWN = 5
+PARITY_SHOWN = 3
 COUNTED = ("duplicates", "misplaced", "orphans", "dead", "gap", "late")
 """What may become of a record but being worked on, as segments count it."""
 RARE = ("misplaced", "orphans")
@@ -121,6 +123,7 @@ class StatusReader:
                 for (version, role), counts in sorted(totals.items())
             ],
             "champion": _champion(connection, name),
+            "parity": _parity(self.config, name),
             "alerts": _alerts(connection, name),
             "staleness": _staleness(connection, name),
             "queue": {key: queue[key] for key in ("items", "open", "leased", "flagged", "done", "duplicate", "rules")},
@@ -141,6 +144,16 @@ class StatusReader:
         except FlywheelError as error:  # a contract that is gone or broken
             return {"quality": [], "quality_error": str(error)}
         return {"quality": [day.as_dict() for day in days]}
+
+
+def _parity(config: Config, name: str) -> dict[str, Any] | None:
+    """The last check of a model's served inputs against its feature code of training."""
+    told = last_parity(config.state_dir, name)
+    if told is None:
+        return None
+    names = ("since", "until", "sampled", "recomputed", "wrong", "error")
+    worst = [{k: v for k, v in each.items() if k != "examples"} for each in told.get("features", [])[:PARITY_SHOWN]]
+    return {each: told.get(each) for each in names} | {"features": worst}
 
 
 @contextmanager

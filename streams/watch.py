@@ -226,8 +226,9 @@ class Watch:
 
     def _info(self, model: str, version: str) -> MonitorInfo:
         contract = self.runtime.plans[model].contract
+        slices = tuple(s.name for s in contract.slices())
         return MonitorInfo(
-            model, version, contract.timezone, tuple(s.name for s in contract.slices()), contract.target.unit
+            model, version, contract.timezone, slices, contract.target.unit, tuple(contract.paired().items())
         )
 
     def _promoted_us(self, model: str) -> int:

@@ -19,6 +19,7 @@ from schemas.events import topic
 from schemas.times import HOUR_US, now_us
 from streams.agents.pump import Given, NotYetError
 from streams.agents.scheduler import Scheduler
+from streams.logic.incident import INPUT_CHANNELS
 from streams.merging import Hole, Merger
 from streams.progress import Progress
 from streams.routing import NOTHING, Payloads, fetch, fetch_from_log, is_there, item_of
@@ -173,8 +174,8 @@ class Alerts:
             rows = connection.execute(query.order_by(columns.time_us)).all()
         if not rows:
             return None
-        shown = next((row for row in rows if row.channel in ("drift", "contract")), rows[0])
-        feature = shown.subject if shown.channel in ("drift", "contract") else None
+        shown = next((row for row in rows if row.channel in INPUT_CHANNELS), rows[0])
+        feature = shown.subject if shown.channel in INPUT_CHANNELS else None
         return {
             "from_us": shown.detail.get("window_start") or shown.time_us,
             "feature": feature,

@@ -24,6 +24,7 @@ from retrain.triggers import OpenAlert, audit, decide, gather, ripe_us
 from schemas.database import read
 from schemas.errors import FlywheelError
 from schemas.times import HOUR_US, from_us, to_us
+from streams.parity import DailyParity
 from streams.runtime import Runtime
 from streams.tables import alert
 from streams.weak import DailyScan
@@ -51,6 +52,7 @@ class Scheduler:
         self._pending: set[str] = set()
         self._ripe_us: dict[str, int] = {}
         self._scan = DailyScan(runtime)
+        self._parity = DailyParity(runtime)
         threading.Thread(target=self._work, name="retrain", daemon=True).start()
 
     def look(self, moment_us: int, *, is_news: bool = False) -> None:
@@ -61,6 +63,7 @@ class Scheduler:
         with self._lock:
             before, self._looked_us = self._looked_us, moment_us
             self._scan.look(moment_us)
+            self._parity.look(moment_us)
             for model in self._runtime.plans:
                 is_round = moment_us % ROUND_US == 0 or before is None
                 if is_news or is_round or self._is_due(model, before or moment_us, moment_us):
@@ -121,6 +124,7 @@ class Scheduler:
         """Take no more; a run under way is given up with the process, and its parts are found by the next one."""
         self._wanted.put(None)
         self._scan.stop()
+        self._parity.stop()
 
     @property
     def is_busy(self) -> bool:

@@ -38,6 +38,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "alerts": ("streams.cli.alerts:alerts", "Incidents: list, show, acknowledge, close, silence."),
     "drift": ("streams.cli.drift:drift", "How far the features have moved from training, in figures and pictures."),
     "backtest": ("streams.cli.backtest:backtest", "What rules for alerts would have done, before they are turned on."),
+    "parity": ("streams.cli.parity:parity", "Served inputs against the feature code of training."),
+    "profile": ("streams.cli.profile:profile", "Cut a new reference profile from what was served."),
     "review": ("streams.cli.review:review", "Answer the questions of the review queue, one key a decision."),
     "labels": ("streams.cli.labels:labels", "Work with review items and labels from scripts."),
     "retrain": ("streams.cli.retrain:retrain", "Train again, and see why it was or was not promoted."),

@@ -144,7 +144,9 @@ def close_command(session: Session, name: str, verdict: str, who: str, note: str
 @alerts.command("silence")
 @click.option("--model", help="Only alerts of this model.")
 @click.option(
-    "--channel", type=click.Choice(["contract", "drift", "bias", "users", "plane"]), help="Only of this channel."
+    "--channel",
+    type=click.Choice(["contract", "drift", "paired", "bias", "users", "parity", "plane"]),
+    help="Only of this channel.",
 )
 @click.option("--subject", help="Only about this feature.")
 @click.option("--slice", "slice_name", metavar="FIELD=VALUE", help="Only in this slice.")

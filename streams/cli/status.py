@@ -141,6 +141,7 @@ def _model(name: str, model: dict[str, Any]) -> list[str]:
         seen = ", ".join(f"{v['version']} ({_number(v['monitored'])})" for v in model["versions"])
         found += _row("champion", f"none is registered{'; seen: ' if seen else ''}{seen}")
     found += _row("monitored", f"{_number(model['monitored'])} predictions, {_number(model['truths'])} truths")
+    found += _parity(model["parity"])
     alerts = model["alerts"]
     for at, alert in enumerate(alerts[:ALERTS_SHOWN]):
         where = "" if alert["slice"] == "all" else f" {alert['slice']}"
@@ -170,6 +171,18 @@ def _staleness(told: dict[str, Any] | None) -> list[str]:
         line = f"{abs(orders):.1f} orders of magnitude {'above' if orders >= 0 else 'below'} the line"
         found += _row("", f"{each['feature']} since {each['since']}: {each['eps']:.2f} sd, {line} ({cells})")
     return found if len(gone) <= STALE_SHOWN else [*found, *_row("", f"and {len(gone) - STALE_SHOWN} more (--json)")]
+
+
+def _parity(told: dict[str, Any] | None) -> list[str]:
+    if told is None:
+        return []
+    if told["error"]:
+        return _row("parity", f"the check of {told['until']} failed: {told['error']}")
+    text = f"{told['recomputed']} of {told['sampled']} sampled inputs recomputed until {told['until']}: "
+    wrong = [each for each in told["features"] if each["feature"] in told["wrong"]]
+    listed = ", ".join(f"{each['feature']} {each['exact_share']:.0%} equal" for each in wrong)
+    more = f" and {len(told['wrong']) - len(wrong)} more" if len(told["wrong"]) > len(wrong) else ""
+    return _row("parity", text + (f"{listed}{more}" if wrong else "as served"))
 
 
 def _people(model: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from schemas.contract import Contract
-from schemas.history import history_parts
+from schemas.history import fact_parts, history_parts
 from schemas.parts import ALL_SLICE, Part
 from schemas.profile import Profile
 from schemas.times import DAY_US, HOUR_US
@@ -35,7 +35,8 @@ class Recording:
     ----------
     rows
         ``prediction_id``, ``event_time``, ``due_time`` (microseconds), the features, ``score``, ``y`` (null: unknown)
-        and, of a classifier, ``label``; in the order of event time. Scores of history are out of fold.
+        and, of a classifier, ``label``; in the order of event time. Scores of history are out of fold. Optional:
+        ``fact_time`` (null: no feedback came) and ``fact_NAME``, what feedback said; those of history are not known.
     start_us
         Rows before it are history: they teach.
     predict
@@ -71,15 +72,22 @@ class Recording:
     def parts(self, rows: pl.DataFrame) -> list[Part]:
         """Hourly counts of rows, as the data plane makes them."""
         target = self.contract.target
-        return history_parts(
+        listed = history_parts(
             rows, self.profile, version=self.version, slices=self.slices, kind=target.kind,  # type: ignore[arg-type]
             unit=target.unit,
         )  # fmt: skip
+        if "fact_time" not in rows.columns:
+            return listed
+        served, fields = rows.filter(pl.col("event_time") >= self.start_us), self.contract.fields
+        return listed + fact_parts(served, self.profile, fields, version=self.version, slices=self.slices)
 
     def monitor(self, policy: MonitorPolicy) -> Monitor:
         """A monitor that knows the history and has judged nothing yet."""
         names = tuple(f"{name}={value}" for name, value in self.slices)
-        info = MonitorInfo(self.contract.model, self.version, self.contract.timezone, names, self.contract.target.unit)
+        info = MonitorInfo(
+            self.contract.model, self.version, self.contract.timezone, names, self.contract.target.unit,
+            tuple(self.contract.paired().items()),
+        )  # fmt: skip
         monitor = Monitor(policy, info, self.profile, self.start_us, is_history_honest=True)
         monitor.add(self.parts(self.between(0, self.start_us)))
         return monitor

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
-from schemas.parts import CELLS, CELLS_SIDE, OUTSIDE, Part
+from schemas.parts import CELLS, CELLS_SIDE, OUTSIDE, PAIRED, PAIRED_DIFFER, Part
 from schemas.profile import NUMBER_SPECIALS, Profile
 from schemas.times import HOUR_US
 
@@ -27,6 +27,8 @@ Hour = int
 """Whole hours since 1970 UTC."""
 SCALARS = 32
 """Scalars of a part that are kept by hour; the largest used code is 28."""
+ROWS, DIFFER = 0, 1
+"""Of inputs held against facts."""
 
 
 class LocalHours:
@@ -159,6 +161,8 @@ class HourlyCounts:
         hour -> int64[slice, code] of the scalars, by prediction time.
     due
         The same by due hour.
+    facts
+        hour of the feedback -> int32[rows or differing rows, slice, feature] of inputs held against facts.
     first, last
         First and last hour with a part.
     """
@@ -168,6 +172,7 @@ class HourlyCounts:
     outside: dict[Hour, npt.NDArray[np.int32]] = field(default_factory=dict)
     scalars: dict[Hour, Ints] = field(default_factory=dict)
     due: dict[Hour, Ints] = field(default_factory=dict)
+    facts: dict[Hour, npt.NDArray[np.int32]] = field(default_factory=dict)
     forgotten_before: Hour = -(1 << 40)
     late: int = 0
 
@@ -188,6 +193,9 @@ class HourlyCounts:
             slices = np.repeat(np.array([place for place, _ in listed], np.int64), lengths)
             codes = np.concatenate([part.codes for _, part in listed]).astype(np.int64)
             counts = np.concatenate([part.counts for _, part in listed])
+            if axis == "fact":
+                self._add_facts(hour, slices, codes, counts)
+                continue
             scalar = codes < SCALARS
             store = self.scalars if axis == "event" else self.due
             rows = store.setdefault(hour, np.zeros((len(self.layout.slices), SCALARS), np.int64))
@@ -209,6 +217,13 @@ class HourlyCounts:
         if beyond.any():
             table = self.outside.setdefault(hour, np.zeros((height, features), np.int32))
             np.add.at(table, (slices[beyond], codes[beyond] - OUTSIDE), counts[beyond].astype(np.int32))
+
+    def _add_facts(self, hour: Hour, slices: Ints, codes: Ints, counts: Ints) -> None:
+        features = len(self.layout.profile.features)
+        table = self.facts.setdefault(hour, np.zeros((2, len(self.layout.slices), features), np.int32))
+        for place, first in ((ROWS, PAIRED), (DIFFER, PAIRED_DIFFER)):
+            own = (codes >= first) & (codes < first + features)
+            np.add.at(table[place], (slices[own], codes[own] - first), counts[own].astype(np.int32))
 
     def column_sums(self, hours: Sequence[Hour]) -> npt.NDArray[np.int64]:
         """Cells of these hours together, int64[slice, column]."""
@@ -232,6 +247,6 @@ class HourlyCounts:
     def forget(self, before: Hour) -> None:
         """Drop the hours before this one."""
         self.forgotten_before = max(self.forgotten_before, before)
-        for store in (self.cells, self.outside, self.scalars, self.due):
+        for store in (self.cells, self.outside, self.scalars, self.due, self.facts):
             for hour in [h for h in store if h < before]:
                 del store[hour]

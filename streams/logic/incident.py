@@ -22,7 +22,7 @@ PAGE, WARN = "page", "warn"
 FIXED, FALSE_ALARM, ACCEPTED = "fixed", "false_alarm", "accepted"
 VERDICTS = (FIXED, FALSE_ALARM, ACCEPTED)
 TRACKS = (PAGE, WARN)
-INPUT_CHANNELS = ("contract", "drift")
+INPUT_CHANNELS = ("contract", "drift", "paired")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class AlertRecord:
     state
         ``opened``, ``extended`` or ``closed``.
     channel
-        ``contract``, ``drift``, ``bias`` or ``users``.
+        ``contract``, ``drift``, ``paired``, ``bias`` or ``users``.
     subject
         The field, ``bias``, or the rate that changed.
     slice

@@ -1,7 +1,8 @@
 """The monitor of one model: integer counts in, alerts out.
 
 A pure state machine. Parts are added in any order and batching; :meth:`Monitor.advance` judges every hour that the
-watermark has closed, once and in order, by three channels (contract, drift with impact, bias), and its alerts depend on
+watermark has closed, once and in order, by four channels (contract, drift with impact, inputs beside facts, bias), and
+its alerts depend on
 nothing but the counts that were there when each hour closed. History before ``start_us`` (the training rows as parts)
 teaches the baseline, the spread and the record; without it drift is silent for its first weeks and says so in
 :attr:`Monitor.is_learning`.
@@ -24,11 +25,13 @@ from streams.logic.drift import Candidate, candidates, evidence, strongest
 from streams.logic.impact import Impact, ImpactEvidence
 from streams.logic.incident import ACCEPTED, INPUT_CHANNELS, PAGE, TRACKS, AlertRecord, Incidents, Sighting
 from streams.logic.invariants import Invariants, strongest_breaches
+from streams.logic.paired import PairedRecord
 from streams.logic.policy import MonitorPolicy
 from streams.logic.sightings import (
     bias_sighting,
     breach_sighting,
     drift_sighting,
+    paired_sighting,
     stale_sightings,
     user_sighting,
 )
@@ -53,6 +56,8 @@ class MonitorInfo:
         Declared slices, ``field=value``; ``all`` is added.
     unit
         The contract's: what the values of a regression are counted in.
+    facts
+        (field, fact): the contract's fields of which feedback says what they were.
     """
 
     model: str
@@ -60,6 +65,7 @@ class MonitorInfo:
     timezone: str
     slices: tuple[str, ...] = ()
     unit: float = 1.0
+    facts: tuple[tuple[str, str], ...] = ()
 
     @property
     def slice_names(self) -> tuple[str, ...]:
@@ -101,6 +107,7 @@ class Monitor:
     next_hour: Hour = field(init=False)
     spread: Spread = field(init=False)
     bias_spread: BiasSpread = field(init=False)
+    paired: PairedRecord = field(init=False)
     invariants: Invariants = field(init=False)
     incidents: Incidents = field(init=False)
     record: Floats = field(init=False)
@@ -122,6 +129,7 @@ class Monitor:
         self.next_hour = -(-self.start_us // HOUR_US)
         self.spread = Spread.empty(layout, lengths)
         self.bias_spread = BiasSpread.empty(len(self.policy.bias_hours), len(layout.slices))
+        self.paired = PairedRecord.empty(layout, self.policy.paired_hours)
         self.invariants = Invariants.of(layout, self.policy)
         self.incidents = Incidents(self.info.model, self.info.version, self.policy.quiet_hours)
         self.meter = Meter(layout, self.policy, self.local)
@@ -139,9 +147,9 @@ class Monitor:
         return self.today is None or not self._can_judge(self.today)
 
     def add(self, parts: Iterable[Part]) -> None:
-        """Add parts of this model version; others are skipped."""
-        mine = (self.info.model, self.info.version)
-        self.counts.add(part for part in parts if (part.model, part.version) == mine)
+        """Add parts of this model version, and of all its versions what feedback says of inputs; others are skipped."""
+        model, version = self.info.model, self.info.version
+        self.counts.add(p for p in parts if p.model == model and (p.version == version or p.axis == "fact"))
 
     def advance(self, watermark_us: int, impact: Impact | None = None) -> list[AlertRecord]:
         """Judge every hour that is closed at this watermark and was not judged yet.
@@ -196,6 +204,8 @@ class Monitor:
         self.meter.restart(key.split("/")[1] for key in incident.causes if key.startswith("stale/"))
         if verdict == ACCEPTED:
             self.epochs = sorted({*self.epochs, incident.opened})
+            if any(key.startswith("paired/") for key in incident.causes):
+                self._forget_paired(incident.opened)
         if self.today is not None:
             self.today = self._judge_by(self.today.baseline.day)
         return True
@@ -228,6 +238,10 @@ class Monitor:
         info = replace(self.info, version=version)
         fresh = Monitor(self.policy, info, profile, at_us, excluded=list(self.excluded), epochs=epochs)
         fresh.bias_spread = replace(self.bias_spread)  # how much healthy days vary is the world's, not the version's
+        if since_us is not None:
+            fresh._forget_paired(since_us // HOUR_US)
+        elif [f.name for f in profile.features] == [f.name for f in self.profile.features]:
+            fresh.paired = replace(self.paired)
         fresh.next_hour = max(self.next_hour, fresh.next_hour)
         fresh.incidents.open, fresh.last_pipe = dict(self.incidents.open), self.last_pipe
         fresh.incidents.dismissed = {track: dict(causes) for track, causes in self.incidents.dismissed.items()}
@@ -241,7 +255,8 @@ class Monitor:
         is_new_day = self.today is None or self.today.baseline.day != day
         if is_new_day:
             self._begin_day(day)
-        sightings = self._see_contract(hour) + self._see_drift(hour, impact)
+        sightings = self._see_contract(hour) + self._see_paired(hour)
+        sightings += self._see_drift(hour, impact)
         if any((s.severity == PAGE and s.is_new) or self.incidents.is_open(s.key) for s in sightings):
             self.last_pipe = hour
         sightings += self._see_bias(hour) + self._see_staleness(hour)
@@ -252,6 +267,11 @@ class Monitor:
     def _see_contract(self, hour: Hour) -> list[Sighting]:
         breaches = self.invariants.step(self.counts, hour)
         return [breach_sighting(breach) for breach in strongest_breaches(breaches)]
+
+    def _see_paired(self, hour: Hour) -> list[Sighting]:
+        facts = dict(self.info.facts)
+        found = self.paired.judge(self.counts, hour, self._is_clean, self.policy)
+        return [paired_sighting(window, facts.get(window.feature, "the fact"), self.policy) for window in found]
 
     def _see_drift(self, hour: Hour, impact: Impact | None) -> list[Sighting]:
         today = self.today
@@ -354,6 +374,7 @@ class Monitor:
             self.folded_day += 1
             self._fold(self.folded_day, is_history=self.folded_day < start_day)
         self._history_correlation = None
+        self._fold_paired(day)
         self.today = self._judge_by(day)
         self.invariants.end_day()
         for old in [d for d in self.day_records if d < day - self.policy.kept_days]:
@@ -413,6 +434,21 @@ class Monitor:
             used = np.array([self._is_clean(hour, n, *INPUT_CHANNELS) for n in lengths])
             self.bias_spread.fold(window_sums(self.counts, lengths, hour), usual, self.policy.rows_min, used)
         self.bias_spread.days += bool(healthy)
+
+    def _forget_paired(self, since: Hour) -> None:
+        self.paired = PairedRecord.empty(self.layout, self.policy.paired_hours, is_changed=True)
+        self.paired.folded_day = self.local(since)[0] - 1
+
+    def _fold_paired(self, day: int) -> None:
+        """Take the days that are old enough into the record of inputs beside facts."""
+        record, newest = self.paired, day - self.policy.spread_delay_days
+        if record.folded_day is None:
+            record.folded_day = self.local(min(self.counts.facts, default=self.next_hour))[0] - 1
+        while record.folded_day < newest:
+            record.folded_day += 1
+            is_known = self._same_world(record.folded_day, *INPUT_CHANNELS)
+            healthy = [hour for hour in self.local.hours_of(record.folded_day) if is_known(hour)]
+            record.fold(self.counts, healthy, lambda h, n: self._is_clean(h, n, *INPUT_CHANNELS), self.policy)
 
     def _record_correlation(self) -> Floats | None:
         if self.spread.days < self.policy.spread_days_min:

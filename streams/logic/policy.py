@@ -55,6 +55,16 @@ class MonitorPolicy(BaseModel):
     bias_prior_days: Positive = Field(default=60.0, description="days that the prior spread is worth")
     bias_mean_max: Positive = Field(default=0.5, description="a baseline bias is not believed beyond this")
 
+    # Channel P: inputs that differ from what feedback says they were.
+    paired_hours: Hours = (2, 4, 8, 24)
+    paired_z: Positive = Field(default=5.0, description="evidence of more than usual, in tempered standard deviations")
+    paired_rows_min: Count = Field(default=10, description="compared rows; fewer say nothing")
+    paired_differ_min: Count = Field(default=5, description="of those that differ; fewer say nothing")
+    paired_share: Share = Field(default=0.05, description="of the compared rows; fewer that differ only warn")
+    paired_usual: Share = Field(default=0.01, description="share that differs of a feed that is not known yet")
+    paired_rows: Positive = Field(default=50.0, description="rows that this, or all rows to a slice, are worth")
+    paired_prior_icc: Positive = Field(default=0.02, description="spread of a feed that is not known yet")
+
     # Channel C: the contract.
     null_share: Share = Field(default=0.8, description="less is for channel D to weigh")
     null_hours: Count = 2

@@ -11,6 +11,7 @@ from streams.logic.drift import Candidate
 from streams.logic.impact import ImpactEvidence
 from streams.logic.incident import PAGE, WARN, Sighting
 from streams.logic.invariants import Breach
+from streams.logic.paired import PairedWindow
 from streams.logic.policy import MonitorPolicy
 from streams.logic.staleness import Staleness, Verdicts
 from streams.logic.users import UserChange
@@ -57,6 +58,18 @@ def drift_sighting(candidate: Candidate, impact: ImpactEvidence | None, policy: 
     detail |= {"impact": impact.impact, "impact_rows": impact.rows, "served": impact.served}
     detail["put_back"] = impact.put_back
     return Sighting("drift", candidate.feature, *window, PAGE, message, detail)
+
+
+def paired_sighting(window: PairedWindow, fact: str, policy: MonitorPolicy) -> Sighting:
+    """A field that differs from what feedback says it was."""
+    message = (
+        f"{window.feature} differs from {fact} in {window.share:.0%} of {window.rows} rows that feedback came for,"
+        f" where {window.usual:.1%} is usual ({_where(window.slice)}, {window.hours} h, z {window.z:+.1f}):"
+        " the pipe, not the world."
+    )
+    severity = PAGE if window.share >= policy.paired_share else WARN
+    detail = {**asdict(window), "fact": fact, "verdict": PIPE}
+    return Sighting("paired", window.feature, window.slice, window.hours, severity, message, detail)
 
 
 def bias_sighting(window: BiasWindow, scope: str, *, is_pipe: bool) -> Sighting:

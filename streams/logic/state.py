@@ -21,13 +21,15 @@ from streams.logic.bias import BiasSpread
 from streams.logic.incident import Incidents
 from streams.logic.invariants import Runs
 from streams.logic.monitor import Monitor, MonitorInfo, Today
+from streams.logic.paired import PairedRecord
 from streams.logic.policy import MonitorPolicy
 from streams.logic.staleness import Meter
 from streams.logic.tempering import Spread as WindowSpread
 
 FORMAT = 3
-STORES = ("cells", "outside", "scalars", "due")
+STORES = ("cells", "outside", "scalars", "due", "facts")
 SPREAD_ARRAYS = ("season", "location", "scale", "cells")
+PAIRED_ARRAYS = ("rows", "differ", "excess", "scale", "strongest")
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -50,6 +52,7 @@ def snapshot(monitor: Monitor) -> bytes:
         "bias_scale": monitor.bias_spread.scale,
         "null_record": monitor.invariants.null_record,
     }
+    arrays |= {f"paired_{name}": getattr(monitor.paired, name) for name in PAIRED_ARRAYS}
     runs = monitor.invariants.runs
     arrays |= {"run_cell": runs.cell, "run_rows": runs.rows, "run_hours": runs.hours, "run_longest": runs.longest}
     for name in STORES:
@@ -69,6 +72,7 @@ def snapshot(monitor: Monitor) -> bytes:
         "is_history_honest": monitor.is_history_honest,
         "next_hour": monitor.next_hour,
         "days": [monitor.spread.days, monitor.bias_spread.days, monitor.invariants.learned_days],
+        "paired": {name: getattr(monitor.paired, name) for name in ("days", "folded_day", "is_changed")},
         "incidents": monitor.incidents.to_dict(),
         "excluded": monitor.excluded,
         "epochs": monitor.epochs,
@@ -99,13 +103,21 @@ def restore(data: bytes, policy: MonitorPolicy, profile: Profile) -> Monitor:
     held = meta["format"], meta["profile"], meta["policy"]
     if held != (FORMAT, profile.profile_id, policy.model_dump(mode="json")):
         raise SnapshotMismatchError
-    info = MonitorInfo(**{**meta["info"], "slices": tuple(meta["info"]["slices"])})
+    info = MonitorInfo(
+        **{
+            **meta["info"],
+            "slices": tuple(meta["info"]["slices"]),
+            "facts": tuple((field, fact) for field, fact in meta["info"]["facts"]),
+        }
+    )
     monitor = Monitor(policy, info, profile, meta["start_us"])
     monitor.next_hour, monitor.is_history_honest = meta["next_hour"], meta["is_history_honest"]
     spread_days, bias_days, monitor.invariants.learned_days = meta["days"]
     monitor.record, monitor.old_record = arrays["record"], arrays["old_record"]
     monitor.spread = Spread(arrays["spread_excess"], arrays["spread_scale"], arrays["spread_seen"], spread_days)
     monitor.bias_spread = BiasSpread(arrays["bias_excess"], arrays["bias_scale"], bias_days)
+    paired: dict[str, Any] = {name: arrays[f"paired_{name}"] for name in PAIRED_ARRAYS}
+    monitor.paired = PairedRecord(**paired, **meta["paired"])
     monitor.invariants.null_record = arrays["null_record"]
     monitor.invariants.runs = Runs(*(arrays[name] for name in ("run_cell", "run_rows", "run_hours", "run_longest")))
     for name in STORES:

@@ -23,7 +23,7 @@ from streams.plane.join import ModelStore
 from streams.plane.numbered import TIMER_SCHEMA, Timers
 from streams.plane.plan import HASH_SEEDS, ModelPlan, Versions
 
-FORMAT = 3
+FORMAT = 4
 NAME = "checkpoint.json"
 CANNOT_WRITE = (OSError, pl.exceptions.PolarsError)
 """What a full disk raises, and one that is gone or read-only: numpy and the file system the first, polars either."""

@@ -183,7 +183,31 @@ def count_truths(plan: ModelPlan, truths: Truths, cuts: Cuts, partition: int) ->
         order, offset = truths.order[said], truths.offset[said]
         groups = _groups(plan, order, offset, some, some["event_us"], cuts)
         found += _by_slice(plan, groups, truths.inputs.take(said), counters, "event")
-    return found
+    return found + _facts(plan, truths, cuts)
+
+
+def _facts(plan: ModelPlan, truths: Truths, cuts: Cuts) -> list[Addition]:
+    """The fact axis: served values held against what the feedback says they were; both must be there."""
+    if not plan.paired:
+        return []
+    facts, served = truths.rows["facts"], truths.inputs["served"]
+    compared = np.isfinite(facts[:, [fact for _, _, fact in plan.paired]]) & ~np.isnan(served)
+    compared &= (truths.rows["kind"] == KIND_TRUTH)[:, None]
+    some = np.flatnonzero(compared.any(axis=1))
+    if not len(some):
+        return []
+    counters: list[Counter] = []
+    sign = truths.sign[some]
+    for i, (field, feature, fact) in enumerate(plan.paired):
+        is_known, true = compared[some, i], facts[some, fact]
+        allowed = np.maximum(field.tolerance, field.relative_tolerance * np.abs(true))
+        with np.errstate(over="ignore", invalid="ignore"):
+            differs = is_known & ~(np.abs(served[some, i] - true) <= allowed)
+        counters += [(parts.PAIRED + feature, is_known * sign), (parts.PAIRED_DIFFER + feature, differs * sign)]
+    predictions = truths.predictions.take(some)
+    time_us = truths.rows["event_us"][some]
+    groups = _groups(plan, truths.order[some], truths.offset[some], predictions, time_us, cuts)
+    return list(_by_slice(plan, groups, truths.inputs.take(some), counters, "fact"))
 
 
 def _audit(

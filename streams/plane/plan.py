@@ -196,13 +196,21 @@ class ModelPlan:
         return None if place is None else (place, self.profile.features[place])
 
     @cached_property
+    def paired(self) -> tuple[tuple[Field, int, int], ...]:
+        """Fields of which feedback says what they really were, their places in the profile and among the facts."""
+        facts = {name: i for i, name in enumerate(self.contract.facts)}
+        return tuple((f, self.profile.index[f.name], facts[f.fact]) for f in self.contract.fields if f.fact is not None)
+
+    @cached_property
     def input_type(self) -> np.dtype[Any]:
         """Row of a pending input."""
         n = len(self.contract.fields)
+        served = [("served", np.float64, (len(self.paired),))] if self.paired else []
         return row_type(
             ("cells", np.uint8, (n,)),
             ("slices", np.uint8, (max(1, len(self.slice_fields)),)),
             ("outside", np.uint8, ((n + 7) // 8,)),
+            *served,
         )
 
     @cached_property
@@ -250,6 +258,9 @@ class ModelPlan:
             for i, out in outside.items():
                 bits[:, i] = out
             rows["outside"] = np.packbits(bits, axis=1)
+        for i, (f, _, _) in enumerate(self.paired):
+            column = columns.get(f.name)
+            rows["served"][:, i] = np.nan if column is None else filled(column.cast(pl.Float64), np.nan)
         for i, (name, _) in enumerate(self.slice_fields):
             if name in columns:
                 rows["slices"][:, i] = _physical(columns[name].cast(self.slice_types[i], strict=False), -1) + 1

@@ -360,6 +360,8 @@ class _Run:
     ) -> None:
         answer = known.answer
         assert answer is not None
+        if not said["is_time_out"]:
+            self._pairs_with_facts(known, model, said, place, sign)
         score, label = answer["score"], said["label"]
         is_regression = model.target["kind"] == "regression"
         truth = said["value"] if is_regression else label
@@ -400,6 +402,22 @@ class _Run:
 
     def _is_audited(self, model: Model, answer: Row) -> bool:
         return model.audit_share > 0 and _random(self._number, answer["offset"]) < model.audit_share
+
+    def _pairs_with_facts(self, known: _Known, model: Model, said: dict[str, Any], place: _Place, sign: int) -> None:
+        """What was served beside what is said to have been true, for every field that has a fact."""
+        assert known.asked is not None
+        facts = {fact["name"]: fact["value"] for fact in said["facts"]}
+        feature = {each["name"]: i for i, each in enumerate(model.profile["features"])}
+        counts: Counter[int] = Counter()
+        for field_ in model.contract["fields"]:
+            served, true = known.asked["features"].get(field_["name"]), facts.get(field_.get("fact"))
+            if served is None or true is None or math.isnan(served) or not math.isfinite(true):
+                continue
+            allowed = max(field_.get("tolerance", 0.0), field_.get("relative_tolerance", 0.0) * abs(true))
+            counts[parts.PAIRED + feature[field_["name"]]] += 1
+            counts[parts.PAIRED_DIFFER + feature[field_["name"]]] += abs(float(served) - true) > allowed
+        if counts:
+            self._add(known, place, "fact", said["event_time"], counts, sign)
 
     def _y(self, model: Model, label: str, answer: Row) -> float:
         if model.target["kind"] == "binary":

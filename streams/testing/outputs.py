@@ -62,9 +62,8 @@ class OutputReader:
     def __init__(self, bootstrap: str, partitions: int, outputs: Outputs) -> None:
         self.outputs = outputs
         self._consumer = reader(bootstrap)
-        self._consumer.assign(
-            [TopicPartition(topic(name), p, 0) for name in WRITTEN for p in range(partition_count(name, partitions))]
-        )
+        self._places = [(topic(name), p) for name in WRITTEN for p in range(partition_count(name, partitions))]
+        self._consumer.assign([TopicPartition(*place, 0) for place in self._places])
 
     def read(self) -> bool:
         """Read what has come; whether there was anything."""
@@ -72,6 +71,19 @@ class OutputReader:
         for message in messages:
             self.outputs.add(message.topic(), message.value())
         return bool(messages)
+
+    def read_to_end(self) -> None:
+        """Read all that is on the topics, however slow the broker is."""
+        ends = {
+            place: self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=30)[1] for place in self._places
+        }
+
+        def waits() -> bool:
+            at = self._consumer.position([TopicPartition(*place) for place, end in ends.items() if end])
+            return any(each.offset < ends[each.topic, each.partition] for each in at)  # none was read: below 0
+
+        while waits():
+            self.read()
 
     def is_at(self, ends: Mapping[tuple[str, int], int]) -> bool:
         """Whether summaries up to these ends of the source partitions have come."""

@@ -40,14 +40,17 @@ LATE: dict[str, Any] = {
         "kind": "binary", "positive": "late", "labels": ["late", "on_time"], "undecided": "on_time",
         "truth_timeout_s": 600,
     },
-    "facts": ["delay", "taxi"],
+    "facts": ["delay", "taxi", "rain"],
     "fields": [
         {"name": "dist", "type": "double", "min": 0, "max": 2000},
-        {"name": "wind", "type": ["null", "double"], "max": 40},
-        {"name": "hour", "type": "long", "min": 0, "max": 23},
+        {"name": "wind", "type": ["null", "double"], "max": 40, "fact": "delay", "tolerance": 8.5},
+        {
+            "name": "hour", "type": "long", "min": 0, "max": 23, "fact": "taxi", "tolerance": 2,
+            "relative_tolerance": 0.5,
+        },
         {"name": "carrier", "type": "string", "domain": ["AA", "BB", "CC"]},
         {"name": "origin", "type": "string", "slices": ["JFK", "LGA"]},
-        {"name": "wet", "type": "boolean"},
+        {"name": "wet", "type": "boolean", "fact": "rain"},
         {"name": "tail", "type": ["null", "string"], "slices": ["N1"]},
     ],
 }  # fmt: skip
@@ -298,10 +301,11 @@ class World:
                 label = chance.choice(CONTRACTS[model]["target"]["labels"])
                 if self._is(chance, 0.03):
                     label = chance.choice((None, "maybe"))
-            facts = [{"name": name, "value": chance.gauss(20, 30)} for name in ("delay", "taxi", "other")]
+            facts = [{"name": name, "value": chance.gauss(20, 30)} for name in ("delay", "taxi", "other", "rain")]
+            facts[-1]["value"] = float(chance.random() < 0.5)
             record = {
                 **common, "feedback_id": f"f{n}-{identifier}", "kind": kind, "label": label, "value": value,
-                "facts": facts[: chance.randrange(4)], "note": chance.choice((None, "said so")),
+                "facts": facts[chance.randrange(5) :], "note": chance.choice((None, "said so")),
             }  # fmt: skip
             delay = 0.05 if self._is(chance, 0.05) else chance.uniform(0.2, 400) if n else chance.uniform(0.2, latest)
             value_ = self.value("feedback", record)

@@ -38,6 +38,8 @@ END_US = parse_time("2014-01-01T00:00:00-05:00")
 FIRST_MOMENT_US = parse_time("2013-04-15T00:00:00-04:00")
 LAST_MOMENT_US = parse_time("2013-12-23T00:00:00-05:00")
 FOLDS = 3
+FACTS = ("fact_time", "fact_dep_delay")
+"""What the truth feed knows of the departure, when the flight arrives."""
 MONTHS = {"chosen": 4, "confirmed": 5}
 KINDS = tuple(name for name in FAULTS if name != "none")
 SLICES = {"ev-zero": "carrier=EV", "weather-null": "origin=JFK", "delay-plus-10": "origin=LGA"}
@@ -87,13 +89,15 @@ def recording() -> tuple[Recording, pl.DataFrame]:
         y=pl.Series(is_late(departures).astype(np.float64)),
         due_time=pl.coalesce("truth_due", "event_time"),
         label=pl.Series(np.where(score >= 0.5, "late", "on_time")),
+        fact_time="truth_time",
+        fact_dep_delay="dep_delay",
     )
     known = rows.filter(is_history)
     profile = build_profile(
         known, contract.fields, model=contract.model, fingerprint=contract.fingerprint, score=known["score"],
         label=known["label"], labels=contract.target.labels,
     )  # fmt: skip
-    names = ["prediction_id", "event_time", "due_time", *contract.feature_names, "score", "y", "label"]
+    names = ["prediction_id", "event_time", "due_time", *contract.feature_names, "score", "y", "label", *FACTS]
     return Recording(rows.select(names), contract, profile, START_US, model), departures
 
 
@@ -110,7 +114,7 @@ def planting(departures: pl.DataFrame, fault: Fault, moment: int) -> Change:
 
     def change(rows: pl.DataFrame) -> pl.DataFrame:
         served = fault.apply(departures, moment).drop("label")
-        kept = rows.select("prediction_id", "due_time", "y", "label", "score")
+        kept = rows.select("prediction_id", "due_time", "y", "label", "score", *FACTS)
         return kept.join(served, on="prediction_id", how="left", maintain_order="left")
 
     return change

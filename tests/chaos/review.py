@@ -9,6 +9,7 @@ from typing import Self
 
 import sqlalchemy as sa
 
+from labeling.events import LabelEvent
 from labeling.store import LabelStore
 from schemas.database import open_database
 from schemas.errors import FlywheelError
@@ -65,7 +66,11 @@ class Reviewer:
         if self.failed:
             raise self.failed[0]
         self._store.verify_chain()
-        stored = {event.event_id: event for event in self._store.events()}
+        stored: dict[str, LabelEvent] = {}
+        after = 0
+        while page := self._store.events(after):
+            stored |= {event.event_id: event for event in page}
+            after = page[-1].seq
         records = [
             self._codec.decode(record.value)
             for log in read_logs(bootstrap, partition_count("labels", partitions), ["labels"]).values()

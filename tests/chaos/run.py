@@ -158,8 +158,7 @@ def compare(config: Config, log: Log, expected: dict[int, Expected], reviewer: R
     """Everything that is left against everything that is expected."""
     codec = Codec(FileRegistry(log.registry))
     reader = OutputReader(log.bootstrap, PARTITIONS, Outputs(codec))
-    while reader.read():
-        pass
+    reader.read_to_end()
     reader.close()
     effects = Effects(reviewer.engine, codec, log, expected)
     command = [sys.executable, "-m", "streams.cli", "status", "--json", "--brokers", log.bootstrap]

@@ -66,8 +66,7 @@ class Bench:
             thread.join()
         if failed:
             raise failed[0]
-        while self.reader.read():
-            pass
+        self.reader.read_to_end()
         return running
 
     def expected(self) -> dict[int, Result]:
