@@ -27,7 +27,9 @@ from schemas.times import format_us, now_us
 from streams.config import Config
 from streams.days import quality_days
 from streams.ends import LogEnds
-from streams.tables import alert, dead_letter, progress
+from streams.logic.coverage import coverage as coverage_of
+from streams.logic.coverage import in_words
+from streams.tables import alert, dead_letter, monitor_state, progress
 from streams.windows import LogTotals, WindowReader
 
 QUALITY_DAYS = 7
@@ -115,6 +117,7 @@ class StatusReader:
         return {
             "monitored": sum(counts.get(N, 0) for counts in totals.values()),
             "truths": sum(counts.get(N_TRUTH, 0) for counts in totals.values()),
+            "coverage": self._coverage(connection, name),
             "versions": [
                 {"version": version, "role": role, "monitored": counts.get(N, 0), "truths": counts.get(N_TRUTH, 0)}
                 for (version, role), counts in sorted(totals.items())
@@ -132,6 +135,23 @@ class StatusReader:
             },
             **self._quality(connection, name),
         }
+
+    def _coverage(self, connection: sa.Connection, name: str) -> dict[str, Any]:
+        """Which checks are made of the model's features; ``why_not`` says it of the others, in sentences."""
+        query = sa.select(monitor_state.c.learning).where(monitor_state.c.model == name)
+        learning = connection.execute(query).scalar()
+        silent = [f"{channel}: not monitored yet, because {why}" for channel, why in sorted((learning or {}).items())]
+        if learning is None:
+            silent = ["every channel: not monitored yet, because no worker has judged an hour"]
+        configured = self.config.models.get(name)
+        if configured is None:
+            return {"why_not": [f"{name}: not monitored, because it is not configured"]}
+        try:
+            found = coverage_of(configured.contract.fields, configured.own_profile, configured.monitor)
+        except FlywheelError as error:
+            return {"why_not": [f"{name}: not monitored, because of its configuration: {error}"]}
+        told = found.as_dict()
+        return told | {"learning": learning, "why_not": [*silent, *in_words(told["not_monitored"])]}
 
     def _quality(self, connection: sa.Connection, name: str) -> dict[str, Any]:
         try:

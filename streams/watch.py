@@ -150,8 +150,11 @@ class Watch:
         for model, watched in self.models.items():
             data = _lean(watched.monitor)
             hour_us = watched.monitor.next_hour * HOUR_US
+            learning = watched.monitor.learning()
+            if watched.version is None:
+                learning["impact"] = "no version of the model is registered: drift only warns, nothing can be put back"
             with write(self.runtime.engine) as connection:
-                values = {"evaluated_us": hour_us, "snapshot": data}
+                values = {"evaluated_us": hour_us, "snapshot": data, "learning": learning}
                 statement = upsert(connection, monitor_state).values(model=model, **values)
                 connection.execute(statement.on_conflict_do_update(index_elements=["model"], set_=values))
 

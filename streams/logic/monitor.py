@@ -129,7 +129,23 @@ class Monitor:
     @property
     def is_learning(self) -> bool:
         """Whether channel D is still silent because it knows too few healthy days."""
-        return self.today is None or not self._can_judge(self.today)
+        return "drift" in self.learning()
+
+    def learning(self) -> dict[str, str]:
+        """What is silent because too little is known yet, and why, by channel."""
+        policy, found = self.policy, {}
+        baseline = self.today.baseline.days if self.today is not None else 0
+        known, needed = (baseline, policy.baseline_days_min)
+        if known >= needed:
+            known, needed = self.spread.days, policy.spread_days_min
+        if self.today is None or known < needed:
+            found["drift"] = f"{known} of the {needed} healthy days that it needs are known"
+        if self.invariants.is_learning:
+            days, least = self.invariants.learned_days, policy.baseline_days_min
+            found["frozen"] = f"{days} of the {least} healthy days that it needs are known"
+        if self.bias_spread.days < policy.bias_days_min:
+            found["bias"] = f"{self.bias_spread.days} of the {policy.bias_days_min} days that it needs are known"
+        return found
 
     def add(self, parts: Iterable[Part]) -> None:
         """Add parts of this model version; others are skipped."""

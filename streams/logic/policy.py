@@ -59,6 +59,8 @@ class MonitorPolicy(BaseModel):
     null_share: Share = Field(default=0.8, description="less is for channel D to weigh")
     null_hours: Count = 2
     null_record: Share = Field(default=0.2, description="only fields that training never saw emptier than this")
+    nan_share: Share = Field(default=0.05, description="NaN or infinite, of a field that never was so in training")
+    nan_hours: Count = 2
     unseen_share: Share = 0.15
     unseen_hours: Count = 4
     outside_share: Share = 0.15

@@ -25,6 +25,7 @@ def breach_sighting(breach: Breach) -> Sighting:
     where = _where(breach.slice)
     what = {
         "null": f"is missing in {breach.share:.0%} of {breach.rows} rows",
+        "nan": f"is NaN or infinite in {breach.share:.0%} of {breach.rows} rows",
         "unseen": f"holds a category that training never saw in {breach.share:.0%} of {breach.rows} rows",
         "outside": f"is outside the contract in {breach.share:.0%} of {breach.rows} rows",
         "frozen": f"has not moved for {breach.rows} rows, where {breach.limit:.0f} is long",

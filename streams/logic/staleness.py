@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from streams.logic.counts import Ints, Layout
+from streams.logic.coverage import TRAINING, gap
 from streams.logic.edetector import Evidence, detect
 from streams.logic.policy import MonitorPolicy
 from streams.logic.scores import DistanceScores, compare, psi_of_counts
@@ -55,6 +56,8 @@ def staleness(layout: Layout, daily: Mapping[int, Ints], policy: MonitorPolicy) 
     features = layout.profile.features
     found = []
     for f, feature in enumerate(features):
+        if gap(TRAINING, feature, policy) is not None:
+            continue
         counts = days[:, layout.offsets[f] : layout.offsets[f + 1]]
         recent = compare(feature, counts[-RECENT_DAYS:].sum(0))
         top = tuple((feature.cell_label(cell), pull) for cell, pull in recent.top)

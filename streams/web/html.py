@@ -167,14 +167,25 @@ def _model(view: dict[str, Any]) -> str:
     facts = {
         "champion": served,
         "monitored": f"{_number(model['monitored'])} predictions, {_number(model['truths'])} truths",
+        "coverage": _coverage(model["coverage"]),
         "queue": ", ".join(f"{queue[state]} {state}" for state in ("open", "leased", "flagged", "done", "duplicate")),
         "labels": f"{labels['labels']}, {labels['labels_today']} today{': ' if words else ''}{words}",
         "proposals": _proposals(model["proposals"]),
         **_retrain(model["retrain"]),
     }
     listed = "".join(f"<dt>{text(title)}</dt><dd>{text(value)}</dd>" for title, value in facts.items() if value)
+    reasons = "".join(f"<li>{text(reason)}</li>" for reason in model["coverage"]["why_not"])
+    gaps = f"<details><summary>What is not monitored, and why</summary><ul>{reasons}</ul></details>" if reasons else ""
     nav = f"<nav class='soft'>other models: {links}</nav>" if links else ""
-    return f"<h2>{text(name)}</h2>{nav}<dl>{listed}</dl>{_alerts(model['alerts'])}{_runs(model['retrain']['runs'])}"
+    return (
+        f"<h2>{text(name)}</h2>{nav}<dl>{listed}</dl>{gaps}{_alerts(model['alerts'])}{_runs(model['retrain']['runs'])}"
+    )
+
+
+def _coverage(coverage: dict[str, Any]) -> str:
+    if "checks" not in coverage:
+        return "nothing"
+    return f"{coverage['checks_monitored']} of {coverage['checks']} checks of {coverage['features']} features"
 
 
 def _quoted(name: str) -> str:
