@@ -23,7 +23,8 @@ KINDS: dict[str, Kind] = {"string": "category", "double": "number", "long": "num
 SENSITIVITIES = ("none", "personal", "secret")
 TARGET_KINDS = ("binary", "multiclass", "regression")
 FIELD_ATTRIBUTES = frozenset(
-    "name type doc default min max domain max_null_rate unit owner sensitivity reason slices fact tolerance".split()
+    "name type doc default min max domain max_null_rate unit owner sensitivity reason slices fact tolerance"
+    " max_age_s".split()
 )
 RECORD_ATTRIBUTES = frozenset("type name namespace doc fields model version target facts timezone fairness".split())
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -68,6 +69,8 @@ class Field:
     slices: tuple[str, ...] = ()
     fact: str | None = None
     tolerance: float = 0.0
+    max_age_s: float | None = None
+    """Of a feed's own time stamp, seconds since 1970: how much older than the prediction it may be."""
 
     @property
     def kind(self) -> Kind:
@@ -229,10 +232,10 @@ def _field(row: Any, place: str) -> Field:
     avro_type, is_nullable = _type(row.get("type"), place)
     if row.get("sensitivity", "none") not in SENSITIVITIES:
         raise ContractError(f"{place}: 'sensitivity' must be one of {', '.join(SENSITIVITIES)}.")
-    for name in ("min", "max", "max_null_rate", "tolerance"):
+    for name in ("min", "max", "max_null_rate", "tolerance", "max_age_s"):
         if name in row and (isinstance(row[name], bool) or not isinstance(row[name], int | float)):
             raise ContractError(f"{place}: '{name}' must be a number.")
-    for name in ("min", "max", "fact"):
+    for name in ("min", "max", "fact", "max_age_s"):
         if name in row and KINDS[avro_type] != "number":
             raise ContractError(f"{place}: '{name}' needs a field of numbers.")
     for name in ("domain", "slices"):

@@ -29,6 +29,7 @@ from schemas.events import topic
 from schemas.history import history_parts
 from schemas.parts import ALL_SLICE, N_TRUTH, Part
 from schemas.times import DAY_US, HOUR_US, now_us
+from streams.foresight import Foresight
 from streams.history import base_rows, has_honest_scores, predict_of, version_rows
 from streams.logic.counts import HourlyCounts, LocalHours
 from streams.logic.impact import Impact, ImpactEvidence, put_back
@@ -80,8 +81,12 @@ class Watch:
     _unwritten: list[AlertRecord] = field(default_factory=list)
     """Raised and not yet stored: an error in between must not lose them."""
     _saved: float = 0.0
+    _foresight: Foresight = field(init=False)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     """Summaries and champions come from different agents, each in a thread of its own."""
+
+    def __post_init__(self) -> None:
+        self._foresight = Foresight(self.runtime.engine)
 
     def truths(self, model: str, until_us: int) -> int:
         """Rows of a model whose truth was due before an event time."""
@@ -97,7 +102,8 @@ class Watch:
                 self._confirm(model)
         parts = list(self.merger.everything())
         self._count(parts)
-        for model in ({part.model for part in parts} & set(self.runtime.plans)) - set(self.models):
+        served = {part.model for part in parts if part.axis != "log"}
+        for model in (served & set(self.runtime.plans)) - set(self.models):
             self._begin_unregistered(model, [part for part in parts if part.model == model])
         for name, watched in self.models.items():
             watched.monitor.add(part for part in parts if part.model == name)
@@ -107,6 +113,7 @@ class Watch:
         with self._lock:
             self.models.clear()
             self._due.clear()
+            self._foresight.forget()
             self.start()
 
     def add(self, parts: Sequence[Part]) -> None:
@@ -116,10 +123,18 @@ class Watch:
             for model in {part.model for part in parts} & set(self.runtime.plans):
                 own = [part for part in parts if part.model == model]
                 if model not in self.models:
-                    self._begin_unregistered(model, own)
-                elif self.models[model].version is None:
+                    self._begin_late(model, own)
+                    continue
+                if self.models[model].version is None:
                     self._follow(model, own)
                 self.models[model].monitor.add(own)
+
+    def _begin_late(self, model: str, parts: Sequence[Part]) -> None:
+        """The first pair of a model that nobody registered; what came before it belongs to no version."""
+        if any(part.axis != "log" for part in parts):
+            everything = [part for part in self.merger.everything() if part.model == model]
+            self._begin_unregistered(model, everything)
+            self.models[model].monitor.add(everything)
 
     def _count(self, parts: Iterable[Part]) -> None:
         for part in parts:
@@ -133,15 +148,31 @@ class Watch:
         with self._lock:
             for model, watched in self.models.items():
                 alerts = watched.monitor.advance(watermark_us, self._impact(model, watched))
+                alerts += self._foresight.take_back(watched.monitor, alerts)
                 self._unwritten += alerts
                 found += alerts
-            while self._unwritten:
-                alert = self._unwritten[0]
-                self._write(self.models[alert.model], alert)
-                log.warning("alert", model=alert.model, severity=alert.severity, state=alert.state, text=alert.message)
-                self._unwritten.pop(0)
+            self._write_all()
             if time.monotonic() - self._saved >= SNAPSHOT_INTERVAL_S:
                 self.save()
+        return found
+
+    def _write_all(self) -> None:
+        while self._unwritten:
+            alert = self._unwritten[0]
+            self._write(self.models[alert.model], alert)
+            log.warning("alert", model=alert.model, severity=alert.severity, state=alert.state, text=alert.message)
+            self._unwritten.pop(0)
+
+    def foresee(self, cluster: str, quiet_us: int) -> list[AlertRecord]:
+        """Nothing waits on any topic at this time of the clock: tell of silence, though no row closes its hours."""
+        found: list[AlertRecord] = []
+        with self._lock:
+            until_us = self._foresight.live_until(cluster, quiet_us)
+            if until_us is not None:
+                for watched in self.models.values():
+                    found += self._foresight.look(watched.monitor, until_us)
+            self._unwritten += found
+            self._write_all()
         return found
 
     def save(self) -> None:
@@ -213,9 +244,9 @@ class Watch:
 
     def _info(self, model: str, version: str) -> MonitorInfo:
         contract = self.runtime.plans[model].contract
-        return MonitorInfo(
-            model, version, contract.timezone, tuple(s.name for s in contract.slices()), contract.target.unit
-        )
+        slices = tuple(s.name for s in contract.slices())
+        aged = tuple(f.name for f in contract.fields if f.max_age_s is not None)
+        return MonitorInfo(model, version, contract.timezone, slices, contract.target.unit, aged)
 
     def _promoted_us(self, model: str) -> int:
         return max((e.time_us for e in self.runtime.models.history(model) if e.alias == "champion"), default=0)
@@ -251,7 +282,7 @@ class Watch:
 
     def _begin_unregistered(self, model: str, parts: Iterable[Part]) -> None:
         """A model whose versions are somebody else's: features are watched, put-back is not possible."""
-        listed = list(parts)
+        listed = [part for part in parts if part.axis != "log"]
         plan, policy = self.runtime.plans[model], self.runtime.config.model(model).monitor
         newest = max(listed, key=lambda part: part.window_us)
         start_us = min(part.window_us for part in listed)

@@ -10,7 +10,7 @@ to be judged is left out, and told by :mod:`streams.logic.coverage`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,7 +34,7 @@ class Breach:
     Attributes
     ----------
     rule
-        ``null``, ``nan``, ``unseen``, ``outside`` or ``frozen``.
+        ``null``, ``nan``, ``unseen``, ``outside``, ``stale`` or ``frozen``.
     slice, feature
         Where.
     hours
@@ -115,6 +115,8 @@ class Invariants:
         float64[slice, feature]: the emptiest window of the training history.
     learned_days
         Healthy days that ``runs`` has seen; with fewer than ``baseline_days_min`` nothing is called frozen.
+    aged
+        Fields that are a feed's own time stamp: outside the contract means too old.
     """
 
     layout: Layout
@@ -122,13 +124,14 @@ class Invariants:
     runs: Runs
     null_record: Floats
     learned_days: int = 0
+    aged: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, layout: Layout, policy: MonitorPolicy) -> Invariants:
+    def of(cls, layout: Layout, policy: MonitorPolicy, aged: tuple[str, ...] = ()) -> Invariants:
         """Rules that have seen the training profile only."""
         shape = len(layout.slices), len(layout.profile.features)
         null = [f.counts[CELL_NULL] / f.rows if f.rows else 1.0 for f in layout.profile.features]
-        return cls(layout, policy, Runs.empty(*shape), np.broadcast_to(np.array(null), shape).copy())
+        return cls(layout, policy, Runs.empty(*shape), np.broadcast_to(np.array(null), shape).copy(), aged=aged)
 
     @cached_property
     def _is_judged(self) -> npt.NDArray[np.bool_]:
@@ -172,7 +175,10 @@ class Invariants:
         rows, outside = self._outside(counts, policy.outside_hours, hour)
         everywhere = np.ones_like(self._is_judged)
         found += self._breaches("outside", rows, outside, policy.outside_hours, policy.outside_share, everywhere)
-        return found + self._frozen()
+        return [
+            replace(b, rule="stale", severity="page") if b.rule == "outside" and b.feature in self.aged else b
+            for b in (*found, *self._frozen())
+        ]
 
     @property
     def _run_limit(self) -> npt.NDArray[np.float64]:

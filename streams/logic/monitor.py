@@ -17,6 +17,7 @@ import numpy as np
 from schemas.parts import ALL_SLICE, Part
 from schemas.profile import Profile
 from schemas.times import HOUR_US
+from streams.logic.arrivals import ArrivalRules
 from streams.logic.baseline import BLOCK_HOURS, Baseline, Interval, IsHealthy, SameWorld, Spread, Trail
 from streams.logic.bias import BiasSpread, judge, usual_bias, window_sums
 from streams.logic.counts import Floats, Hour, HourlyCounts, Ints, Layout, LocalHours
@@ -25,10 +26,18 @@ from streams.logic.impact import Impact, ImpactEvidence
 from streams.logic.incident import ACCEPTED, INPUT_CHANNELS, PAGE, TRACKS, AlertRecord, Incidents, Sighting
 from streams.logic.invariants import Invariants, strongest_breaches
 from streams.logic.policy import MonitorPolicy
-from streams.logic.sightings import bias_sighting, breach_sighting, drift_sighting, user_sighting
+from streams.logic.sightings import (
+    arrival_sighting,
+    bias_sighting,
+    breach_sighting,
+    drift_sighting,
+    user_sighting,
+)
 from streams.logic.staleness import Staleness, psi_by_feature, staleness
 from streams.logic.users import judge_users, user_days
 
+FORESEEN_HOURS = 48
+"""How far silence is looked ahead into: by then it has been told for long."""
 WEEK_DAYS = 7
 """While history is learnt the spread that its records are judged by is worked out once a week: it moves slowly."""
 
@@ -47,6 +56,8 @@ class MonitorInfo:
         Declared slices, ``field=value``; ``all`` is added.
     unit
         The contract's: what the values of a regression are counted in.
+    aged
+        Fields that are a feed's own time stamp, with an age that the contract limits.
     """
 
     model: str
@@ -54,6 +65,7 @@ class MonitorInfo:
     timezone: str
     slices: tuple[str, ...] = ()
     unit: float = 1.0
+    aged: tuple[str, ...] = ()
 
     @property
     def slice_names(self) -> tuple[str, ...]:
@@ -116,10 +128,15 @@ class Monitor:
         self.next_hour = -(-self.start_us // HOUR_US)
         self.spread = Spread.empty(layout, lengths)
         self.bias_spread = BiasSpread.empty(len(self.policy.bias_hours), len(layout.slices))
-        self.invariants = Invariants.of(layout, self.policy)
+        self.invariants = Invariants.of(layout, self.policy, self.info.aged)
         self.incidents = Incidents(self.info.model, self.info.version, self.policy.quiet_hours)
         self.record = np.zeros((len(lengths), len(layout.slices), len(self.profile.features)))
         self.old_record = self.record.copy()
+
+    @property
+    def arrivals(self) -> ArrivalRules:
+        """The rules of what comes at all; they keep nothing."""
+        return ArrivalRules(self.counts, self.local, self.policy)
 
     @property
     def layout(self) -> Layout:
@@ -149,8 +166,8 @@ class Monitor:
 
     def add(self, parts: Iterable[Part]) -> None:
         """Add parts of this model version; others are skipped."""
-        mine = (self.info.model, self.info.version)
-        self.counts.add(part for part in parts if (part.model, part.version) == mine)
+        model, version = self.info.model, self.info.version
+        self.counts.add(p for p in parts if p.model == model and (p.version == version or p.axis == "log"))
 
     def advance(self, watermark_us: int, impact: Impact | None = None) -> list[AlertRecord]:
         """Judge every hour that is closed at this watermark and was not judged yet.
@@ -168,6 +185,18 @@ class Monitor:
             alerts += self._close(self.next_hour, impact)
             self.next_hour += 1
         return alerts
+
+    def foresee(self, until_us: int) -> list[AlertRecord]:
+        """What will be said of silence if nothing more comes with an event time below this one; changes nothing.
+
+        While a stream is silent its event time stands still, and no hour closes. These are the very alerts, under the
+        same ids, that the hours give when later rows close them.
+        """
+        incidents = Incidents.from_dict(self.incidents.to_dict())
+        alerts: list[AlertRecord] = []
+        for hour in range(self.next_hour, min(until_us // HOUR_US, self.next_hour + FORESEEN_HOURS)):
+            alerts += incidents.step(hour, [arrival_sighting(arrival) for arrival in self.arrivals.volume(hour)])
+        return [alert for alert in alerts if alert.state != "closed"]
 
     def staleness(self) -> tuple[Staleness, ...]:
         """How far the features are from training, by the closed days since deployment; takes some 50 ms."""
@@ -257,7 +286,8 @@ class Monitor:
 
     def _see_contract(self, hour: Hour) -> list[Sighting]:
         breaches = self.invariants.step(self.counts, hour)
-        return [breach_sighting(breach) for breach in strongest_breaches(breaches)]
+        found = [breach_sighting(breach) for breach in strongest_breaches(breaches)]
+        return found + [arrival_sighting(arrival) for arrival in self.arrivals.broken(hour)]
 
     def _see_drift(self, hour: Hour, impact: Impact | None) -> list[Sighting]:
         today = self.today

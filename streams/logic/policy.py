@@ -70,6 +70,24 @@ class MonitorPolicy(BaseModel):
     frozen_hours: Count = Field(default=3, description="hours that it must last")
     frozen_share: Share = Field(default=0.3, description="a cell that holds this share of training cannot freeze")
 
+    # Channel C: what comes at all.
+    volume_hours: Hours = (1, 4, 24)
+    volume_share: Share = Field(
+        default=0.1, description="of the rows usual at these hours of the week; less is silence"
+    )
+    volume_rows: Count = Field(default=50, description="where fewer are usual nothing is called silent")
+    volume_weeks: Count = Field(default=4, description="weeks whose median is what is usual")
+    volume_weeks_min: Count = 2
+    late_hours: Count = 2
+    late_factor: Positive = Field(default=4.0, description="times as late as nine of ten records used to be")
+    late_s_min: Positive = Field(default=300.0, description="seconds that a record may always take")
+    duplicate_share: Share = Field(default=0.15, description="of records with an id that came before")
+    duplicate_hours: Count = 4
+    type_share: Share = Field(default=0.05, description="of inputs with other types than the contract's")
+    type_hours: Count = 2
+    unscored_share: Share = Field(default=0.05, description="of predictions without a finite score")
+    unscored_hours: Count = 2
+
     # The incident.
     quiet_hours: Count = Field(default=24, description="hours without evidence that close an incident")
     world_hours: Count = Field(default=24, description="drift this recent makes a bias the pipe's")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from schemas.parts import ALL_SLICE
+from streams.logic.arrivals import PAIRS, Arrival
 from streams.logic.bias import BiasWindow
 from streams.logic.drift import Candidate
 from streams.logic.impact import ImpactEvidence
@@ -28,6 +29,7 @@ def breach_sighting(breach: Breach) -> Sighting:
         "nan": f"is NaN or infinite in {breach.share:.0%} of {breach.rows} rows",
         "unseen": f"holds a category that training never saw in {breach.share:.0%} of {breach.rows} rows",
         "outside": f"is outside the contract in {breach.share:.0%} of {breach.rows} rows",
+        "stale": f"is older than the contract allows in {breach.share:.0%} of {breach.rows} rows",
         "frozen": f"has not moved for {breach.rows} rows, where {breach.limit:.0f} is long",
     }[breach.rule]
     message = f"{breach.feature} {what} ({where}, {breach.hours} h): the pipe, not the world."
@@ -35,6 +37,40 @@ def breach_sighting(breach: Breach) -> Sighting:
     return Sighting(
         "contract", breach.feature, breach.slice, breach.hours, breach.severity, message, detail, scope=breach.rule
     )
+
+
+def arrival_sighting(arrival: Arrival) -> Sighting:
+    """What does not come, comes late, twice, or in a form that cannot be used."""
+    noun = {PAIRS: "predictions with their input"}.get(arrival.subject, arrival.subject.removeprefix("@"))
+    window = f"{_where(arrival.slice)}, {arrival.hours} h"
+    message = {
+        "volume": f"{arrival.rows:,} {noun} came where {arrival.usual:,.0f} are usual at these hours of the week"
+        f" ({window}): the stream is {'low' if arrival.rows else 'silent'}.",
+        "late": f"Half of {arrival.rows:,} {noun} came later than {duration(arrival.limit / 2)} after their event time;"
+        f" nine of ten used to come within {duration(arrival.usual)} ({window}).",
+        "duplicate": f"{arrival.share:.0%} of {arrival.rows:,} {noun} have an id that came before ({window}):"
+        " they count once.",
+        "type": f"{arrival.share:.0%} of {arrival.rows:,} {noun} have features of other types than the contract's"
+        f" ({window}): they are dead letters, and their predictions are not monitored.",
+        "unscored": f"{arrival.share:.0%} of {arrival.rows:,} {noun} have no finite score: null, NaN or infinite"
+        f" ({window}).",
+    }[arrival.rule]
+    detail = {**arrival.as_dict(), "verdict": PIPE}
+    return Sighting(
+        "contract", arrival.subject, arrival.slice, arrival.hours, arrival.severity, message, detail, scope=arrival.rule
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time span for people.
+
+    >>> duration(45), duration(600), duration(7_200), duration(400_000)
+    ('45 s', '10 min', '2 h', '5 days')
+    """
+    for size, word in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {word}"
+    return f"{seconds:.0f} s"
 
 
 def drift_sighting(candidate: Candidate, impact: ImpactEvidence | None, policy: MonitorPolicy) -> Sighting:

@@ -23,8 +23,8 @@ from streams.logic.invariants import Runs
 from streams.logic.monitor import Monitor, MonitorInfo, Today
 from streams.logic.policy import MonitorPolicy
 
-FORMAT = 2
-STORES = ("cells", "outside", "scalars", "due")
+FORMAT = 3
+STORES = ("cells", "outside", "scalars", "due", "log")
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -95,7 +95,7 @@ def restore(data: bytes, policy: MonitorPolicy, profile: Profile) -> Monitor:
     held = meta["format"], meta["profile"], meta["policy"]
     if held != (FORMAT, profile.profile_id, policy.model_dump(mode="json")):
         raise SnapshotMismatchError
-    info = MonitorInfo(**{**meta["info"], "slices": tuple(meta["info"]["slices"])})
+    info = MonitorInfo(**{**meta["info"], **{name: tuple(meta["info"][name]) for name in ("slices", "aged")}})
     monitor = Monitor(policy, info, profile, meta["start_us"])
     monitor.next_hour, monitor.is_history_honest = meta["next_hour"], meta["is_history_honest"]
     spread_days, bias_days, monitor.invariants.learned_days = meta["days"]
