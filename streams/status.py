@@ -306,7 +306,9 @@ def _alerts(connection: sa.Connection, name: str) -> list[dict[str, Any]]:
     )
     query = sa.select(alert).where(alert.c.model == name, alert.c.incident_id.not_in(over))
     rows = connection.execute(query.order_by(alert.c.time_us, alert.c.alert_id)).all()
-    shown = ("alert_id", "incident_id", "version", "severity", "channel", "subject", "slice", "state", "message")
+    shown = (
+        "alert_id", "incident_id", "version", "severity", "channel", "subject", "slice", "state", "message", "detail",
+    )  # fmt: skip
     found = [{key: getattr(row, key) for key in shown} | {"since": format_us(row.time_us)} for row in rows]
     return sorted(found, key=lambda a: SEVERITIES.index(a["severity"]) if a["severity"] in SEVERITIES else -1)
 

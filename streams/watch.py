@@ -29,6 +29,7 @@ from schemas.events import topic
 from schemas.history import history_parts
 from schemas.parts import ALL_SLICE, N_TRUTH, Part
 from schemas.times import DAY_US, HOUR_US, now_us
+from streams.evidence import evidence
 from streams.foresight import Foresight
 from streams.history import base_rows, has_honest_scores, predict_of, version_rows
 from streams.logic.counts import HourlyCounts, LocalHours
@@ -343,25 +344,30 @@ class Watch:
     # -- alerts -------------------------------------------------------------------------------------------------------
 
     def _write(self, watched: Watched, alert: AlertRecord) -> None:
+        plan, place = self.runtime.plans[alert.model], {"topic": None, "partition": None, "offset": None}
+        detail = dict(alert.detail)
+        if alert.state != "closed":
+            rows = of_slice(watched.rows.between(alert.window_start_us, alert.window_end_us), alert.slice)
+            place = _first_record(rows)
+            detail |= evidence(rows, alert, plan.contract, plan.profile)
         record = {
             "alert_id": alert.alert_id, "incident_id": alert.incident_id, "model": alert.model,
             "version": alert.version, "event_time": alert.event_time_us, "severity": alert.severity,
             "state": alert.state, "channel": alert.channel, "subject": alert.subject, "slice": alert.slice,
             "window_start": alert.window_start_us, "window_end": alert.window_end_us,
-            **self._first_record(watched, alert), "message": alert.message, "detail": as_json(alert.detail),
+            **place, "message": alert.message, "detail": as_json(detail),
         }  # fmt: skip
         with write(self.runtime.engine) as connection:
             keep_alert(connection, record, self.runtime.config.notify)
             enqueue(connection, "alerts", alert.model, record)
 
-    @staticmethod
-    def _first_record(watched: Watched, alert: AlertRecord) -> dict[str, Any]:
-        """Where the first input of an alert's window is."""
-        rows = of_slice(watched.rows.between(alert.window_start_us, alert.window_end_us), alert.slice)
-        if not rows.height:
-            return {"topic": None, "partition": None, "offset": None}
-        first = rows.row(int(np.argmin(rows["event_time"].to_numpy())), named=True)
-        return {"topic": topic("inputs"), "partition": first["partition"], "offset": first["offset"]}
+
+def _first_record(rows: pl.DataFrame) -> dict[str, Any]:
+    """Where the first input of an alert's window is."""
+    if not rows.height:
+        return {"topic": None, "partition": None, "offset": None}
+    first = rows.row(int(np.argmin(rows["event_time"].to_numpy())), named=True)
+    return {"topic": topic("inputs"), "partition": first["partition"], "offset": first["offset"]}
 
 
 def keep_alert(connection: sa.Connection, record: Mapping[str, Any], notifiers: Mapping[str, NotifierConfig]) -> None:

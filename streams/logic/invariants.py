@@ -288,9 +288,9 @@ class Invariants:
         return self.layout.profile.features[place].name
 
 
-def strongest_breaches(breaches: Sequence[Breach]) -> list[Breach]:
-    """One breach for each rule and field: of the slice with the largest share, the widest of equals."""
-    best: dict[tuple[str, str], Breach] = {}
+def strongest_breaches(breaches: Sequence[Breach]) -> list[tuple[Breach, tuple[str, ...]]]:
+    """One breach for each rule and field, of the slice with the largest share, the widest of equals; and all slices."""
+    found: dict[tuple[str, str], list[Breach]] = {}
     for breach in sorted(breaches, key=lambda b: (-b.share, -b.rows, b.slice)):
-        best.setdefault((breach.rule, breach.feature), breach)
-    return [best[key] for key in sorted(best)]
+        found.setdefault((breach.rule, breach.feature), []).append(breach)
+    return [(found[key][0], tuple(b.slice for b in found[key])) for key in sorted(found)]

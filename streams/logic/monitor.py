@@ -195,7 +195,7 @@ class Monitor:
         incidents = Incidents.from_dict(self.incidents.to_dict())
         alerts: list[AlertRecord] = []
         for hour in range(self.next_hour, min(until_us // HOUR_US, self.next_hour + FORESEEN_HOURS)):
-            alerts += incidents.step(hour, [arrival_sighting(arrival) for arrival in self.arrivals.volume(hour)])
+            alerts += incidents.step(hour, [arrival_sighting(a, self.policy) for a in self.arrivals.volume(hour)])
         return [alert for alert in alerts if alert.state != "closed"]
 
     def staleness(self) -> tuple[Staleness, ...]:
@@ -286,8 +286,8 @@ class Monitor:
 
     def _see_contract(self, hour: Hour) -> list[Sighting]:
         breaches = self.invariants.step(self.counts, hour)
-        found = [breach_sighting(breach) for breach in strongest_breaches(breaches)]
-        return found + [arrival_sighting(arrival) for arrival in self.arrivals.broken(hour)]
+        found = [breach_sighting(breach, slices, self.policy) for breach, slices in strongest_breaches(breaches)]
+        return found + [arrival_sighting(arrival, self.policy) for arrival in self.arrivals.broken(hour)]
 
     def _see_drift(self, hour: Hour, impact: Impact | None) -> list[Sighting]:
         today = self.today
@@ -328,10 +328,10 @@ class Monitor:
                 unjudged.add(candidate.feature)
                 if impact is None:
                     judged.add(candidate.feature)
-                    sightings.append(drift_sighting(candidate, None, self.policy))
+                    sightings.append(drift_sighting(candidate, None, self.policy, _slices_of(candidate, found)))
             elif abs(given.impact) >= self.policy.impact:
                 judged.add(candidate.feature)
-                sightings.append(drift_sighting(candidate, given, self.policy))
+                sightings.append(drift_sighting(candidate, given, self.policy, _slices_of(candidate, found)))
         return sightings, unjudged
 
     def _keep_record(self, hour: Hour, best: Floats, suspicious: set[str]) -> None:
@@ -359,7 +359,11 @@ class Monitor:
         best: dict[str, Sighting] = {}
         for window in found:
             scope = ALL_SLICE if window.slice == ALL_SLICE else "slice"
-            best.setdefault(scope, bias_sighting(window.in_units_of_one(self.info.unit), scope, is_pipe=is_pipe))
+            told = bias_sighting(window.in_units_of_one(self.info.unit), scope, self.policy, is_pipe=is_pipe)
+            best.setdefault(scope, told)
+        slices = list(dict.fromkeys(window.slice for window in found))
+        for told in best.values():
+            told.detail["slices"] = slices
         return [best[scope] for scope in sorted(best)]
 
     def _see_users(self, day: int) -> list[Sighting]:
@@ -469,3 +473,8 @@ class Monitor:
         last = self.local.hours_of(day)[-1]
         unhealthy = (*self.excluded, *self.incidents.unhealthy(self.next_hour, *channels))
         return SameWorld(unhealthy, tuple(self.epochs), sum(e <= last for e in self.epochs))
+
+
+def _slices_of(candidate: Candidate, found: Sequence[Candidate]) -> list[str]:
+    """Where else the feature left its baseline, the strongest first."""
+    return list(dict.fromkeys(each.slice for each in (candidate, *found) if each.feature == candidate.feature))

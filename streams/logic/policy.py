@@ -89,6 +89,8 @@ class MonitorPolicy(BaseModel):
     unscored_hours: Count = 2
 
     # The incident.
+    critical_share: Share = Field(default=0.95, description="of all rows that break a rule which pages: critical")
+    critical_impact: Positive = Field(default=0.2, description="change of the answers, or bias of all rows: critical")
     quiet_hours: Count = Field(default=24, description="hours without evidence that close an incident")
     world_hours: Count = Field(default=24, description="drift this recent makes a bias the pipe's")
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from schemas.parts import ALL_SLICE
+from streams.evidence import in_words
 from streams.status import event_columns
 from streams.web import axes, standing
 from streams.web.axes import text
@@ -222,10 +223,17 @@ def _alerts(alerts: Sequence[dict[str, Any]]) -> str:
     found = "".join(
         f'<tr><td class="{text(a["severity"])}">{text(a["severity"])}</td>'
         f"<td>{text(_about(a))}</td><td>{text(a['slice'])}</td><td>{text(_when(a['since']))}</td>"
-        f"<td>{text(a['message'])}</td></tr>"
+        f"<td>{text(a['message'])}{_evidence(a)}</td></tr>"
         for a in alerts
     )
     return f'<h3>Open alerts</h3><table class="left alerts">{found}</table>'
+
+
+def _evidence(alert: dict[str, Any]) -> str:
+    """What shows it, since when, and where that is in the log."""
+    said = "".join(f"<dt>{text(title)}</dt><dd>{text(what)}</dd>" for title, what in in_words(alert["detail"]))
+    name = f"<code>flywheel alerts show {text(alert['incident_id'])}</code>"
+    return f"<details><summary>evidence</summary><dl>{said}</dl>{name}</details>" if said else ""
 
 
 def _runs(runs: Sequence[dict[str, Any]]) -> str:

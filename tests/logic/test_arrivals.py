@@ -101,9 +101,9 @@ def silent(served: pl.DataFrame, hours: float = 6) -> pl.DataFrame:
 def test_a_stream_that_falls_silent_is_told_within_two_hours() -> None:
     left = silent(rows())
     alerts = run(left, arrived(left))
-    assert {("page", name, "volume", "all") for name in ("@monitored", "@inputs", "@predictions", "@truths")} == said(
-        alerts
-    )
+    assert {
+        ("critical", name, "volume", "all") for name in ("@monitored", "@inputs", "@predictions", "@truths")
+    } == said(alerts)
     first = alerts[0]
     assert moment_us() < first.event_time_us <= moment_us(2)
     assert "the stream is silent" in first.message
@@ -114,7 +114,7 @@ def test_a_stream_that_falls_silent_is_told_within_two_hours() -> None:
 def test_truths_that_stop_coming_are_told_though_predictions_go_on() -> None:
     log = changed(arrived(rows()), lambda counts: {c: n for c, n in counts.items() if c < LOG_SIDE * FEEDBACK})
     alert = only(run(rows(), log))
-    assert said([alert]) == {("page", "@truths", "volume", "all")}
+    assert said([alert]) == {("critical", "@truths", "volume", "all")}
     assert "0 truths came where" in alert.message
 
 
