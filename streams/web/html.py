@@ -223,13 +223,13 @@ def _alerts(alerts: Sequence[dict[str, Any]]) -> str:
     found = "".join(
         f'<tr><td class="{text(a["severity"])}">{text(a["severity"])}</td>'
         f"<td>{text(_about(a))}</td><td>{text(a['slice'])}</td><td>{text(_when(a['since']))}</td>"
-        f"<td>{text(a['message'])}{_evidence(a)}</td></tr>"
+        f"<td>{text(a['message'])}{_shown(a)}</td></tr>"
         for a in alerts
     )
     return f'<h3>Open alerts</h3><table class="left alerts">{found}</table>'
 
 
-def _evidence(alert: dict[str, Any]) -> str:
+def _shown(alert: dict[str, Any]) -> str:
     """What shows it, since when, and where that is in the log."""
     said = "".join(f"<dt>{text(title)}</dt><dd>{text(what)}</dd>" for title, what in in_words(alert["detail"]))
     name = f"<code>flywheel alerts show {text(alert['incident_id'])}</code>"
