@@ -25,7 +25,7 @@ SENSITIVITIES = ("none", "personal", "secret")
 TARGET_KINDS = ("binary", "multiclass", "regression")
 FIELD_ATTRIBUTES = frozenset(
     "name type doc default min max domain max_null_rate unit owner sensitivity reason slices fact tolerance"
-    " relative_tolerance".split()
+    " relative_tolerance max_age_s".split()
 )
 RECORD_ATTRIBUTES = frozenset("type name namespace doc fields model version target facts timezone fairness".split())
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -71,6 +71,8 @@ class Field:
     fact: str | None = None
     tolerance: float = 0.0
     relative_tolerance: float = 0.0
+    max_age_s: float | None = None
+    """Of a feed's own time stamp, seconds since 1970: how much older than the prediction it may be."""
 
     @property
     def kind(self) -> Kind:
@@ -244,10 +246,10 @@ def _field(row: Any, place: str) -> Field:
     avro_type, is_nullable = _type(row.get("type"), place)
     if row.get("sensitivity", "none") not in SENSITIVITIES:
         raise ContractError(f"{place}: 'sensitivity' must be one of {', '.join(SENSITIVITIES)}.")
-    for name in ("min", "max", "max_null_rate", *TOLERANCES):
+    for name in ("min", "max", "max_null_rate", "max_age_s", *TOLERANCES):
         if name in row and (isinstance(row[name], bool) or not isinstance(row[name], int | float)):
             raise ContractError(f"{place}: '{name}' must be a number.")
-    for name in ("min", "max", *TOLERANCES):
+    for name in ("min", "max", "max_age_s", *TOLERANCES):
         if name in row and KINDS[avro_type] != "number":
             raise ContractError(f"{place}: '{name}' needs a field of numbers.")
     for name in TOLERANCES:

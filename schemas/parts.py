@@ -10,6 +10,9 @@ One part holds the counters of one (model, version, role, slice, window) on one 
 ``fact``
     by the time of the feedback that said what an input really was: each comparison stands in one hour, which is
     complete when the hour is over.
+``log``
+    by the event time that a record of a topic states, before any join: version and role are empty, the slice is all.
+    Codes are ``LOG_SIDE`` times the topic's place among the sources plus the ``ARRIVED`` and ``LATENESS`` constants.
 
 Real values enter as integers of 1e-6 ("micro"), rounded per row: every merge in every order gives the same bits. Those
 of a regression are in the unit of its contract.
@@ -46,7 +49,7 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 CodeArray = npt.NDArray[np.int32]
-Axis = Literal["event", "due", "fact"]
+Axis = Literal["event", "due", "fact", "log"]
 
 MICRO = 1_000_000
 ALL_SLICE = "all"
@@ -96,6 +99,18 @@ AUDIT_ERROR_SQ = 27
 """Sum of (p-y)^2 over them, micro; of a regression."""
 USER_EDITED = 28
 """Answers that the user took after a change."""
+
+LOG_SIDE = 64
+"""Of the log axis: codes set aside for each topic."""
+ARRIVED_TWICE = 1
+"""Records that an earlier one with the same id makes superfluous."""
+ARRIVED_FOREIGN = 2
+"""Inputs whose features are of other types than the contract's; they count nowhere else."""
+ARRIVED_TRUTHS = 3
+"""Feedback that is a truth."""
+LATENESS = 8
+"""Records that came less than a second after their event time; in ``LATENESS + k``: from 2^(k-1) s to less than 2^k."""
+LATENESS_BINS = 48
 
 CALIBRATION_N = 1000
 CALIBRATION_Y = 2000
@@ -167,7 +182,7 @@ class Part:
     slice
         ``all`` or ``field=value``.
     axis
-        What ``window_us`` counts: prediction time, due time, or the time of feedback.
+        What ``window_us`` counts: prediction time, due time, the time of feedback, or a record's own.
     window_us
         Start of the window, microseconds since 1970 UTC.
     codes, counts

@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -116,6 +116,16 @@ class FeatureProfile:
     def cell_count(self) -> int:
         """K: cells of this feature."""
         return len(self.counts)
+
+    @property
+    def rows(self) -> int:
+        """Training rows that its cells were learnt from."""
+        return sum(self.counts)
+
+    @property
+    def new_share(self) -> float:
+        """Share of rows that may hold a category without a cell to be known by: Good and Turing's missing mass."""
+        return 0.0 if self.is_number else self.weights[CELL_NEW] / max(1, self.rows)
 
     @property
     def minimum(self) -> float | None:
@@ -290,6 +300,29 @@ def build_profile(
     return Profile(model, fingerprint, table.height, tuple(features), tuple(labels))
 
 
+def fitted(profile: Profile | None, fields: Sequence[FieldLike], *, model: str, fingerprint: str = "") -> Profile:
+    """The profile with cells for every field of a contract, whatever it was made for.
+
+    A field that the profile does not have, or has of another kind, gets cells that no row was counted in; the other
+    fields keep their place. A profile that fits is returned as it is.
+    """
+    if profile is None:
+        profile = Profile(model, fingerprint, 0, ())
+    wanted = {field.name: field for field in fields}
+    features = [
+        feature if feature.name not in wanted or feature.kind == wanted[feature.name].kind
+        else _empty(wanted[feature.name])
+        for feature in profile.features
+    ]  # fmt: skip
+    features += [_empty(field) for field in fields if field.name not in profile.index]
+    return profile if tuple(features) == profile.features else replace(profile, features=tuple(features))
+
+
+def _empty(field: FieldLike) -> FeatureProfile:
+    kinds = {"number": pl.Float64, "category": pl.String, "boolean": pl.Boolean}
+    return build_feature(field, pl.Series(field.name, [], dtype=kinds[field.kind]))
+
+
 def _build_number(field: FieldLike, values: pl.Series) -> FeatureProfile:
     column = values.cast(pl.Float64)
     known = column.drop_nulls().drop_nans()
@@ -308,14 +341,13 @@ def _build_number(field: FieldLike, values: pl.Series) -> FeatureProfile:
 def _edges(x: npt.NDArray[np.float64], distinct: npt.NDArray[np.float64], times: npt.NDArray[Any]) -> tuple[float, ...]:
     if not len(x):
         return ()
-    with np.errstate(over="ignore"):  # of the largest double: there is nothing above
-        above = float(np.nextafter(distinct[-1], np.inf))
+    above = math.nextafter(float(distinct[-1]), math.inf)
     if len(distinct) <= DISTINCT_MAX:
         return tuple(float(v) for v in distinct) + ((above,) if math.isfinite(above) else ())
     ranks = [max(1, math.ceil(q * len(x))) for q in QUANTILES]
     chosen = {float(x[rank - 1]) for rank in ranks} | {float(x[0]), float(x[-1])}
     for atom in distinct[times >= ATOM_SHARE * len(x)]:
-        chosen |= {float(atom), float(np.nextafter(atom, np.inf))}
+        chosen |= {float(atom), math.nextafter(float(atom), math.inf)}
     return tuple(sorted(chosen))[: CELLS_MAX - NUMBER_SPECIALS - 1]
 
 
@@ -330,7 +362,9 @@ def _build_category(field: FieldLike, values: pl.Series) -> FeatureProfile:
     empty = FeatureProfile(field.name, field.kind, (), top, others, (), (), 0, 0.0)
     counts = np.bincount(empty.codes(values), minlength=CATEGORY_SPECIALS + len(top))
     weights = counts + 0.5
-    weights[CELL_NEW] = max(1, int((seen["n"] == 1).sum()))  # Good and Turing's missing mass
+    # Good and Turing's missing mass, and of a vocabulary too large to be kept what came again beyond its end.
+    beyond = seen["n"][TOP_NAMES + OTHER_NAMES_MAX :]
+    weights[CELL_NEW] = max(1, int((seen["n"] == 1).sum()) + int(beyond.filter(beyond > 1).sum()))
     if not others:
         weights[CELL_OTHER] = IMPOSSIBLE
     modal = float(counts[CATEGORY_SPECIALS:].max(initial=0) / max(1, len(values)))

@@ -111,17 +111,31 @@ class ModelConfig(BaseModel):
 
     @cached_property
     def profile(self) -> Profile:
-        """The reference profile, read once.
+        """The reference profile, fitted to the contract: a field that it does not know has cells without rows.
 
         Raises
         ------
         ConfigError
-            If none is configured, or it cannot be read.
+            If one is configured and cannot be read.
+        """
+        from schemas.profile import fitted
+
+        fingerprint = self.contract.fingerprint
+        return fitted(self.own_profile, self.contract.fields, model=self.name, fingerprint=fingerprint)
+
+    @cached_property
+    def own_profile(self) -> Profile | None:
+        """The reference profile as its file has it, read once; None: none is configured.
+
+        Raises
+        ------
+        ConfigError
+            If it cannot be read.
         """
         from schemas.profile import Profile
 
         if self.profile_path is None:
-            raise ConfigError(f"[models.{self.name}] has no 'profile'.", action="Make one with 'flywheel init'.")
+            return None
         try:
             return Profile.from_json(self.profile_path.read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError, TypeError) as error:

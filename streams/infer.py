@@ -17,7 +17,9 @@ import polars as pl
 
 from streams.tabular import TEXTS, TableError, event_times, feature_name, label_texts
 
-ROWS_MIN = 100
+ROWS_MIN = 10
+ROWS_FEW = 100
+"""With fewer rows than this ranges and null rates are guesses, and nothing is compared with training."""
 LABELS_MAX = 100
 """More distinct labels than this are an identifier or a number, not classes."""
 CLASSES_MAX = 20
@@ -108,6 +110,10 @@ def infer(
         raise TableError(
             f"The table has {known.height} rows with a '{columns.target}'; {ROWS_MIN} are needed.",
             action="Ranges, null rates and a first model need some past to be read off.",
+        )
+    if known.height < ROWS_FEW:
+        notes.append(
+            f"{known.height} rows are few: read the contract with care; see 'flywheel status' for what is off."
         )
     target, label = _target(known[columns.target], positive, task)
     features = _features(known, columns, notes)
@@ -264,8 +270,6 @@ def _features(table: pl.DataFrame, columns: Columns, notes: list[str]) -> list[s
 
 
 def _is_suitable(column: pl.Series) -> bool:
-    if column.null_count() == len(column):
-        return False
     kind = column.dtype
     return kind == pl.Boolean or kind.is_numeric() or isinstance(kind, TEXTS)
 
@@ -288,7 +292,10 @@ def _field(values: pl.Series, column: str, is_sliced: bool, notes: list[str]) ->
     share = values.null_count() / len(values)
     margin = NULL_SIGMAS * math.sqrt(share * (1 - share) / len(values)) + NULL_MARGIN
     expected["max_null_rate"] = min(1.0, math.ceil((share + margin) * 1000) / 1000)
-    if values.drop_nulls().n_unique() == 1:
+    known = values.drop_nulls().drop_nans() if values.dtype.is_float() else values.drop_nulls()
+    if not len(known):
+        notes.append(f"'{values.name}' has no value at all: it cannot be monitored against these rows (--drop it?).")
+    elif known.n_unique() == 1:
         notes.append(f"'{values.name}' has only one value: it teaches nothing (--drop it?).")
     return expected
 
@@ -323,6 +330,8 @@ def _rounded(value: float, *, up: bool) -> float:
 def _vocabulary(values: pl.Series, is_sliced: bool, notes: list[str]) -> dict[str, Any]:
     counts = values.drop_nulls().value_counts(name="n")
     words = sorted(str(word) for word in counts[values.name])
+    if not words:
+        return {}
     if is_sliced:
         if len(words) > SLICES_MAX:
             raise TableError(f"'{values.name}' has {len(words)} values; {SLICES_MAX} slices are the most.")

@@ -28,11 +28,21 @@ class Progress:
     said: dict[int, Said] = field(default_factory=dict)
     cluster: str = ""
     watermark_us: int | None = None
+    partitions: int = 0
+
+    @property
+    def quiet_us(self) -> int | None:
+        """When the last of the partition numbers said that everything on its topics is worked on; None: one did not."""
+        everyone = list(self.said.values())
+        if not everyone or len(everyone) < self.partitions or not all(each.is_idle for each in everyone):
+            return None
+        return min(each.time_us for each in everyone)
 
     def hear(self, message: Mapping[str, Any]) -> int | None:
         """Take in one message; the watermark that holds now (it never goes back)."""
         if message["cluster"] != self.cluster:
             self.cluster, self.said = message["cluster"], {}
+        self.partitions = message["partitions"]
         before = self.said.get(message["partition"], Said(0, None, 0, is_idle=False))
         if message["time"] >= before.time_us:
             watermark, since = before.watermark_us, before.since_us

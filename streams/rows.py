@@ -62,7 +62,8 @@ class ArchiveRows:
         scanned = pl.scan_parquet(path).filter(pl.col("model") == self.contract.model)
         have = set(scanned.collect_schema().names())
         frame = scanned.select([name for name in names if name in have]).collect()
-        place = {"cluster": path.parents[2].name, "partition": int(path.parent.name)}
+        place: dict[str, str | int] = {"cluster": path.parents[2].name, "partition": int(path.parent.name)}
+        place["segment"] = int(path.name.partition("-")[0])
         frame = frame.with_columns(**{name: pl.lit(value) for name, value in place.items()})
         self._frames[path] = frame
         while sum(f.height for f in self._frames.values()) > CACHED_ROWS_MAX and len(self._frames) > 1:

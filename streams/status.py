@@ -27,8 +27,10 @@ from schemas.times import format_us, now_us
 from streams.config import Config
 from streams.days import quality_days
 from streams.ends import LogEnds
+from streams.logic.coverage import coverage as coverage_of
+from streams.logic.coverage import in_words
 from streams.parity import last as last_parity
-from streams.tables import alert, dead_letter, progress
+from streams.tables import alert, dead_letter, monitor_state, progress
 from streams.tables import staleness as staleness_table
 from streams.windows import LogTotals, WindowReader
 
@@ -118,6 +120,7 @@ class StatusReader:
         return {
             "monitored": sum(counts.get(N, 0) for counts in totals.values()),
             "truths": sum(counts.get(N_TRUTH, 0) for counts in totals.values()),
+            "coverage": self._coverage(connection, name),
             "versions": [
                 {"version": version, "role": role, "monitored": counts.get(N, 0), "truths": counts.get(N_TRUTH, 0)}
                 for (version, role), counts in sorted(totals.items())
@@ -137,6 +140,23 @@ class StatusReader:
             },
             **self._quality(connection, name),
         }
+
+    def _coverage(self, connection: sa.Connection, name: str) -> dict[str, Any]:
+        """Which checks are made of the model's features; ``why_not`` says it of the others, in sentences."""
+        query = sa.select(monitor_state.c.learning).where(monitor_state.c.model == name)
+        learning = connection.execute(query).scalar()
+        silent = [f"{channel}: not monitored yet, because {why}" for channel, why in sorted((learning or {}).items())]
+        if learning is None:
+            silent = ["every channel: not monitored yet, because no worker has judged an hour"]
+        configured = self.config.models.get(name)
+        if configured is None:
+            return {"why_not": [f"{name}: not monitored, because it is not configured"]}
+        try:
+            found = coverage_of(configured.contract.fields, configured.own_profile, configured.monitor)
+        except FlywheelError as error:
+            return {"why_not": [f"{name}: not monitored, because of its configuration: {error}"]}
+        told = found.as_dict()
+        return told | {"learning": learning, "why_not": [*silent, *in_words(told["not_monitored"])]}
 
     def _quality(self, connection: sa.Connection, name: str) -> dict[str, Any]:
         try:
@@ -301,7 +321,9 @@ def _alerts(connection: sa.Connection, name: str) -> list[dict[str, Any]]:
     )
     query = sa.select(alert).where(alert.c.model == name, alert.c.incident_id.not_in(over))
     rows = connection.execute(query.order_by(alert.c.time_us, alert.c.alert_id)).all()
-    shown = ("alert_id", "incident_id", "version", "severity", "channel", "subject", "slice", "state", "message")
+    shown = (
+        "alert_id", "incident_id", "version", "severity", "channel", "subject", "slice", "state", "message", "detail",
+    )  # fmt: skip
     found = [{key: getattr(row, key) for key in shown} | {"since": format_us(row.time_us)} for row in rows]
     return sorted(found, key=lambda a: SEVERITIES.index(a["severity"]) if a["severity"] in SEVERITIES else -1)
 

@@ -62,6 +62,7 @@ monitor_state = sa.Table(
     metadata,
     sa.Column("model", sa.String(128), primary_key=True),
     sa.Column("evaluated_us", sa.BigInteger, nullable=False),
+    sa.Column("learning", sa.JSON, doc="what is silent because too little is known yet, see Monitor.learning"),
     sa.Column("snapshot", sa.LargeBinary, nullable=False),
 )
 

@@ -29,6 +29,8 @@ from schemas.events import topic
 from schemas.history import history_parts
 from schemas.parts import ALL_SLICE, N_TRUTH, Part
 from schemas.times import DAY_US, HOUR_US, now_us
+from streams.evidence import evidence
+from streams.foresight import Foresight
 from streams.history import base_rows, has_honest_scores, predict_of, version_rows
 from streams.logic.counts import HourlyCounts, LocalHours
 from streams.logic.impact import Impact, ImpactEvidence, put_back
@@ -83,8 +85,12 @@ class Watch:
     _saved: float = 0.0
     _unseen: set[str] = field(default_factory=set)
     """Models with counts that nobody looked at yet."""
+    _foresight: Foresight = field(init=False)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     """Summaries and champions come from different agents, each in a thread of its own."""
+
+    def __post_init__(self) -> None:
+        self._foresight = Foresight(self.runtime.engine)
 
     def truths(self, model: str, until_us: int) -> int:
         """Rows of a model whose truth was due before an event time."""
@@ -100,7 +106,8 @@ class Watch:
                 self._confirm(model)
         parts = list(self.merger.everything())
         self._count(parts)
-        for model in ({part.model for part in parts} & set(self.runtime.plans)) - set(self.models):
+        served = {part.model for part in parts if part.axis != "log"}
+        for model in (served & set(self.runtime.plans)) - set(self.models):
             self._begin_unregistered(model, [part for part in parts if part.model == model])
         for name, watched in self.models.items():
             watched.monitor.add(part for part in parts if part.model == name)
@@ -110,6 +117,7 @@ class Watch:
         with self._lock:
             self.models.clear()
             self._due.clear()
+            self._foresight.forget()
             self.start()
 
     def add(self, parts: Sequence[Part]) -> None:
@@ -119,8 +127,9 @@ class Watch:
             for model in {part.model for part in parts} & set(self.runtime.plans):
                 own = [part for part in parts if part.model == model]
                 if model not in self.models:
-                    self._begin_unregistered(model, own)
-                elif self.models[model].version is None:
+                    self._begin_late(model, own)
+                    continue
+                if self.models[model].version is None:
                     self._follow(model, own)
                 self.models[model].monitor.add(own)
                 self._unseen.add(model)
@@ -137,6 +146,13 @@ class Watch:
                     connection.execute(statement.on_conflict_do_update(index_elements=["model"], set_=values))
                 self._unseen.discard(model)
 
+    def _begin_late(self, model: str, parts: Sequence[Part]) -> None:
+        """The first pair of a model that nobody registered; what came before it belongs to no version."""
+        if any(part.axis != "log" for part in parts):
+            everything = [part for part in self.merger.everything() if part.model == model]
+            self._begin_unregistered(model, everything)
+            self.models[model].monitor.add(everything)
+
     def _count(self, parts: Iterable[Part]) -> None:
         for part in parts:
             if part.slice == ALL_SLICE and part.axis == "due":
@@ -149,15 +165,31 @@ class Watch:
         with self._lock:
             for model, watched in self.models.items():
                 alerts = watched.monitor.advance(watermark_us, self._impact(model, watched))
+                alerts += self._foresight.take_back(watched.monitor, alerts)
                 self._unwritten += alerts
                 found += alerts
-            while self._unwritten:
-                alert = self._unwritten[0]
-                self._write(self.models[alert.model], alert)
-                log.warning("alert", model=alert.model, severity=alert.severity, state=alert.state, text=alert.message)
-                self._unwritten.pop(0)
+            self._write_all()
             if time.monotonic() - self._saved >= SNAPSHOT_INTERVAL_S:
                 self.save()
+        return found
+
+    def _write_all(self) -> None:
+        while self._unwritten:
+            alert = self._unwritten[0]
+            self._write(self.models[alert.model], alert)
+            log.warning("alert", model=alert.model, severity=alert.severity, state=alert.state, text=alert.message)
+            self._unwritten.pop(0)
+
+    def foresee(self, cluster: str, quiet_us: int) -> list[AlertRecord]:
+        """Nothing waits on any topic at this time of the clock: tell of silence, though no row closes its hours."""
+        found: list[AlertRecord] = []
+        with self._lock:
+            until_us = self._foresight.live_until(cluster, quiet_us)
+            if until_us is not None:
+                for watched in self.models.values():
+                    found += self._foresight.look(watched.monitor, until_us)
+            self._unwritten += found
+            self._write_all()
         return found
 
     def save(self) -> None:
@@ -166,8 +198,11 @@ class Watch:
         for model, watched in self.models.items():
             data = _lean(watched.monitor)
             hour_us = watched.monitor.next_hour * HOUR_US
+            learning = watched.monitor.learning()
+            if watched.version is None:
+                learning["impact"] = "no version of the model is registered: drift only warns, nothing can be put back"
             with write(self.runtime.engine) as connection:
-                values = {"evaluated_us": hour_us, "snapshot": data}
+                values = {"evaluated_us": hour_us, "snapshot": data, "learning": learning}
                 statement = upsert(connection, monitor_state).values(model=model, **values)
                 connection.execute(statement.on_conflict_do_update(index_elements=["model"], set_=values))
 
@@ -227,9 +262,9 @@ class Watch:
     def _info(self, model: str, version: str) -> MonitorInfo:
         contract = self.runtime.plans[model].contract
         slices = tuple(s.name for s in contract.slices())
-        return MonitorInfo(
-            model, version, contract.timezone, slices, contract.target.unit, tuple(contract.paired().items())
-        )
+        facts = tuple(contract.paired().items())
+        aged = tuple(f.name for f in contract.fields if f.max_age_s is not None)
+        return MonitorInfo(model, version, contract.timezone, slices, contract.target.unit, facts, aged)
 
     def _promoted_us(self, model: str) -> int:
         return max((e.time_us for e in self.runtime.models.history(model) if e.alias == "champion"), default=0)
@@ -265,7 +300,7 @@ class Watch:
 
     def _begin_unregistered(self, model: str, parts: Iterable[Part]) -> None:
         """A model whose versions are somebody else's: features are watched, put-back is not possible."""
-        listed = list(parts)
+        listed = [part for part in parts if part.axis != "log"]
         plan, policy = self.runtime.plans[model], self.runtime.config.model(model).monitor
         newest = max(listed, key=lambda part: part.window_us)
         start_us = min(part.window_us for part in listed)
@@ -326,25 +361,30 @@ class Watch:
     # -- alerts -------------------------------------------------------------------------------------------------------
 
     def _write(self, watched: Watched, alert: AlertRecord) -> None:
+        plan, place = self.runtime.plans[alert.model], {"topic": None, "partition": None, "offset": None}
+        detail = dict(alert.detail)
+        if alert.state != "closed":
+            rows = of_slice(watched.rows.between(alert.window_start_us, alert.window_end_us), alert.slice)
+            place = _first_record(rows)
+            detail |= evidence(rows, alert, plan.contract, plan.profile)
         record = {
             "alert_id": alert.alert_id, "incident_id": alert.incident_id, "model": alert.model,
             "version": alert.version, "event_time": alert.event_time_us, "severity": alert.severity,
             "state": alert.state, "channel": alert.channel, "subject": alert.subject, "slice": alert.slice,
             "window_start": alert.window_start_us, "window_end": alert.window_end_us,
-            **self._first_record(watched, alert), "message": alert.message, "detail": as_json(alert.detail),
+            **place, "message": alert.message, "detail": as_json(detail),
         }  # fmt: skip
         with write(self.runtime.engine) as connection:
             keep_alert(connection, record, self.runtime.config.notify)
             enqueue(connection, "alerts", alert.model, record)
 
-    @staticmethod
-    def _first_record(watched: Watched, alert: AlertRecord) -> dict[str, Any]:
-        """Where the first input of an alert's window is."""
-        rows = of_slice(watched.rows.between(alert.window_start_us, alert.window_end_us), alert.slice)
-        if not rows.height:
-            return {"topic": None, "partition": None, "offset": None}
-        first = rows.row(int(np.argmin(rows["event_time"].to_numpy())), named=True)
-        return {"topic": topic("inputs"), "partition": first["partition"], "offset": first["offset"]}
+
+def _first_record(rows: pl.DataFrame) -> dict[str, Any]:
+    """Where the first input of an alert's window is."""
+    if not rows.height:
+        return {"topic": None, "partition": None, "offset": None}
+    first = rows.row(int(np.argmin(rows["event_time"].to_numpy())), named=True)
+    return {"topic": topic("inputs"), "partition": first["partition"], "offset": first["offset"]}
 
 
 def keep_alert(connection: sa.Connection, record: Mapping[str, Any], notifiers: Mapping[str, NotifierConfig]) -> None:

@@ -60,6 +60,9 @@ class Summaries:
             if watermark is not None and watermark > (self._judged_us or 0):  # also what an error left unjudged
                 self._judge(self._judged_us, watermark)
                 self._judged_us = watermark
+            quiet_us = self.progress.quiet_us
+            if quiet_us is not None:
+                self._watch.foresee(self._runtime.cluster, quiet_us)
 
     def _take_over(self) -> None:
         """Another worker had the topic meanwhile: what is in memory here is not all there is."""
@@ -175,7 +178,8 @@ class Alerts:
         if not rows:
             return None
         shown = next((row for row in rows if row.channel in INPUT_CHANNELS), rows[0])
-        feature = shown.subject if shown.channel in INPUT_CHANNELS else None
+        is_feature = shown.channel in INPUT_CHANNELS and not shown.subject.startswith("@")
+        feature = shown.subject if is_feature else None
         return {
             "from_us": shown.detail.get("window_start") or shown.time_us,
             "feature": feature,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from streams.alerts import Incident
 
 WIDTH = 96
+TITLE = 10
 DURATION = re.compile(r"(\d+)([mhd])")
 UNITS_S = {"m": 60, "h": 3_600, "d": 86_400}
 STATES = ("open", "acknowledged", "closed")
@@ -250,7 +251,10 @@ def _page(incident: Incident) -> list[str]:
     ]
     for alert in incident.alerts:
         about = alert["subject"] if alert["subject"] == alert["channel"] else f"{alert['channel']} {alert['subject']}"
-        lines += ["", f"{format_us(alert['time_us'])}  {alert['state']}  {about}  slice {alert['slice']}"]
+        lines += [
+            "",
+            f"{format_us(alert['time_us'])}  {alert['severity']} {alert['state']}  {about}  slice {alert['slice']}",
+        ]
         lines += textwrap.wrap(plain(alert["message"]), WIDTH, initial_indent="  ", subsequent_indent="  ")
         lines += [f"  {text}" for text in _evidence(alert["detail"])]
     if incident.actions:
@@ -269,16 +273,13 @@ def _page(incident: Incident) -> list[str]:
 
 
 def _evidence(detail: Mapping[str, Any]) -> list[str]:
-    """Window and place in the log first, then what else the alert knows."""
-    from schemas.times import format_us
+    """What shows it and where that is in the log first, then what else the alert knows."""
+    from streams.evidence import TOLD, in_words
 
     lines = []
-    if detail.get("window_start") is not None:
-        lines.append(f"window    {format_us(detail['window_start'])} .. {format_us(detail['window_end'])}")
-    if detail.get("topic") is not None:
-        lines.append(f"first at  {detail['topic']}-{detail['partition']} offset {detail['offset']}")
-    skipped = {"window_start", "window_end", "topic", "partition", "offset"}
-    rest = [f"{name} {_short(value)}" for name, value in sorted(detail.items()) if name not in skipped]
+    for title, said in in_words(detail):
+        lines += textwrap.wrap(f"{title:<{TITLE}}{said}", WIDTH - 2, subsequent_indent=" " * TITLE)
+    rest = [f"{name} {_short(value)}" for name, value in sorted(detail.items()) if name not in TOLD]
     return lines + textwrap.wrap("; ".join(rest), WIDTH - 2)
 
 

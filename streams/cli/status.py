@@ -20,6 +20,7 @@ HOME_AND_CLEAR = "\x1b[H\x1b[J"
 ALERTS_SHOWN = 6
 RUNS_SHOWN = 3
 STALE_SHOWN = 3
+REASONS_SHOWN = 5
 
 
 @click.command()
@@ -142,6 +143,7 @@ def _model(name: str, model: dict[str, Any]) -> list[str]:
         found += _row("champion", f"none is registered{'; seen: ' if seen else ''}{seen}")
     found += _row("monitored", f"{_number(model['monitored'])} predictions, {_number(model['truths'])} truths")
     found += _parity(model["parity"])
+    found += _coverage(model["coverage"])
     alerts = model["alerts"]
     for at, alert in enumerate(alerts[:ALERTS_SHOWN]):
         where = "" if alert["slice"] == "all" else f" {alert['slice']}"
@@ -183,6 +185,20 @@ def _parity(told: dict[str, Any] | None) -> list[str]:
     listed = ", ".join(f"{each['feature']} {each['exact_share']:.0%} equal" for each in wrong)
     more = f" and {len(told['wrong']) - len(wrong)} more" if len(told["wrong"]) > len(wrong) else ""
     return _row("parity", text + (f"{listed}{more}" if wrong else "as served"))
+
+
+def _coverage(coverage: dict[str, Any]) -> list[str]:
+    """How many of the checks that there could be are made, and why the others are not."""
+    reasons = coverage["why_not"]
+    if "checks" not in coverage:
+        return _row("coverage", reasons[0])
+    figures = f"{coverage['checks_monitored']} of {coverage['checks']} checks of {coverage['features']} features"
+    found = _row("coverage", figures)
+    for reason in reasons[:REASONS_SHOWN]:
+        found += _row("", reason)
+    if len(reasons) > REASONS_SHOWN:
+        found += _row("", f"and {len(reasons) - REASONS_SHOWN} more reasons (--json)")
+    return found
 
 
 def _people(model: dict[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from schemas.errors import UsageError
 from schemas.parts import ALL_SLICE
 from schemas.times import DAY_US, HOUR_US
 from streams.lab.recording import Recording, Watched, watch_changed
-from streams.logic.incident import PAGE, AlertRecord
+from streams.logic.incident import PAGING, AlertRecord
 
 Kind = Literal["missing", "default", "shifted", "scaled", "frozen", "renamed"]
 NUMBER_KINDS: tuple[Kind, ...] = ("missing", "default", "shifted", "scaled", "frozen")
@@ -230,7 +230,7 @@ def tell(healthy: Watched, trial: Trial) -> tuple[float | None, AlertRecord | No
     alerts = [
         alert
         for alert in watch_changed(healthy, trial.moment_us, trial.moment_us + FOLLOWED_DAYS * DAY_US, trial.changed)
-        if alert.severity == PAGE
+        if alert.severity in PAGING
         and alert.state != "closed"
         and (alert.channel, alert.subject, alert.slice, alert.event_time_us) not in known
     ]

@@ -16,7 +16,7 @@ from schemas.profile import Profile
 from schemas.times import DAY_US, HOUR_US
 from streams.logic.counts import LocalHours
 from streams.logic.impact import Impact, ImpactEvidence, Predict, put_back
-from streams.logic.incident import AlertRecord
+from streams.logic.incident import PAGING, AlertRecord
 from streams.logic.monitor import Monitor, MonitorInfo
 from streams.logic.policy import MonitorPolicy
 from streams.logic.state import restore, snapshot
@@ -159,7 +159,7 @@ class Watched:
     @property
     def pages(self) -> list[AlertRecord]:
         """What wakes somebody: a paging incident's opening; ``extended`` tells its reader more."""
-        return [alert for alert in self.alerts if alert.severity == "page" and alert.state == "opened"]
+        return [alert for alert in self.alerts if alert.severity in PAGING and alert.state == "opened"]
 
 
 def watch(

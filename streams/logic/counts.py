@@ -17,7 +17,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
-from schemas.parts import CELLS, CELLS_SIDE, OUTSIDE, PAIRED, PAIRED_DIFFER, Part
+from schemas.events import SOURCES
+from schemas.parts import CELLS, CELLS_SIDE, LOG_SIDE, OUTSIDE, PAIRED, PAIRED_DIFFER, Part
 from schemas.profile import NUMBER_SPECIALS, Profile
 from schemas.times import HOUR_US
 
@@ -29,6 +30,10 @@ SCALARS = 32
 """Scalars of a part that are kept by hour; the largest used code is 28."""
 ROWS, DIFFER = 0, 1
 """Of inputs held against facts."""
+
+
+LOG_CODES = LOG_SIDE * len(SOURCES)
+_NOTHING: Ints = np.zeros(LOG_CODES, np.int64)
 
 
 class LocalHours:
@@ -54,6 +59,10 @@ class LocalHours:
             noon = day * 24 + 12
             self._hours[day] = [h for h in range(noon - 30, noon + 31) if self(h)[0] == day]
         return self._hours[day]
+
+    def hour_at(self, day: int, hour_of_day: int) -> Hour | None:
+        """The first hour of a local day that its clock calls so; None: it was left out."""
+        return next((hour for hour in self.hours_of(day) if self(hour)[1] == hour_of_day), None)
 
 
 _EPOCH_ORDINAL = datetime(1970, 1, 1, tzinfo=UTC).toordinal()
@@ -163,6 +172,8 @@ class HourlyCounts:
         The same by due hour.
     facts
         hour of the feedback -> int32[rows or differing rows, slice, feature] of inputs held against facts.
+    log
+        hour -> int64[code] of the log axis.
     first, last
         First and last hour with a part.
     """
@@ -173,6 +184,7 @@ class HourlyCounts:
     scalars: dict[Hour, Ints] = field(default_factory=dict)
     due: dict[Hour, Ints] = field(default_factory=dict)
     facts: dict[Hour, npt.NDArray[np.int32]] = field(default_factory=dict)
+    log: dict[Hour, Ints] = field(default_factory=dict)
     forgotten_before: Hour = -(1 << 40)
     late: int = 0
 
@@ -193,6 +205,9 @@ class HourlyCounts:
             slices = np.repeat(np.array([place for place, _ in listed], np.int64), lengths)
             codes = np.concatenate([part.codes for _, part in listed]).astype(np.int64)
             counts = np.concatenate([part.counts for _, part in listed])
+            if axis == "log":
+                np.add.at(self.log.setdefault(hour, np.zeros(LOG_CODES, np.int64)), codes, counts)
+                continue
             if axis == "fact":
                 self._add_facts(hour, slices, codes, counts)
                 continue
@@ -244,9 +259,13 @@ class HourlyCounts:
         found = [self.scalars[hour][0] for hour in hours if hour in self.scalars]
         return np.sum(found, axis=0, dtype=np.int64) if found else np.zeros(SCALARS, np.int64)
 
+    def arrived(self, hour: Hour) -> Ints:
+        """The counters of the log axis of one hour, int64[code]."""
+        return self.log.get(hour, _NOTHING)
+
     def forget(self, before: Hour) -> None:
         """Drop the hours before this one."""
         self.forgotten_before = max(self.forgotten_before, before)
-        for store in (self.cells, self.outside, self.scalars, self.due, self.facts):
+        for store in (self.cells, self.outside, self.scalars, self.due, self.facts, self.log):
             for hour in [h for h in store if h < before]:
                 del store[hour]

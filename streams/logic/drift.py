@@ -16,6 +16,8 @@ from streams.logic.baseline import Windows
 from streams.logic.counts import Floats, Layout
 from streams.logic.policy import MonitorPolicy
 
+TOP_CELLS = 3
+
 
 @dataclass(frozen=True, order=True)
 class Candidate:
@@ -37,6 +39,8 @@ class Candidate:
         N.
     observed, expected
         Shares q and e.
+    cells
+        The cells that moved most: (in words, observed, expected), by (q-e)/sqrt(e).
     """
 
     strength: float
@@ -48,6 +52,7 @@ class Candidate:
     rows: int
     observed: float
     expected: float
+    cells: tuple[tuple[str, float, float], ...] = ()
 
 
 def evidence(windows: Windows, correlation: Floats, policy: MonitorPolicy) -> Floats:
@@ -133,5 +138,16 @@ def candidates(z: Floats, windows: Windows, record: Floats, layout: Layout, poli
             rows=rows,
             observed=float(windows.x[w, d] / rows),
             expected=float(windows.expected[w, d] / rows),
+            cells=_moved(windows, layout, w, int(ends[f]), f),
         )
     return sorted(found.values(), key=lambda c: (-c.strength, c.slice, c.feature, c.hours))
+
+
+def _moved(windows: Windows, layout: Layout, w: int, first: int, f: int) -> tuple[tuple[str, float, float], ...]:
+    """The cells of a feature that moved most, none for a single row; its cells are the first of its directions."""
+    feature = layout.profile.features[f]
+    cells = slice(first, first + feature.cell_count)
+    observed, expected = windows.x[w, cells] / windows.rows[w], windows.expected[w, cells] / windows.rows[w]
+    pull = np.abs(observed - expected) / np.sqrt(np.maximum(expected, 1.0 / windows.rows[w]))
+    best = np.argsort(-pull, kind="stable")[:TOP_CELLS]
+    return tuple((feature.cell_label(k), float(observed[k]), float(expected[k])) for k in best.tolist() if pull[k] > 0)

@@ -1,9 +1,10 @@
 """Alerts and incidents: many sightings, one incident a model, one alert for each new thing that it shows.
 
 An incident opens with the first sighting that is worth waking somebody, is extended once by every further channel and
-field, and closes when none of its causes was seen for ``quiet_hours``. Values outside the contract only warn, in an
-incident of their own, so that a range learnt in winter cannot hold the other one open. Ids follow from the model, the
-hour and the cause: the same log gives the same alerts, and a handler may see one twice.
+field, and once more by one that has become critical, and closes when none of its causes was seen for ``quiet_hours``.
+Values outside the contract only warn, in an incident of their own, so that a range learnt in winter cannot hold the
+other one open. Ids follow from the model, the hour and the cause: the same log gives the same alerts, and a handler may
+see one twice.
 
 A person may close one and say what it was. What was *fixed* is taken out of what the monitor learns from, and comes
 again as a new incident if it is still there. A *false alarm* and a change that is *accepted* are not told again until
@@ -18,7 +19,9 @@ from typing import Any
 from schemas.times import HOUR_US, format_us
 from streams.logic.counts import Hour
 
-PAGE, WARN = "page", "warn"
+PAGE, WARN, CRITICAL = "page", "warn", "critical"
+PAGING = (PAGE, CRITICAL)
+"""Severities that wake somebody: of one track, so that a page may rise."""
 FIXED, FALSE_ALARM, ACCEPTED = "fixed", "false_alarm", "accepted"
 VERDICTS = (FIXED, FALSE_ALARM, ACCEPTED)
 TRACKS = (PAGE, WARN)
@@ -38,7 +41,7 @@ class AlertRecord:
     event_time_us
         End of the hour that showed it.
     severity
-        ``page`` or ``warn``.
+        ``critical``, ``page`` or ``warn``.
     state
         ``opened``, ``extended`` or ``closed``.
     channel
@@ -82,7 +85,9 @@ class Sighting:
     hours
         Length of the window that ends with the hour.
     severity
-        ``page`` or ``warn``.
+        ``page`` or ``warn``: the track of its incident.
+    is_critical
+        A page that cannot wait: nearly all rows, or answers that are far off.
     message, detail
         As in an alert; empty where ``is_new`` is False.
     is_new
@@ -100,6 +105,7 @@ class Sighting:
     detail: dict[str, Any] = field(default_factory=dict)
     is_new: bool = True
     scope: str = ""
+    is_critical: bool = False
 
     @property
     def key(self) -> str:
@@ -125,6 +131,8 @@ class Incident:
         First hour that showed it.
     first
         Channel, subject and slice of what opened it.
+    critical
+        The causes that were told as critical.
     """
 
     incident_id: str
@@ -133,6 +141,12 @@ class Incident:
     causes: dict[str, Hour]
     since: dict[str, Hour]
     first: tuple[str, str, str]
+    critical: list[str] = field(default_factory=list)
+
+    @property
+    def worst(self) -> str:
+        """Of all that it has shown."""
+        return CRITICAL if self.critical else self.severity
 
 
 @dataclass
@@ -221,7 +235,8 @@ class Incidents:
         incident = self.open.get(sighting.severity)
         if incident is not None and sighting.key in incident.causes:
             incident.causes[sighting.key] = hour
-            return []
+            is_rise = sighting.is_critical and sighting.is_new and sighting.key not in incident.critical
+            return [self._alert(hour, incident, sighting, "extended", rise=True)] if is_rise else []
         if self.is_dismissed(sighting.key, sighting.severity):
             self.dismissed[sighting.severity][_about(sighting.key)] = hour
             return []
@@ -249,8 +264,12 @@ class Incidents:
         sighting = Sighting(channel, subject, slice_name, hours, incident.severity, message, detail)
         return self._alert(hour, incident, sighting, "closed")
 
-    def _alert(self, hour: Hour, incident: Incident, sighting: Sighting, state: str) -> AlertRecord:
-        suffix = "closed" if state == "closed" else sighting.key
+    def _alert(
+        self, hour: Hour, incident: Incident, sighting: Sighting, state: str, *, rise: bool = False
+    ) -> AlertRecord:
+        suffix = "closed" if state == "closed" else f"{sighting.key}/{CRITICAL}" if rise else sighting.key
+        if sighting.is_critical:
+            incident.critical.append(sighting.key)
         end_us = (hour + 1) * HOUR_US
         return AlertRecord(
             alert_id=f"{incident.incident_id}/{suffix}",
@@ -258,7 +277,7 @@ class Incidents:
             model=self.model,
             version=self.version,
             event_time_us=end_us,
-            severity=incident.severity,
+            severity=incident.worst if state == "closed" else CRITICAL if sighting.is_critical else incident.severity,
             state=state,
             channel=sighting.channel,
             subject=sighting.subject,

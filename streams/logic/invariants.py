@@ -1,15 +1,16 @@
 """Channel C: what the contract and common sense say without any statistics.
 
-Rules on hourly counts, by slice and field: mostly null, mostly a category never seen, mostly outside the contract, and
-one unchanging value. "Unchanging" is read off cells: every row of consecutive hours in one and the same cell, for far
-longer than training ever showed (a cell of a number holds a tenth of its values or less, so this sees a stuck feed some
-rows later than comparing values would, and needs no order of rows).
+Rules on hourly counts, by slice and field: mostly null, not finite, mostly a category never seen, mostly outside the
+contract, and one unchanging value. "Unchanging" is read off cells: every row of consecutive hours in one and the same
+cell, for far longer than training ever showed (a cell of a number holds a tenth of its values or less, so this sees a
+stuck feed some rows later than comparing values would, and needs no order of rows). What the training rows do not allow
+to be judged is left out, and told by :mod:`streams.logic.coverage`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.parts import N_INPUT
-from schemas.profile import CELL_NEW, CELL_NULL
+from schemas.profile import CELL_NAN, CELL_NEG_INF, CELL_NEW, CELL_NULL, CELL_POS_INF
 from streams.logic.counts import Floats, Hour, HourlyCounts, Ints, Layout
+from streams.logic.coverage import FROZEN, NAN, UNSEEN, gap
 from streams.logic.policy import MonitorPolicy
 
 NEVER_NULL = 0.02
@@ -32,7 +34,7 @@ class Breach:
     Attributes
     ----------
     rule
-        ``null``, ``unseen``, ``outside`` or ``frozen``.
+        ``null``, ``nan``, ``unseen``, ``outside``, ``stale`` or ``frozen``.
     slice, feature
         Where.
     hours
@@ -113,6 +115,8 @@ class Invariants:
         float64[slice, feature]: the emptiest window of the training history.
     learned_days
         Healthy days that ``runs`` has seen; with fewer than ``baseline_days_min`` nothing is called frozen.
+    aged
+        Fields that are a feed's own time stamp: outside the contract means too old.
     """
 
     layout: Layout
@@ -120,13 +124,14 @@ class Invariants:
     runs: Runs
     null_record: Floats
     learned_days: int = 0
+    aged: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, layout: Layout, policy: MonitorPolicy) -> Invariants:
+    def of(cls, layout: Layout, policy: MonitorPolicy, aged: tuple[str, ...] = ()) -> Invariants:
         """Rules that have seen the training profile only."""
         shape = len(layout.slices), len(layout.profile.features)
-        null = [f.counts[CELL_NULL] / max(1, layout.profile.m) for f in layout.profile.features]
-        return cls(layout, policy, Runs.empty(*shape), np.broadcast_to(np.array(null), shape).copy())
+        null = [f.counts[CELL_NULL] / f.rows if f.rows else 1.0 for f in layout.profile.features]
+        return cls(layout, policy, Runs.empty(*shape), np.broadcast_to(np.array(null), shape).copy(), aged=aged)
 
     @cached_property
     def _is_judged(self) -> npt.NDArray[np.bool_]:
@@ -159,29 +164,35 @@ class Invariants:
         policy = self.policy
         rows, null = self._shares(counts, policy.null_hours, hour, self._null_columns)
         is_full = self.null_record < policy.null_record
-        if self._is_learning:  # a field that is empty now and then may be so for hours: learn before judging it
+        if self.is_learning:  # a field that is empty now and then may be so for hours: learn before judging it
             is_full = self.null_record < NEVER_NULL
             self._learn_null(rows, np.where(is_full, 0, null))
         found = self._breaches("null", rows, null, policy.null_hours, policy.null_share, is_full)
         rows, new = self._shares(counts, policy.unseen_hours, hour, self._new_columns)
-        found += self._breaches("unseen", rows, new, policy.unseen_hours, policy.unseen_share, self._is_category)
+        found += self._breaches("unseen", rows, new, policy.unseen_hours, policy.unseen_share, self._can_be_unseen)
+        rows, strange = self._nan(counts, policy.nan_hours, hour)
+        found += self._breaches("nan", rows, strange, policy.nan_hours, policy.nan_share, self._can_be_nan)
         rows, outside = self._outside(counts, policy.outside_hours, hour)
         everywhere = np.ones_like(self._is_judged)
         found += self._breaches("outside", rows, outside, policy.outside_hours, policy.outside_share, everywhere)
-        return found + self._frozen()
+        return [
+            replace(b, rule="stale", severity="page") if b.rule == "outside" and b.feature in self.aged else b
+            for b in (*found, *self._frozen())
+        ]
 
     @property
     def _run_limit(self) -> npt.NDArray[np.float64]:
         return np.asarray(np.maximum(self.policy.frozen_rows, self.policy.frozen_factor * self.runs.longest))
 
     @property
-    def _is_learning(self) -> bool:
+    def is_learning(self) -> bool:
+        """Whether nothing is called frozen yet."""
         return self.learned_days < self.policy.baseline_days_min
 
     def _step(self, counts: HourlyCounts, hour: Hour) -> None:
         grid = counts.cells.get(hour)
         if grid is not None:
-            limit = None if self._is_learning else self._run_limit
+            limit = None if self.is_learning else self._run_limit
             self.runs.step(grid, counts.scalar(hour, N_INPUT), self.layout, limit)
 
     @cached_property
@@ -193,9 +204,23 @@ class Invariants:
         return np.asarray(self.layout.offsets[:-1] + CELL_NEW)
 
     @cached_property
-    def _is_category(self) -> npt.NDArray[np.bool_]:
-        is_category = [not feature.is_number for feature in self.layout.profile.features]
-        return np.broadcast_to(np.array(is_category), self._is_judged.shape)
+    def _can_be_unseen(self) -> npt.NDArray[np.bool_]:
+        return self._where(UNSEEN, is_number=False)
+
+    @cached_property
+    def _can_be_nan(self) -> npt.NDArray[np.bool_]:
+        return self._where(NAN, is_number=True)
+
+    @cached_property
+    def _can_freeze(self) -> npt.NDArray[np.bool_]:
+        return self._where(FROZEN)
+
+    def _where(self, check: str, *, is_number: bool | None = None) -> npt.NDArray[np.bool_]:
+        """Where the training rows allow a check."""
+        features = self.layout.profile.features
+        kinds = [is_number is None or feature.is_number == is_number for feature in features]
+        allowed = [kind and gap(check, f, self.policy) is None for kind, f in zip(kinds, features, strict=True)]
+        return np.broadcast_to(np.array(allowed), self._is_judged.shape)
 
     def _shares(self, counts: HourlyCounts, hours: int, hour: Hour, columns: Ints) -> tuple[Ints, Ints]:
         shape = len(self.layout.slices), len(columns)
@@ -205,6 +230,19 @@ class Invariants:
             if grid is not None:
                 rows += counts.scalar(past, N_INPUT)
                 hits += grid[:, columns]
+        return rows, hits
+
+    def _nan(self, counts: HourlyCounts, hours: int, hour: Hour) -> tuple[Ints, Ints]:
+        """Rows, and those of numbers that are NaN or infinite."""
+        hits = np.zeros(self._is_judged.shape, np.int64)
+        rows = np.zeros(len(self.layout.slices), np.int64)
+        numbers = np.flatnonzero([feature.is_number for feature in self.layout.profile.features])
+        columns = self.layout.offsets[numbers][:, None] + np.array([CELL_NAN, CELL_NEG_INF, CELL_POS_INF])
+        for past in range(hour - hours + 1, hour + 1):
+            grid = counts.cells.get(past)
+            if grid is not None:
+                rows += counts.scalar(past, N_INPUT)
+                hits[:, numbers] += grid[:, columns].sum(2)
         return rows, hits
 
     def _outside(self, counts: HourlyCounts, hours: int, hour: Hour) -> tuple[Ints, Ints]:
@@ -227,18 +265,18 @@ class Invariants:
         ]
 
     def _frozen(self) -> list[Breach]:
-        if self._is_learning:
+        if self.is_learning:
             return []
         runs, policy, allowed = self.runs, self.policy, self._run_limit
         found = []
-        is_long = (runs.rows > allowed) & (runs.hours >= policy.frozen_hours) & self._is_judged
+        is_long = (runs.rows > allowed) & (runs.hours >= policy.frozen_hours) & self._is_judged & self._can_freeze
         for s, f in zip(*(a.tolist() for a in np.nonzero(is_long)), strict=True):
             feature = self.layout.profile.features[f]
             cell = int(runs.cell[s, f])
-            share = feature.counts[cell] / max(1, self.layout.profile.m)
+            share = feature.counts[cell] / max(1, feature.rows)
             # Beyond training's range a cell has no other end: a warm summer is not a stuck sensor.
             is_open = feature.is_number and cell in (feature.specials, feature.cell_count - 1)
-            if cell != CELL_NULL and not is_open and share < policy.frozen_share:
+            if cell >= feature.specials and not is_open and share < policy.frozen_share:
                 window = int(runs.hours[s, f]), int(runs.rows[s, f])
                 found.append(Breach("frozen", self._slice(s), feature.name, *window, 1.0, float(allowed[s, f]), "page"))
         return found
@@ -250,9 +288,9 @@ class Invariants:
         return self.layout.profile.features[place].name
 
 
-def strongest_breaches(breaches: Sequence[Breach]) -> list[Breach]:
-    """One breach for each rule and field: of the slice with the largest share, the widest of equals."""
-    best: dict[tuple[str, str], Breach] = {}
+def strongest_breaches(breaches: Sequence[Breach]) -> list[tuple[Breach, tuple[str, ...]]]:
+    """One breach for each rule and field, of the slice with the largest share, the widest of equals; and all slices."""
+    found: dict[tuple[str, str], list[Breach]] = {}
     for breach in sorted(breaches, key=lambda b: (-b.share, -b.rows, b.slice)):
-        best.setdefault((breach.rule, breach.feature), breach)
-    return [best[key] for key in sorted(best)]
+        found.setdefault((breach.rule, breach.feature), []).append(breach)
+    return [(found[key][0], tuple(b.slice for b in found[key])) for key in sorted(found)]

@@ -18,6 +18,7 @@ import numpy as np
 from schemas.parts import ALL_SLICE, Part
 from schemas.profile import Profile
 from schemas.times import HOUR_US
+from streams.logic.arrivals import ArrivalRules
 from streams.logic.baseline import BLOCK_HOURS, Baseline, Interval, IsHealthy, SameWorld, Spread, Trail
 from streams.logic.bias import BiasSpread, judge, usual_bias, window_sums
 from streams.logic.counts import Floats, Hour, HourlyCounts, Layout, LocalHours
@@ -28,6 +29,7 @@ from streams.logic.invariants import Invariants, strongest_breaches
 from streams.logic.paired import PairedRecord
 from streams.logic.policy import MonitorPolicy
 from streams.logic.sightings import (
+    arrival_sighting,
     bias_sighting,
     breach_sighting,
     drift_sighting,
@@ -38,6 +40,8 @@ from streams.logic.sightings import (
 from streams.logic.staleness import Meter, Reading, Staleness
 from streams.logic.users import judge_users, user_days
 
+FORESEEN_HOURS = 48
+"""How far silence is looked ahead into: by then it has been told for long."""
 WEEK_DAYS = 7
 """While history is learnt the spread that its records are judged by is worked out once a week: it moves slowly."""
 
@@ -58,6 +62,8 @@ class MonitorInfo:
         The contract's: what the values of a regression are counted in.
     facts
         (field, fact): the contract's fields of which feedback says what they were.
+    aged
+        Fields that are a feed's own time stamp, with an age that the contract limits.
     """
 
     model: str
@@ -66,6 +72,7 @@ class MonitorInfo:
     slices: tuple[str, ...] = ()
     unit: float = 1.0
     facts: tuple[tuple[str, str], ...] = ()
+    aged: tuple[str, ...] = ()
 
     @property
     def slice_names(self) -> tuple[str, ...]:
@@ -130,11 +137,16 @@ class Monitor:
         self.spread = Spread.empty(layout, lengths)
         self.bias_spread = BiasSpread.empty(len(self.policy.bias_hours), len(layout.slices))
         self.paired = PairedRecord.empty(layout, self.policy.paired_hours)
-        self.invariants = Invariants.of(layout, self.policy)
+        self.invariants = Invariants.of(layout, self.policy, self.info.aged)
         self.incidents = Incidents(self.info.model, self.info.version, self.policy.quiet_hours)
         self.meter = Meter(layout, self.policy, self.local)
         self.record = np.zeros((len(lengths), len(layout.slices), len(self.profile.features)))
         self.old_record = self.record.copy()
+
+    @property
+    def arrivals(self) -> ArrivalRules:
+        """The rules of what comes at all; they keep nothing."""
+        return ArrivalRules(self.counts, self.local, self.policy)
 
     @property
     def layout(self) -> Layout:
@@ -144,12 +156,29 @@ class Monitor:
     @property
     def is_learning(self) -> bool:
         """Whether channel D is still silent because it knows too few healthy days."""
-        return self.today is None or not self._can_judge(self.today)
+        return "drift" in self.learning()
+
+    def learning(self) -> dict[str, str]:
+        """What is silent because too little is known yet, and why, by channel."""
+        policy, found = self.policy, {}
+        baseline = self.today.baseline.days if self.today is not None else 0
+        known, needed = (baseline, policy.baseline_days_min)
+        if known >= needed:
+            known, needed = self.spread.days, policy.spread_days_min
+        if self.today is None or known < needed:
+            found["drift"] = f"{known} of the {needed} healthy days that it needs are known"
+        if self.invariants.is_learning:
+            days, least = self.invariants.learned_days, policy.baseline_days_min
+            found["frozen"] = f"{days} of the {least} healthy days that it needs are known"
+        if self.bias_spread.days < policy.bias_days_min:
+            found["bias"] = f"{self.bias_spread.days} of the {policy.bias_days_min} days that it needs are known"
+        return found
 
     def add(self, parts: Iterable[Part]) -> None:
-        """Add parts of this model version, and of all its versions what feedback says of inputs; others are skipped."""
+        """Add parts of this model version, and of all its versions what came and what feedback says of inputs; others
+        are skipped."""
         model, version = self.info.model, self.info.version
-        self.counts.add(p for p in parts if p.model == model and (p.version == version or p.axis == "fact"))
+        self.counts.add(p for p in parts if p.model == model and (p.version == version or p.axis in ("fact", "log")))
 
     def advance(self, watermark_us: int, impact: Impact | None = None) -> list[AlertRecord]:
         """Judge every hour that is closed at this watermark and was not judged yet.
@@ -167,6 +196,18 @@ class Monitor:
             alerts += self._close(self.next_hour, impact)
             self.next_hour += 1
         return alerts
+
+    def foresee(self, until_us: int) -> list[AlertRecord]:
+        """What will be said of silence if nothing more comes with an event time below this one; changes nothing.
+
+        While a stream is silent its event time stands still, and no hour closes. These are the very alerts, under the
+        same ids, that the hours give when later rows close them.
+        """
+        incidents = Incidents.from_dict(self.incidents.to_dict())
+        alerts: list[AlertRecord] = []
+        for hour in range(self.next_hour, min(until_us // HOUR_US, self.next_hour + FORESEEN_HOURS)):
+            alerts += incidents.step(hour, [arrival_sighting(a, self.policy) for a in self.arrivals.volume(hour)])
+        return [alert for alert in alerts if alert.state != "closed"]
 
     def staleness(self) -> tuple[Staleness, ...]:
         """How far the features are from training, the most stale first; by the closed hours, some 4 ms a feature."""
@@ -266,7 +307,8 @@ class Monitor:
 
     def _see_contract(self, hour: Hour) -> list[Sighting]:
         breaches = self.invariants.step(self.counts, hour)
-        return [breach_sighting(breach) for breach in strongest_breaches(breaches)]
+        found = [breach_sighting(breach, slices, self.policy) for breach, slices in strongest_breaches(breaches)]
+        return found + [arrival_sighting(arrival, self.policy) for arrival in self.arrivals.broken(hour)]
 
     def _see_paired(self, hour: Hour) -> list[Sighting]:
         facts = dict(self.info.facts)
@@ -312,10 +354,10 @@ class Monitor:
                 unjudged.add(candidate.feature)
                 if impact is None:
                     judged.add(candidate.feature)
-                    sightings.append(drift_sighting(candidate, None, self.policy))
+                    sightings.append(drift_sighting(candidate, None, self.policy, _slices_of(candidate, found)))
             elif abs(given.impact) >= self.policy.impact:
                 judged.add(candidate.feature)
-                sightings.append(drift_sighting(candidate, given, self.policy))
+                sightings.append(drift_sighting(candidate, given, self.policy, _slices_of(candidate, found)))
         return sightings, unjudged
 
     def _keep_record(self, hour: Hour, best: Floats, suspicious: set[str]) -> None:
@@ -343,7 +385,11 @@ class Monitor:
         best: dict[str, Sighting] = {}
         for window in found:
             scope = ALL_SLICE if window.slice == ALL_SLICE else "slice"
-            best.setdefault(scope, bias_sighting(window.in_units_of_one(self.info.unit), scope, is_pipe=is_pipe))
+            told = bias_sighting(window.in_units_of_one(self.info.unit), scope, self.policy, is_pipe=is_pipe)
+            best.setdefault(scope, told)
+        slices = list(dict.fromkeys(window.slice for window in found))
+        for told in best.values():
+            told.detail["slices"] = slices
         return [best[scope] for scope in sorted(best)]
 
     def _see_users(self, day: int) -> list[Sighting]:
@@ -470,3 +516,8 @@ class Monitor:
         last = self.local.hours_of(day)[-1]
         unhealthy = (*self.excluded, *self.incidents.unhealthy(self.next_hour, *channels))
         return SameWorld(unhealthy, tuple(self.epochs), sum(e <= last for e in self.epochs))
+
+
+def _slices_of(candidate: Candidate, found: Sequence[Candidate]) -> list[str]:
+    """Where else the feature left its baseline, the strongest first."""
+    return list(dict.fromkeys(each.slice for each in (candidate, *found) if each.feature == candidate.feature))

@@ -69,6 +69,8 @@ class MonitorPolicy(BaseModel):
     null_share: Share = Field(default=0.8, description="less is for channel D to weigh")
     null_hours: Count = 2
     null_record: Share = Field(default=0.2, description="only fields that training never saw emptier than this")
+    nan_share: Share = Field(default=0.05, description="NaN or infinite, of a field that never was so in training")
+    nan_hours: Count = 2
     unseen_share: Share = 0.15
     unseen_hours: Count = 4
     outside_share: Share = 0.15
@@ -78,7 +80,27 @@ class MonitorPolicy(BaseModel):
     frozen_hours: Count = Field(default=3, description="hours that it must last")
     frozen_share: Share = Field(default=0.3, description="a cell that holds this share of training cannot freeze")
 
+    # Channel C: what comes at all.
+    volume_hours: Hours = (1, 4, 24)
+    volume_share: Share = Field(
+        default=0.1, description="of the rows usual at these hours of the week; less is silence"
+    )
+    volume_rows: Count = Field(default=50, description="where fewer are usual nothing is called silent")
+    volume_weeks: Count = Field(default=4, description="weeks whose median is what is usual")
+    volume_weeks_min: Count = 2
+    late_hours: Count = 2
+    late_factor: Positive = Field(default=4.0, description="times as late as nine of ten records used to be")
+    late_s_min: Positive = Field(default=300.0, description="seconds that a record may always take")
+    duplicate_share: Share = Field(default=0.15, description="of records with an id that came before")
+    duplicate_hours: Count = 4
+    type_share: Share = Field(default=0.05, description="of inputs with other types than the contract's")
+    type_hours: Count = 2
+    unscored_share: Share = Field(default=0.05, description="of predictions without a finite score")
+    unscored_hours: Count = 2
+
     # The incident.
+    critical_share: Share = Field(default=0.95, description="of all rows that break a rule which pages: critical")
+    critical_impact: Positive = Field(default=0.2, description="change of the answers, or bias of all rows: critical")
     quiet_hours: Count = Field(default=24, description="hours without evidence that close an incident")
     world_hours: Count = Field(default=24, description="drift this recent makes a bias the pipe's")
 

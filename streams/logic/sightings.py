@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from schemas.parts import ALL_SLICE
 from schemas.times import HOUR_US, format_us
+from streams.logic.arrivals import PAIRS, Arrival
 from streams.logic.bias import BiasWindow
 from streams.logic.drift import Candidate
 from streams.logic.impact import ImpactEvidence
@@ -19,36 +22,113 @@ from streams.logic.users import UserChange
 PIPE, WORLD, STALE = "pipe", "world", "stale"
 CRITICAL = "critical"
 ALL_FEATURES = "all features"
+TINY = 1e-12
 
 
 def _where(slice_name: str) -> str:
     return "all rows" if slice_name == ALL_SLICE else slice_name
 
 
-def breach_sighting(breach: Breach) -> Sighting:
-    """A broken rule of the contract."""
+def orders_of_share(rows: int, share: float, limit: float) -> float:
+    """By how many orders of magnitude chance falls short of a share of rows, were the limit the true one.
+
+    Chernoff's bound n KL(share||limit), in decimal orders: 0 at the limit.
+
+    >>> round(orders_of_share(100, 1.0, 0.8), 2)
+    9.69
+    """
+    kl = 0.0
+    for q, p in ((share, limit), (1.0 - share, 1.0 - limit)):
+        kl += q * math.log(q / max(p, TINY)) if q > 0 else 0.0
+    return max(0.0, rows * kl) / math.log(10.0)
+
+
+def orders_of_z(z: float, limit: float) -> float:
+    """The same of standard deviations beyond their limit: the log likelihood ratio of the two."""
+    return max(0.0, z * z - limit * limit) / 2.0 / math.log(10.0)
+
+
+def orders_of_volume(rows: int, usual: float) -> float:
+    """The same of so few rows where so many are usual: Chernoff's bound of a Poisson law."""
+    kept = rows * math.log(rows / usual) if rows else 0.0
+    return max(0.0, usual - rows + kept) / math.log(10.0)
+
+
+def breach_sighting(breach: Breach, slices: Sequence[str], policy: MonitorPolicy) -> Sighting:
+    """A broken rule of the contract; ``slices``: all that break it."""
     where = _where(breach.slice)
     what = {
         "null": f"is missing in {breach.share:.0%} of {breach.rows} rows",
+        "nan": f"is NaN or infinite in {breach.share:.0%} of {breach.rows} rows",
         "unseen": f"holds a category that training never saw in {breach.share:.0%} of {breach.rows} rows",
         "outside": f"is outside the contract in {breach.share:.0%} of {breach.rows} rows",
+        "stale": f"is older than the contract allows in {breach.share:.0%} of {breach.rows} rows",
         "frozen": f"has not moved for {breach.rows} rows, where {breach.limit:.0f} is long",
     }[breach.rule]
     message = f"{breach.feature} {what} ({where}, {breach.hours} h): the pipe, not the world."
-    detail = {**asdict(breach), "verdict": PIPE}
-    return Sighting(
-        "contract", breach.feature, breach.slice, breach.hours, breach.severity, message, detail, scope=breach.rule
+    is_run = breach.rule == "frozen"
+    orders = (
+        math.log10(breach.rows / breach.limit) if is_run else orders_of_share(breach.rows, breach.share, breach.limit)
     )
+    is_gross = breach.slice == ALL_SLICE and breach.share >= policy.critical_share and not is_run
+    is_critical = breach.severity == PAGE and is_gross
+    detail = {**asdict(breach), "verdict": PIPE, "orders": orders, "slices": list(slices)}
+    place = breach.feature, breach.slice, breach.hours, breach.severity
+    return Sighting("contract", *place, message, detail, scope=breach.rule, is_critical=is_critical)
 
 
-def drift_sighting(candidate: Candidate, impact: ImpactEvidence | None, policy: MonitorPolicy) -> Sighting:
-    """A feature that left its baseline, and what that does to the answers."""
+def arrival_sighting(arrival: Arrival, policy: MonitorPolicy) -> Sighting:
+    """What does not come, comes late, twice, or in a form that cannot be used."""
+    noun = {PAIRS: "predictions with their input"}.get(arrival.subject, arrival.subject.removeprefix("@"))
+    window = f"{_where(arrival.slice)}, {arrival.hours} h"
+    message = {
+        "volume": f"{arrival.rows:,} {noun} came where {arrival.usual:,.0f} are usual at these hours of the week"
+        f" ({window}): the stream is {'low' if arrival.rows else 'silent'}.",
+        "late": f"Half of {arrival.rows:,} {noun} came later than {duration(arrival.limit / 2)} after their event time;"
+        f" nine of ten used to come within {duration(arrival.usual)} ({window}).",
+        "duplicate": f"{arrival.share:.0%} of {arrival.rows:,} {noun} have an id that came before ({window}):"
+        " they count once.",
+        "type": f"{arrival.share:.0%} of {arrival.rows:,} {noun} have features of other types than the contract's"
+        f" ({window}): they are dead letters, and their predictions are not monitored.",
+        "unscored": f"{arrival.share:.0%} of {arrival.rows:,} {noun} have no finite score: null, NaN or infinite"
+        f" ({window}).",
+    }[arrival.rule]
+    orders, is_gross = 0.0, arrival.share >= policy.critical_share
+    if arrival.rule == "volume":
+        orders, is_gross = orders_of_volume(arrival.rows, arrival.usual), not arrival.rows
+    elif arrival.rule != "late":
+        orders = orders_of_share(arrival.rows, arrival.share, arrival.limit)
+    detail = {**arrival.as_dict(), "verdict": PIPE, "orders": orders, "slices": [arrival.slice]}
+    place = arrival.subject, arrival.slice, arrival.hours, arrival.severity
+    is_critical = arrival.severity == PAGE and is_gross
+    return Sighting("contract", *place, message, detail, scope=arrival.rule, is_critical=is_critical)
+
+
+def duration(seconds: float) -> str:
+    """A time span for people.
+
+    >>> duration(45), duration(600), duration(7_200), duration(400_000)
+    ('45 s', '10 min', '2 h', '5 days')
+    """
+    for size, word in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {word}"
+    return f"{seconds:.0f} s"
+
+
+def drift_sighting(
+    candidate: Candidate, impact: ImpactEvidence | None, policy: MonitorPolicy, slices: Sequence[str]
+) -> Sighting:
+    """A feature that left its baseline, and what that does to the answers; ``slices``: where else it did."""
     head = (
         f"{candidate.feature} {candidate.direction}: {candidate.observed:.0%} of {candidate.rows} rows"
         f" where {candidate.expected:.0%} is usual at these hours"
         f" ({_where(candidate.slice)}, {candidate.hours} h, z {candidate.z:+.1f})"
     )
-    detail = {**asdict(candidate), "verdict": PIPE, "limit": policy.impact}
+    detail = {**asdict(candidate), "verdict": PIPE, "limit": policy.impact, "slices": list(slices)}
+    detail["orders"] = orders_of_z(candidate.z, abs(candidate.z) / candidate.strength)
+    names = ("cell", "observed", "expected")
+    detail["cells"] = [dict(zip(names, cell, strict=True)) for cell in candidate.cells]
     window = (candidate.slice, candidate.hours)
     if impact is None:
         message = f"{head}; no model was there to say whether it matters."
@@ -57,7 +137,8 @@ def drift_sighting(candidate: Candidate, impact: ImpactEvidence | None, policy: 
     message = f"{head}; it makes the answers {abs(impact.impact):.3f} {direction}: look at the pipe first."
     detail |= {"impact": impact.impact, "impact_rows": impact.rows, "served": impact.served}
     detail["put_back"] = impact.put_back
-    return Sighting("drift", candidate.feature, *window, PAGE, message, detail)
+    is_critical = abs(impact.impact) >= policy.critical_impact
+    return Sighting("drift", candidate.feature, *window, PAGE, message, detail, is_critical=is_critical)
 
 
 def paired_sighting(window: PairedWindow, fact: str, policy: MonitorPolicy) -> Sighting:
@@ -72,7 +153,7 @@ def paired_sighting(window: PairedWindow, fact: str, policy: MonitorPolicy) -> S
     return Sighting("paired", window.feature, window.slice, window.hours, severity, message, detail)
 
 
-def bias_sighting(window: BiasWindow, scope: str, *, is_pipe: bool) -> Sighting:
+def bias_sighting(window: BiasWindow, scope: str, policy: MonitorPolicy, *, is_pipe: bool) -> Sighting:
     """Answers that are too high or too low, and whether the inputs are to blame."""
     verdict = PIPE if is_pipe else WORLD
     reading = "the inputs moved too: the pipe" if is_pipe else "every input is as usual: the world, not the pipe"
@@ -82,6 +163,8 @@ def bias_sighting(window: BiasWindow, scope: str, *, is_pipe: bool) -> Sighting:
         f" usual bias {window.usual:+.3f}); {reading}."
     )
     detail = {**asdict(window), "bias": window.predicted - window.observed, "verdict": verdict}
+    limit = policy.bias_z if scope == ALL_SLICE else policy.bias_slice_z
+    detail["orders"] = orders_of_z(window.z, limit)
     return Sighting("bias", "bias", window.slice, window.hours, PAGE, message, detail, scope=scope)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from schemas.profile import CELL_NEW, CELL_NULL, LABEL_FEATURE, SCORE_FEATURE
 from schemas.times import HOUR_US, format_us
 from streams.logic.bets import Bets, Floats, Ints
 from streams.logic.counts import Hour, Layout, LocalHours
+from streams.logic.coverage import TRAINING, gap
 from streams.logic.edetector import LN10, Bools, Budget, Evidence, Running, affected, evaluate
 from streams.logic.policy import MonitorPolicy
 from streams.logic.scores import DistanceScores, compare
@@ -187,9 +189,9 @@ class Meter:
         self.restarts = np.zeros(len(features), np.int64)
         self.told_skew = np.zeros(len(features), np.bool_)
         self.paged = np.zeros(len(features), np.bool_)
-        self.is_known = np.array([sum(feature.counts) > 0 for feature in features], np.bool_)
+        self.is_known = np.array([gap(TRAINING, feature, self.policy) is None for feature in features], np.bool_)
         shares = np.zeros(len(features))
-        shares[self.is_known] = shares_of([feature.name for feature in features if sum(feature.counts) > 0])
+        shares[self.is_known] = shares_of([feature.name for feature in compress(features, self.is_known)])
         budgets = self.policy.a_page, min(self.policy.a_warn, self.policy.a_page)
         self.budget = Budget(shares, *budgets, self.policy.alpha0, self.policy.floor)
 

@@ -27,7 +27,7 @@ from streams.logic.staleness import Meter
 from streams.logic.tempering import Spread as WindowSpread
 
 FORMAT = 3
-STORES = ("cells", "outside", "scalars", "due", "facts")
+STORES = ("cells", "outside", "scalars", "due", "facts", "log")
 SPREAD_ARRAYS = ("season", "location", "scale", "cells")
 PAIRED_ARRAYS = ("rows", "differ", "excess", "scale", "strongest")
 
@@ -108,6 +108,7 @@ def restore(data: bytes, policy: MonitorPolicy, profile: Profile) -> Monitor:
             **meta["info"],
             "slices": tuple(meta["info"]["slices"]),
             "facts": tuple((field, fact) for field, fact in meta["info"]["facts"]),
+            "aged": tuple(meta["info"]["aged"]),
         }
     )
     monitor = Monitor(policy, info, profile, meta["start_us"])

@@ -94,7 +94,10 @@ def slack(alert: Mapping[str, Any], notifier: NotifierConfig) -> HttpRequest:
 
 
 def alertmanager(alert: Mapping[str, Any], notifier: NotifierConfig, now_us: int) -> HttpRequest:
-    """One alert an incident (API v2): its labels stay the same while it grows, its end is far away until it closes."""
+    """One alert an incident (API v2): its labels stay the same while it grows, its end is far away until it closes.
+
+    One that has become critical is another alert to an Alertmanager: closing ends both.
+    """
     ends_us = now_us if alert["state"] == "closed" else now_us + FIRING_DAYS * DAY_US
     firing = {
         "labels": {
@@ -109,7 +112,10 @@ def alertmanager(alert: Mapping[str, Any], notifier: NotifierConfig, now_us: int
     }  # fmt: skip
     if alert["state"] == "opened":
         firing["startsAt"] = format_us(min(alert["time_us"], now_us))
-    return HttpRequest(_url(notifier).rstrip("/") + "/api/v2/alerts", _json([firing]))
+    sent = [firing]
+    if alert["state"] == "closed" and alert["severity"] == "critical":
+        sent.append(firing | {"labels": {**firing["labels"], "severity": "page"}})  # type: ignore[dict-item]
+    return HttpRequest(_url(notifier).rstrip("/") + "/api/v2/alerts", _json(sent))
 
 
 def email(alert: Mapping[str, Any], notifier: NotifierConfig) -> EmailMessage:

@@ -58,6 +58,8 @@ class Checker:
         self._plans = plans
         self._models = list(plans)
         self._skew_us = skew_us
+        self.foreign: list[tuple[str, Any, Any]] = []
+        """Of the last check: model, places and event times of inputs whose features are of other types."""
 
     def check(self, decoded: Sequence[Decoded], chunk: Chunk) -> tuple[list[tuple[Decoded, str]], list[Bad]]:
         """Events that can be placed, by model, and the ones that cannot.
@@ -66,6 +68,7 @@ class Checker:
         """
         good: list[tuple[Decoded, str]] = []
         bad: list[Bad] = []
+        self.foreign = []
         for part in decoded:
             frame = self._formed(part.frame)
             if frame is None:
@@ -96,6 +99,7 @@ class Checker:
                     f"The features of schema {part.schema_id} are not of the types that the contract of {model} has."
                 )
                 bad += [Bad(int(place), REASON_FEATURES, detail) for place in places]
+                self.foreign.append((model, places, own["event_time"].to_numpy()))
             else:
                 good.append((Decoded(part.schema_id, places, lifted), model))
 

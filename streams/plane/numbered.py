@@ -11,12 +11,14 @@ import polars as pl
 
 from schemas.events import SOURCES
 from schemas.times import HOUR_US
+from streams.plane.arrivals import count_arrivals, count_foreign
 from streams.plane.count import count_pairs, count_truths
 from streams.plane.decode import Decoded
 from streams.plane.horizon import EPOCHS, Horizon
 from streams.plane.join import Joined, ModelStore, distinct, join, timer_rows
 from streams.plane.pick import Found, Ids, Origin, pick
 from streams.plane.plan import (
+    KIND_TRUTH,
     ORDER_OF_TOPIC,
     ORDER_TOPICS,
     TOPIC_FEEDBACK,
@@ -261,7 +263,7 @@ class Numbered:
         if len(joined.early):
             self._wait(model, given[TOPIC_FEEDBACK], joined)
         stages.lap("join")
-        self._count(plan, joined)
+        self._count(plan, joined, given, c)
         stages.lap("count")
         texts = [batch.frame["prediction_id"] if batch else None for batch in given]
         ids = Ids([*texts, over["prediction_id"]], [*rows, timers])
@@ -320,14 +322,32 @@ class Numbered:
             if rows.height:
                 keep(rows)
 
-    def _count(self, plan: ModelPlan, joined: Joined) -> None:
+    def _count(self, plan: ModelPlan, joined: Joined, given: list[Batch | None], feedback: Rows) -> None:
         cuts = Cuts(self.tracks)
         truths = count_truths(plan, joined.truths, cuts, self._origin.number)
-        for addition in (*count_pairs(plan, joined.pairs, cuts), *truths):
-            cuts.segments[addition.place].add(plan.model, addition)
+        additions = [*count_pairs(plan, joined.pairs, cuts), *truths]
         duplicates = (joined.duplicate_inputs, joined.duplicate_predictions, joined.duplicate_feedback)
-        for topic, offsets in enumerate(duplicates):
-            self.tracks[topic].count("duplicates", offsets)
+        for topic, (batch, twice) in enumerate(zip(given, duplicates, strict=True)):
+            self.tracks[topic].count("duplicates", twice)
+            if batch is not None:
+                is_truth = (feedback["kind"] == KIND_TRUTH).astype(np.int64) if topic == TOPIC_FEEDBACK else None
+                additions += count_arrivals(
+                    topic, self._no_version, plan.window_us, batch.frame["event_time"].to_numpy(), batch.order_ts,
+                    batch.offsets, cuts, duplicates=twice, is_truth=is_truth,
+                )  # fmt: skip
+        for addition in additions:
+            cuts.segments[addition.place].add(plan.model, addition)
+
+    def count_foreign(self, topic: int, model: str, event_us: Ints, offsets: Ints) -> None:
+        """Count events whose features are of other types than the contract's."""
+        cuts = Cuts(self.tracks)
+        window_us = self.plans[model].window_us
+        for addition in count_foreign(topic, self._no_version, window_us, event_us, offsets, cuts):
+            cuts.segments[addition.place].add(model, addition)
+
+    @property
+    def _no_version(self) -> int:
+        return self.versions.number("", "")
 
 
 def _timer_rows(plan: ModelPlan, over: pl.DataFrame, clock: Clock | None) -> Rows:

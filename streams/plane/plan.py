@@ -249,7 +249,7 @@ class ModelPlan:
             if column is None:  # written with an older contract
                 continue
             cells[i] = self.profile.feature(f.name).codes(column)
-            out = self._outside(f, column, cells[i])
+            out = self._outside(f, column, cells[i], rows["event_us"])
             if out is not None and out.any():
                 outside[i] = out
         rows["cells"] = cells.T
@@ -266,9 +266,14 @@ class ModelPlan:
                 rows["slices"][:, i] = _physical(columns[name].cast(self.slice_types[i], strict=False), -1) + 1
         return rows
 
-    def _outside(self, f: Field, column: pl.Series, cells: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_] | None:
+    def _outside(
+        self, f: Field, column: pl.Series, cells: npt.NDArray[np.uint8], event_us: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_] | None:
         """Which values the contract does not allow; None: all are allowed."""
         out = None if f.min is None and f.max is None else _out_of_range(column, f.min, f.max)
+        if f.max_age_s is not None:
+            old = event_us / SECOND_US - filled(column.cast(pl.Float64), np.nan) > f.max_age_s
+            out = old if out is None else out | old
         if f.domain is not None and not (f.name in self._covered and not (cells == CELL_NEW).any()):
             strange = _out_of_domain(column, self.domains[f.name])
             out = strange if out is None else out | strange

@@ -157,6 +157,8 @@ class _Run:
         self._timers: list[tuple[int, str, str]] = []
         self._newest = -math.inf
         self._open: dict[str, tuple[tuple[int, int], Segment]] = {}
+        self._highest = 0
+        self._foreign: tuple[str, int] | None = None
         self._result = Result()
 
     def run(self, topics: Sequence[Sequence[Record]]) -> Result:
@@ -168,7 +170,7 @@ class _Run:
                 merged.append((highest, place, record.offset, record))
             self._result.orders[NOUNS[place]] = highest
         for highest, place, _, record in sorted(merged, key=lambda item: item[:3]):
-            self._epoch = highest // self._settings.epoch_ms
+            self._epoch, self._highest = highest // self._settings.epoch_ms, highest
             self._record(place, record)
         return self._result
 
@@ -185,6 +187,8 @@ class _Run:
             self._clock = self._epoch
             self._orphans(segment)
         event = self._decode(noun, record)
+        if self._foreign is not None:
+            self._arrive(segment, topic, *self._foreign, [parts.ARRIVED_FOREIGN])
         if isinstance(event, str):
             segment.counters["dead"] += 1
             self._result.dead[noun, record.offset] = event
@@ -194,11 +198,23 @@ class _Run:
             return
         event["offset"] = record.offset
         work = {"inputs": self._input, "predictions": self._prediction, "feedback": self._feedback}[noun]
+        twice = segment.counters["duplicates"]
         work(event, _Place(noun, segment, record.offset))
+        late_s = max(0, self._highest - event["event_time"] // 1000) // 1000
+        codes = [parts.LATENESS + min(late_s.bit_length(), parts.LATENESS_BINS - 1)]
+        codes += [parts.ARRIVED_TWICE] * (segment.counters["duplicates"] - twice)
+        codes += [parts.ARRIVED_TRUTHS] * (event.get("kind") == "truth")
+        self._arrive(segment, topic, event["model"], event["event_time"], codes)
+
+    def _arrive(self, segment: Segment, topic: int, model: str, time_us: int, codes: list[int]) -> None:
+        window = time_us // self._settings.window_us * self._settings.window_us
+        part = segment.parts[model, "", "", "all", "log", window]
+        part.update(parts.LOG_SIDE * topic + code for code in codes)
 
     # -- decoding -----------------------------------------------------------------------------------------------------
 
     def _decode(self, noun: str, record: Record) -> dict[str, Any] | str:
+        self._foreign = None
         value = record.value
         if value is None or len(value) < 5 or value[0] != 0:
             return "bad_header"
@@ -236,6 +252,7 @@ class _Run:
             for field_ in self._models[event["model"]].contract["fields"]:
                 x = event["features"].get(field_["name"])
                 if x is not None and not isinstance(x, types[_kind(field_)]):
+                    self._foreign = event["model"], event["event_time"]
                     return "foreign_features"
         return event
 
@@ -328,7 +345,7 @@ class _Run:
                 counts[parts.SCORED + _bin(score)] += 1
         if model.audit_share > 0:
             counts[parts.AUDIT_SHARE] += _micro(model.audit_share)
-        counts.update(_cells(model, asked["features"], answer))
+        counts.update(_cells(model, asked, answer))
         self._add(known, place, "event", answer["event_time"], counts, 1)
         undecided = model.target.get("undecided")
         if undecided is not None and is_scored and (answer["truth_due"] or 0) > 0:
@@ -496,14 +513,15 @@ def _kind(field_: Row) -> str:
     return {"string": "category", "boolean": "boolean"}.get(plain, "number")
 
 
-def _cells(model: Model, features: Row, answer: Row) -> Counter[int]:
+def _cells(model: Model, asked: Row, answer: Row) -> Counter[int]:
     """The cells of a row, and its values outside the contract."""
     counts: Counter[int] = Counter()
+    features = asked["features"]
     place = {feature["name"]: i for i, feature in enumerate(model.profile["features"])}
     for field_ in model.contract["fields"]:
         x, i = features.get(field_["name"]), place[field_["name"]]
         counts[parts.CELLS + 128 * i + _cell(model.profile["features"][i], x)] += 1
-        counts[parts.OUTSIDE + i] += _is_outside(field_, x)
+        counts[parts.OUTSIDE + i] += _is_outside(field_, x) or _is_old(field_, x, asked["event_time"])
     for name, x in (("@score", answer["score"]), ("@label", answer["label"])):
         if name in place:
             counts[parts.CELLS + 128 * place[name] + _cell(model.profile["features"][place[name]], x)] += 1
@@ -533,6 +551,10 @@ def _is_outside(field_: Row, x: Any) -> bool:
     if isinstance(x, float) and math.isnan(x):
         return "max" in field_
     return ("min" in field_ and x < field_["min"]) or ("max" in field_ and x > field_["max"])
+
+
+def _is_old(field_: Row, x: Any, time_us: int) -> bool:
+    return "max_age_s" in field_ and x is not None and time_us / 1e6 - x > field_["max_age_s"]
 
 
 def _place_of(model: Model, label: str | None) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from schemas.parts import ALL_SLICE
+from streams.evidence import in_words
 from streams.status import event_columns
 from streams.web import axes, standing
 from streams.web.axes import text
@@ -167,14 +168,25 @@ def _model(view: dict[str, Any]) -> str:
     facts = {
         "champion": served,
         "monitored": f"{_number(model['monitored'])} predictions, {_number(model['truths'])} truths",
+        "coverage": _coverage(model["coverage"]),
         "queue": ", ".join(f"{queue[state]} {state}" for state in ("open", "leased", "flagged", "done", "duplicate")),
         "labels": f"{labels['labels']}, {labels['labels_today']} today{': ' if words else ''}{words}",
         "proposals": _proposals(model["proposals"]),
         **_retrain(model["retrain"]),
     }
     listed = "".join(f"<dt>{text(title)}</dt><dd>{text(value)}</dd>" for title, value in facts.items() if value)
+    reasons = "".join(f"<li>{text(reason)}</li>" for reason in model["coverage"]["why_not"])
+    gaps = f"<details><summary>What is not monitored, and why</summary><ul>{reasons}</ul></details>" if reasons else ""
     nav = f"<nav class='soft'>other models: {links}</nav>" if links else ""
-    return f"<h2>{text(name)}</h2>{nav}<dl>{listed}</dl>{_alerts(model['alerts'])}{_runs(model['retrain']['runs'])}"
+    return (
+        f"<h2>{text(name)}</h2>{nav}<dl>{listed}</dl>{gaps}{_alerts(model['alerts'])}{_runs(model['retrain']['runs'])}"
+    )
+
+
+def _coverage(coverage: dict[str, Any]) -> str:
+    if "checks" not in coverage:
+        return "nothing"
+    return f"{coverage['checks_monitored']} of {coverage['checks']} checks of {coverage['features']} features"
 
 
 def _quoted(name: str) -> str:
@@ -211,10 +223,17 @@ def _alerts(alerts: Sequence[dict[str, Any]]) -> str:
     found = "".join(
         f'<tr><td class="{text(a["severity"])}">{text(a["severity"])}</td>'
         f"<td>{text(_about(a))}</td><td>{text(a['slice'])}</td><td>{text(_when(a['since']))}</td>"
-        f"<td>{text(a['message'])}</td></tr>"
+        f"<td>{text(a['message'])}{_shown(a)}</td></tr>"
         for a in alerts
     )
     return f'<h3>Open alerts</h3><table class="left alerts">{found}</table>'
+
+
+def _shown(alert: dict[str, Any]) -> str:
+    """What shows it, since when, and where that is in the log."""
+    said = "".join(f"<dt>{text(title)}</dt><dd>{text(what)}</dd>" for title, what in in_words(alert["detail"]))
+    name = f"<code>flywheel alerts show {text(alert['incident_id'])}</code>"
+    return f"<details><summary>evidence</summary><dl>{said}</dl>{name}</details>" if said else ""
 
 
 def _runs(runs: Sequence[dict[str, Any]]) -> str:

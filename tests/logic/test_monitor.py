@@ -236,6 +236,32 @@ def test_a_dismissed_cause_is_told_again_after_it_has_been_quiet() -> None:
     assert again.state == "opened"
 
 
+def test_a_page_that_becomes_critical_is_told_once_more_and_closes_as_such() -> None:
+    incidents = Incidents("m", "1", 24)
+    seen, gross = (Sighting("contract", "level", "all", 2, scope="null", is_critical=c) for c in (False, True))
+    (opened,) = incidents.step(100, [seen])
+    assert incidents.step(101, [seen]) == []
+    (risen,) = incidents.step(102, [gross])
+    assert (opened.severity, risen.severity, risen.state) == ("page", "critical", "extended")
+    assert risen.alert_id == f"{opened.alert_id}/critical"
+    again = Incidents.from_dict(incidents.to_dict())
+    assert again.step(103, [gross]) == []
+    (closed,) = again.step(127, [])
+    assert (closed.state, closed.severity, closed.incident_id) == ("closed", "critical", opened.incident_id)
+
+
+def test_an_alert_carries_what_moved_where_else_and_how_far_it_is_above_the_line() -> None:
+    first = run(later)[0]
+    assert first.detail["orders"] > 0
+    assert first.detail["slices"][0] == "all"
+    assert set(first.detail["slices"]) <= {"all", "region=north", "region=south"}
+    (most, *_) = first.detail["cells"]
+    assert abs(most["observed"] - most["expected"]) > 0.05
+    null = next(a for a in run(missing) if a.channel == "contract")
+    assert (null.severity, null.slice, null.detail["slices"][0]) == ("critical", "all", "all")
+    assert null.detail["orders"] == pytest.approx(null.detail["rows"] * np.log10(1 / 0.8))
+
+
 def test_a_snapshot_of_another_policy_is_refused() -> None:
     monitor = fresh()
     with pytest.raises(SnapshotMismatchError):
