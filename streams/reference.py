@@ -68,14 +68,10 @@ def cut(rows: pl.DataFrame, contract: Contract) -> Profile:
 
 
 def distances(rows: pl.DataFrame, reference: Profile) -> dict[str, float]:
-    """The population stability index of every feature of the rows against a reference, where it has one.
-
-    An answer that is not there counts as null.
-    """
+    """The population stability index of every feature of the rows against a reference; an answer that is not there
+    counts as null."""
     found = {}
     for feature in reference.features:
         codes = feature.codes(rows[ANSWERS.get(feature.name, feature.name)])
-        psi = compare(feature, np.bincount(codes, minlength=feature.cell_count)).psi
-        if psi is not None:
-            found[feature.name] = psi
+        found[feature.name] = compare(feature, np.bincount(codes, minlength=feature.cell_count)).psi
     return found

@@ -12,7 +12,7 @@ from streams.logic.arrivals import PAIRS, Arrival
 from streams.logic.bias import BiasWindow
 from streams.logic.drift import Candidate
 from streams.logic.impact import ImpactEvidence
-from streams.logic.incident import PAGE, WARN, Sighting
+from streams.logic.incident import CRITICAL, PAGE, WARN, Sighting
 from streams.logic.invariants import Breach
 from streams.logic.paired import PairedWindow
 from streams.logic.policy import MonitorPolicy
@@ -20,7 +20,6 @@ from streams.logic.staleness import Staleness, Verdicts
 from streams.logic.users import UserChange
 
 PIPE, WORLD, STALE = "pipe", "world", "stale"
-CRITICAL = "critical"
 ALL_FEATURES = "all features"
 TINY = 1e-12
 
@@ -187,7 +186,7 @@ def stale_sightings(verdicts: Verdicts, hour: int, policy: MonitorPolicy) -> lis
     """Features of a stationary stream that left training."""
     found = [_stale(each, hour, policy, verdicts.affected) for each in verdicts.told]
     for name in verdicts.still:
-        found += [Sighting(STALE, name, ALL_SLICE, 0, PAGE, is_new=False, scope=scope) for scope in ("", CRITICAL)]
+        found.append(Sighting(STALE, name, ALL_SLICE, 0, PAGE, is_new=False))
     if verdicts.is_thin:
         message = "Many features moved a little away from training, none of them far enough to be named alone."
         detail = {"affected": list(verdicts.affected), "verdict": STALE}
@@ -208,5 +207,5 @@ def _stale(said: Staleness, hour: int, policy: MonitorPolicy, affected: tuple[st
     )
     detail = {**said.as_dict(), "since_us": said.since * HOUR_US, "affected": list(affected), "verdict": STALE}
     severity = WARN if said.level == "warn" else PAGE
-    scope = CRITICAL if said.level == CRITICAL else ""
-    return Sighting(STALE, said.feature, ALL_SLICE, hours, severity, message, detail, scope=scope)
+    is_critical = said.level == CRITICAL
+    return Sighting(STALE, said.feature, ALL_SLICE, hours, severity, message, detail, is_critical=is_critical)
