@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from schemas.history import history_parts
 from schemas.profile import CELL_NULL
 from schemas.registry import Codec
-from schemas.times import DAY_US, HOUR_US
+from schemas.times import DAY_US, HOUR_US, SECOND_US
 from streams.cli import cli
 from streams.cli.status import lines
 from streams.config import Config, load_config
@@ -25,7 +25,7 @@ from streams.runtime import plan_of
 from streams.status import StatusReader, open_for_reading
 from streams.tabular import TableError
 
-ROWS, START_S = 7_200, 1_700_000_000
+ROWS, START_S, STEP_S = 7_200, 1_700_000_000, 300
 RNG = np.random.default_rng(5)
 SCORES = RNG.random(ROWS)
 AWAY = LogEnds("embedded")
@@ -34,7 +34,7 @@ AWAY = LogEnds("embedded")
 def table(rows: int = ROWS, **columns: Any) -> pl.DataFrame:
     """A row every five minutes, an ordinary feature, and what is given."""
     data = {
-        "time": START_S + np.arange(rows) * 300,
+        "time": START_S + np.arange(rows) * STEP_S,
         "usual": RNG.normal(size=rows),
         "truth": np.where(SCORES[:rows] > 0.5, "yes", "no"),
     }
@@ -73,7 +73,7 @@ def alerts(config: Config, rows: pl.DataFrame) -> list[str]:
     plan = plan_of(config, "m")
     names = plan.contract.feature_names
     known = pl.read_parquet(config.models["m"].reference or "").select("event_time", *names)
-    length = int(known["event_time"].max()) - int(known["event_time"].min()) + HOUR_US  # type: ignore[arg-type]
+    length = int(known["event_time"].max()) - int(known["event_time"].min()) + STEP_S * SECOND_US  # type: ignore[arg-type]
     length = -(-length // DAY_US) * DAY_US
     served = rows.select(*names).with_columns(event_time=known["event_time"] + length)
     start_us = int(served["event_time"].min()) // HOUR_US * HOUR_US  # type: ignore[arg-type]
