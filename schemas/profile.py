@@ -85,7 +85,8 @@ class FeatureProfile:
     counts
         Training rows in each cell, ``r_k``.
     weights
-        Dirichlet weights ``a_k``: spacings where the training values have no ties, ``r_k + 1/2`` otherwise.
+        Dirichlet weights ``a_k``: spacings where the training values have no ties and are more than 40, else
+        ``r_k + 1/2``.
     longest_run
         The longest run of training rows, in table order, whose value did not change.
     modal_share
@@ -332,7 +333,7 @@ def _build_number(field: FieldLike, values: pl.Series) -> FeatureProfile:
     empty = FeatureProfile(field.name, "number", edges, (), (), (), (), 0, 0.0)
     counts = np.bincount(empty.codes(values), minlength=NUMBER_SPECIALS + len(edges) + 1)
     weights = counts + 0.5
-    if len(x) and len(distinct) == len(x):  # no ties: spacings, exact for every continuous law
+    if len(distinct) == len(x) > DISTINCT_MAX:  # no ties: spacings, exact for every continuous law
         weights[NUMBER_SPECIALS:] = np.maximum(counts[NUMBER_SPECIALS:], [1] + [0] * len(edges))
     modal = float(times.max() / max(1, len(values))) if len(times) else 0.0
     return _feature(field, counts, weights, modal, values, edges=edges)
