@@ -6,9 +6,6 @@ code in a process, so that neither holds the worker up; while one is under way, 
 
 from __future__ import annotations
 
-import json
-import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +17,9 @@ from retrain.paths import Paths
 from schemas.database import read, write
 from schemas.database.outbox import enqueue
 from schemas.errors import FlywheelError
-from schemas.times import DAY_US, HOUR_US, format_us
+from schemas.times import DAY_US, format_us
 from streams.config import Config
+from streams.daily import Daily, keep, kept
 from streams.logic.counts import LocalHours
 from streams.logic.incident import WARN
 from streams.runtime import Runtime, as_json
@@ -40,7 +38,7 @@ def checked(
 
     A check that fails is kept with its error, so that it does not go unseen.
     """
-    known = config.model(model)
+    known, path = config.model(model), Paths(config.state_dir).parity(model)
     policy = known.parity if sample is None else known.parity.model_copy(update={"sample": sample})
     told: dict[str, Any] = {
         "model": model, "function": known.parity.function, "since": format_us(since_us), "until": format_us(until_us),
@@ -49,32 +47,19 @@ def checked(
     try:
         found = check(config.archive_dir, known.contract, policy, since_us, until_us, config.root)
     except FlywheelError as error:
-        keep(config.state_dir, told | {"error": str(error)})
+        keep(path, told | {"error": str(error)})
         raise
     wrong = found.wrong(known.parity.max_share)
     told |= found.as_dict() | {"wrong": [each.feature for each in wrong]}
-    keep(config.state_dir, told)
+    keep(path, told)
     if found.recomputed:
         _tell(config, engine, model, found, wrong, (since_us, until_us))
     return told
 
 
-def keep(state_dir: Path, told: dict[str, Any]) -> None:
-    """Write a result in the place of the last one."""
-    path = Paths(state_dir).parity(told["model"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    draft.write_text(json.dumps(told, indent=1, default=str), encoding="utf-8")
-    draft.replace(path)
-
-
 def last(state_dir: Path, model: str) -> dict[str, Any] | None:
     """The last result of a model; None if there is none that can be read."""
-    try:
-        told: dict[str, Any] = json.loads(Paths(state_dir).parity(model).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return told
+    return kept(Paths(state_dir).parity(model))
 
 
 def _tell(
@@ -117,47 +102,19 @@ def _record(
     }  # fmt: skip
 
 
-class DailyParity:
-    """Checks yesterday's inputs of every model that has feature code, at the first full hour of a local day."""
+class DailyParity(Daily):
+    """Checks yesterday's inputs of every model that has feature code."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         named = [name for name in runtime.plans if runtime.config.model(name).parity.function is not None]
-        self._local = {name: LocalHours(runtime.plans[name].contract.timezone) for name in named}
-        self._wanted: dict[str, int] = {}
-        self._changed = threading.Condition()
-        self._is_stopped = False
-        if named:
-            threading.Thread(target=self._work, name="parity", daemon=True).start()
+        super().__init__("parity", {name: LocalHours(runtime.plans[name].contract.timezone) for name in named})
 
-    def look(self, moment_us: int) -> None:
-        """A full hour has come."""
-        for model, local in self._local.items():
-            if local(moment_us // HOUR_US)[1] == 0:
-                with self._changed:
-                    self._wanted[model] = moment_us
-                    self._changed.notify()
+    def last(self, model: str) -> dict[str, Any] | None:
+        """See :func:`last`."""
+        return last(self._runtime.config.state_dir, model)
 
-    def stop(self) -> None:
-        """Take no more."""
-        with self._changed:
-            self._is_stopped = True
-            self._changed.notify()
-
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._wanted or self._is_stopped)
-                if self._is_stopped:
-                    return
-                model, until_us = self._wanted.popitem()
-            known = last(self._runtime.config.state_dir, model)
-            if known is not None and known["until_us"] >= until_us:  # judged again after a restart
-                continue
-            try:
-                told = checked(self._runtime.config, self._runtime.engine, model, until_us - DAY_US, until_us)
-                log.info("parity_checked", model=model, rows=told["recomputed"], wrong=told["wrong"])
-            except FlywheelError as error:
-                log.error("parity_failed", model=model, reason=str(error))
-            except Exception:
-                log.exception("parity_failed", model=model)
+    def do(self, model: str, until_us: int) -> None:
+        """Check the day that ends here."""
+        told = checked(self._runtime.config, self._runtime.engine, model, until_us - DAY_US, until_us)
+        log.info("parity_checked", model=model, rows=told["recomputed"], wrong=told["wrong"])

@@ -6,10 +6,6 @@ takes no more than a tenth of the time: of days that go by faster only the newes
 
 from __future__ import annotations
 
-import json
-import os
-import threading
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,10 +19,10 @@ from retrain.paths import Paths
 from schemas import archive
 from schemas.contract import Target
 from schemas.database import read
-from schemas.errors import FlywheelError
 from schemas.parts import SCORE_BINS, score_bin
-from schemas.times import HOUR_US, format_us
+from schemas.times import format_us
 from streams.config import Config
+from streams.daily import Daily, keep, kept
 from streams.history import decided
 from streams.ledger import Look, read_delays
 from streams.logic.counts import LocalHours
@@ -126,75 +122,29 @@ def _with_errors(rows: pl.DataFrame, target: Target) -> pl.DataFrame:
     return rows.with_columns(expected.alias("@expected"))
 
 
-def keep(state_dir: Path, told: dict[str, Any]) -> None:
-    """Write a result in the place of the last one."""
-    path = Paths(state_dir).weak(told["model"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    draft.write_text(json.dumps(told, indent=1, default=str), encoding="utf-8")
-    draft.replace(path)
-
-
 def last(state_dir: Path, model: str) -> dict[str, Any] | None:
     """The last result of a model; None if there is none that this version can read."""
-    try:
-        told: dict[str, Any] = json.loads(Paths(state_dir).weak(model).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return told if told.get("format") == FORMAT else None
+    told = kept(Paths(state_dir).weak(model))
+    return told if told is not None and told.get("format") == FORMAT else None
 
 
-class DailyScan:
-    """Looks at every model with a profile, at the first full hour of a local day."""
+class DailyScan(Daily):
+    """Looks at every model with a profile."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._local = {name: LocalHours(plan.contract.timezone) for name, plan in runtime.plans.items()}
-        self._windows = WindowReader(runtime.codec)
-        self._wanted: dict[str, int] = {}
-        self._changed = threading.Condition()
-        self._is_stopped = False
-        threading.Thread(target=self._work, name="weak", daemon=True).start()
+        self._runtime, self._windows = runtime, WindowReader(runtime.codec)
+        clocks = {name: LocalHours(plan.contract.timezone) for name, plan in runtime.plans.items()}
+        super().__init__("weak", clocks, share=SHARE_MAX)
 
-    def look(self, moment_us: int) -> None:
-        """A full hour has come."""
-        for model, local in self._local.items():
-            if local(moment_us // HOUR_US)[1] == 0:
-                with self._changed:
-                    self._wanted[model] = moment_us
-                    self._changed.notify()
+    def last(self, model: str) -> dict[str, Any] | None:
+        """See :func:`last`."""
+        return last(self._runtime.config.state_dir, model)
 
-    def stop(self) -> None:
-        """Take no more."""
-        with self._changed:
-            self._is_stopped = True
-            self._changed.notify()
-
-    def _work(self) -> None:
-        rest_s = 0.0
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._is_stopped, timeout=rest_s)
-                self._changed.wait_for(lambda: self._wanted or self._is_stopped)
-                if self._is_stopped:
-                    return
-                model, until_us = self._wanted.popitem()
-            started = time.monotonic()
-            try:
-                self._scan(model, until_us)
-            except FlywheelError as error:
-                log.error("weak_failed", model=model, reason=str(error))
-            except Exception:
-                log.exception("weak_failed", model=model)
-            rest_s = (time.monotonic() - started) / SHARE_MAX
-
-    def _scan(self, model: str, until_us: int) -> None:
+    def do(self, model: str, until_us: int) -> None:
+        """Look at everything up to here."""
         config = self._runtime.config
-        known = last(config.state_dir, model)
-        if known is not None and known["until_us"] >= until_us:  # judged again after a restart
-            return
         with read(self._runtime.engine) as connection:
             delays = read_delays(self._windows, connection, config, Look.of(config, model, until_us))
         told = weak_slices(config, model, until_us=until_us, horizon_us=delays.horizon_us or 0)
-        keep(config.state_dir, told)
+        keep(Paths(config.state_dir).weak(model), told)
         log.info("weak_slices", model=model, version=told["version"], found=[each["name"] for each in told["slices"]])

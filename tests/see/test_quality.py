@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from labeling.tables import item
+from retrain.paths import Paths
 from retrain.testing import START_US, served_scores, small_contract, small_rows, write_log
 from schemas.contract import parse_contract
 from schemas.database import read, write
@@ -21,6 +22,7 @@ from schemas.errors import BrokerUnreachableError, ContractError, UsageError
 from schemas.times import DAY_US, HOUR_US, from_us
 from streams.cli import cli
 from streams.cli.quality import lines
+from streams.daily import keep
 from streams.ends import LogEnds
 from streams.plane.pick import audited
 from streams.quality import QualityReader, Wanted
@@ -29,7 +31,7 @@ from streams.status import StatusReader
 from streams.testing import wait_until
 from streams.testing.counting import plane_parts
 from streams.testing.served import World, open_world
-from streams.weak import DailyScan, keep, last, weak_slices
+from streams.weak import DailyScan, last, weak_slices
 from streams.web import html
 from streams.web.view import Choice, View
 from streams.windows import WindowReader
@@ -288,7 +290,7 @@ def test_a_worker_looks_once_a_day_for_slices_that_nobody_declared(bare: World) 
     (weak,) = [each["weak"] for each in json.loads(now)["models"].values()]
     assert weak["slices"][0]["name"] == "route=C"
     assert weak["slices"][0]["ids"]
-    keep(bare.config.state_dir, {**found, "format": 0})
+    keep(Paths(bare.config.state_dir).weak("small"), {**found, "format": 0})
     assert last(bare.config.state_dir, "small") is None, "of another version"
 
 
