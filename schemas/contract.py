@@ -30,7 +30,8 @@ FIELD_ATTRIBUTES = frozenset(
 RECORD_ATTRIBUTES = frozenset("type name namespace doc fields model version target facts timezone fairness".split())
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-FEATURES_MAX = 2_000
+FEATURES_MAX = 1_000
+"""The counters have room for so many (see :mod:`schemas.parts`)."""
 RESERVED = frozenset("prediction_id model event_time subject features offset broker_ts cluster partition".split())
 """Columns that stand beside the features in the envelope and the archive."""
 
