@@ -85,8 +85,7 @@ class FeatureProfile:
     counts
         Training rows in each cell, ``r_k``.
     weights
-        Dirichlet weights ``a_k``: spacings where the training values have no ties and are more than 40, else
-        ``r_k + 1/2``.
+        Dirichlet weights ``a_k``: spacings where the training values have no ties, ``r_k + 1/2`` otherwise.
     longest_run
         The longest run of training rows, in table order, whose value did not change.
     modal_share
@@ -333,7 +332,7 @@ def _build_number(field: FieldLike, values: pl.Series) -> FeatureProfile:
     empty = FeatureProfile(field.name, "number", edges, (), (), (), (), 0, 0.0)
     counts = np.bincount(empty.codes(values), minlength=NUMBER_SPECIALS + len(edges) + 1)
     weights = counts + 0.5
-    if len(distinct) == len(x) > DISTINCT_MAX:  # no ties: spacings, exact for every continuous law
+    if len(x) and len(distinct) == len(x):  # no ties: spacings, exact for every continuous law
         weights[NUMBER_SPECIALS:] = np.maximum(counts[NUMBER_SPECIALS:], [1] + [0] * len(edges))
     modal = float(times.max() / max(1, len(values))) if len(times) else 0.0
     return _feature(field, counts, weights, modal, values, edges=edges)
@@ -344,7 +343,9 @@ def _edges(x: npt.NDArray[np.float64], distinct: npt.NDArray[np.float64], times:
         return ()
     above = math.nextafter(float(distinct[-1]), math.inf)
     if len(distinct) <= DISTINCT_MAX:
-        return tuple(float(v) for v in distinct) + ((above,) if math.isfinite(above) else ())
+        # Without ties the largest value begins the last spacing, which has no end.
+        has_end = len(distinct) < len(x) and math.isfinite(above)
+        return tuple(float(v) for v in distinct) + ((above,) if has_end else ())
     ranks = [max(1, math.ceil(q * len(x))) for q in QUANTILES]
     chosen = {float(x[rank - 1]) for rank in ranks} | {float(x[0]), float(x[-1])}
     for atom in distinct[times >= ATOM_SHARE * len(x)]:

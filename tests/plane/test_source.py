@@ -155,10 +155,11 @@ def test_producers_timestamps_are_asked_of_every_record() -> None:
 
 
 def test_offsets_that_are_missing_are_told_where_they_are_missing() -> None:
-    log = Log(0, 10)
+    log = Log(0, 10, lost_until=16)
     assert log.take([message(10, 1)], np.array([10])) == 0
     assert log.take([message(14, 1)], np.array([14])) == 3
-    assert log.fetched == 15
+    assert log.take([message(19, 1)], np.array([19])) == 1, "from 16 on nothing is known to be lost"
+    assert log.fetched == 20
 
 
 @pytest.mark.parametrize("at_most", [1, 2, 5])

@@ -46,6 +46,7 @@ def test_markers_and_aborted_events_are_no_records_and_no_gaps(
     config = configure(tmp_path, world, bootstrap, segment_records=SEGMENT_RECORDS)
     log = Log(bootstrap, cluster_id(bootstrap), registry, config.archive_dir, SEGMENT_RECORDS, PARTITIONS)
     worker.start()
+    wait_until(lambda: worker.works, DEADLINE_S, "the worker's partitions")
     producer = Producer(producer_settings(bootstrap, transactional_id="service"))
     producer.init_transactions(30)
     events = list(world.events(PREDICTIONS))
