@@ -80,11 +80,18 @@ class Arrival:
 
 @dataclass(frozen=True)
 class ArrivalRules:
-    """The rules of one model."""
+    """The rules of one model.
+
+    Attributes
+    ----------
+    start
+        The first hour in which the version may be served; what was before teaches.
+    """
 
     counts: HourlyCounts
     local: LocalHours
     policy: MonitorPolicy
+    start: Hour
 
     def broken(self, hour: Hour) -> list[Arrival]:
         """All rules that are broken at the end of an hour."""
@@ -92,21 +99,29 @@ class ArrivalRules:
 
     def volume(self, hour: Hour) -> list[Arrival]:
         """What has fallen silent, or far under what is usual at these hours of the week."""
-        first = min(self.counts.scalars, default=hour)
+        first, served = min(self.counts.scalars, default=hour), self._served_since(hour)
         slices = self.counts.layout.slices
-        found = self._low(hour, first, lambda h: self.counts.scalar(h, N), PAIRS, slices)
+        found = self._low(hour, first, lambda h: self.counts.scalar(h, N), PAIRS, slices, served)
         first = min(self.counts.log, default=hour)
         for topic in (INPUTS, PREDICTIONS):
             found += self._low(hour, first, lambda h, t=topic: self._arrived(h, t), f"@{NOUNS[topic]}", (ALL_SLICE,))  # type: ignore[misc]
         return found + self._low(hour, first, self._truths, TRUTHS, (ALL_SLICE,))
 
-    def _low(self, hour: Hour, first: Hour, rows_of: Volume, subject: str, slices: tuple[str, ...]) -> list[Arrival]:
+    def _served_since(self, hour: Hour) -> Hour:
+        """When the version's first answers came: services take it up some time after it was promoted."""
+        return min(
+            (h for h in self.counts.scalars if h >= self.start and self.counts.scalar(h, N)[0]), default=hour + 1
+        )
+
+    def _low(
+        self, hour: Hour, first: Hour, rows_of: Volume, subject: str, slices: tuple[str, ...], since: Hour = 0
+    ) -> list[Arrival]:
         policy, found = self.policy, {}
         day, hour_of_day = self.local(hour)
         ends = [self.local.hour_at(day - WEEK_DAYS * week, hour_of_day) for week in range(1, policy.volume_weeks + 1)]
         for length in policy.volume_hours:
             past = [_total(rows_of, end, length) for end in ends if end is not None and end - length + 1 >= first]
-            if len(past) < policy.volume_weeks_min:
+            if len(past) < policy.volume_weeks_min or hour - length + 1 < since:
                 continue
             usual = np.sort(np.stack(past), axis=0)[(len(past) - 1) // 2]
             now = _total(rows_of, hour, length)

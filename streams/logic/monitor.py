@@ -146,7 +146,7 @@ class Monitor:
     @property
     def arrivals(self) -> ArrivalRules:
         """The rules of what comes at all; they keep nothing."""
-        return ArrivalRules(self.counts, self.local, self.policy)
+        return ArrivalRules(self.counts, self.local, self.policy, -(-self.start_us // HOUR_US))
 
     @property
     def layout(self) -> Layout:

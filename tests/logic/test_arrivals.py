@@ -111,6 +111,17 @@ def test_a_stream_that_falls_silent_is_told_within_two_hours() -> None:
     assert len({a.incident_id for a in alerts}) == 1
 
 
+def test_a_version_is_not_silent_before_services_have_taken_it_up() -> None:
+    monitor = make_monitor(profile(), FAULT_DAY, POLICY)
+    start_us, taken_up_us = FIRST_US + FAULT_DAY * DAY_US, FIRST_US + FAULT_DAY * DAY_US + 26 * HOUR_US
+    since = rows().filter(pl.col("event_time") >= taken_up_us)
+    monitor.add(make_parts(rows().filter(pl.col("event_time") < start_us), profile()))
+    monitor.add(make_parts(since.filter(pl.col("event_time") < taken_up_us + 8 * HOUR_US), profile()))
+    monitor.add(arrived(rows()))
+    assert monitor.advance(taken_up_us + 8 * HOUR_US) == []
+    assert said(monitor.advance(FIRST_US + END_DAY * DAY_US)) == {("critical", "@monitored", "volume", "all")}
+
+
 def test_truths_that_stop_coming_are_told_though_predictions_go_on() -> None:
     log = changed(arrived(rows()), lambda counts: {c: n for c, n in counts.items() if c < LOG_SIDE * FEEDBACK})
     alert = only(run(rows(), log))
