@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from streams.logic.counts import LocalHours
 log = structlog.get_logger("flywheel.daily")
 
 
-class Daily:
+class Daily(ABC):
     """Does something for each model at the first full hour of its local day, in a thread of its own.
 
     Parameters
@@ -54,13 +55,13 @@ class Daily:
             self._is_stopped = True
             self._changed.notify()
 
+    @abstractmethod
     def last(self, model: str) -> dict[str, Any] | None:
         """The last result of a model: a day is not done twice, also after a restart."""
-        raise NotImplementedError
 
+    @abstractmethod
     def do(self, model: str, until_us: int) -> None:
         """Do it for the day that ends here."""
-        raise NotImplementedError
 
     def _work(self) -> None:
         rest_s = 0.0

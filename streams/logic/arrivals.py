@@ -8,7 +8,7 @@ Keeps no state: every answer is a function of the counts that are there.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,8 @@ class Arrival:
         Rows that are usual, or seconds within which nine of ten records used to come.
     severity
         ``page`` or ``warn``.
+    ago
+        Hours since the window's end.
     """
 
     rule: str
@@ -72,6 +74,7 @@ class Arrival:
     limit: float
     usual: float
     severity: str
+    ago: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For an alert's detail."""
@@ -105,7 +108,12 @@ class ArrivalRules:
         first = min(self.counts.log, default=hour)
         for topic in (INPUTS, PREDICTIONS):
             found += self._low(hour, first, lambda h, t=topic: self._arrived(h, t), f"@{NOUNS[topic]}", (ALL_SLICE,))  # type: ignore[misc]
-        return found + self._low(hour, first, self._truths, TRUTHS, (ALL_SLICE,))
+        return found + self._silent_truths(hour, first)
+
+    def _silent_truths(self, hour: Hour, first: Hour) -> list[Arrival]:
+        """Hours close with the predictions' event time, and in a replay feedback may be hours of it behind."""
+        ago = self.policy.truth_wait_hours
+        return [replace(a, ago=ago) for a in self._low(hour - ago, first, self._truths, TRUTHS, (ALL_SLICE,))]
 
     def _served_since(self, hour: Hour) -> Hour:
         """When the version's first answers came: services take it up some time after it was promoted."""

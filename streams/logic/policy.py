@@ -88,6 +88,7 @@ class MonitorPolicy(BaseModel):
     volume_rows: Count = Field(default=50, description="where fewer are usual nothing is called silent")
     volume_weeks: Count = Field(default=4, description="weeks whose median is what is usual")
     volume_weeks_min: Count = 2
+    truth_wait_hours: Count = Field(default=6, description="that truths may be behind before they are called silent")
     late_hours: Count = 2
     late_factor: Positive = Field(default=4.0, description="times as late as nine of ten records used to be")
     late_s_min: Positive = Field(default=300.0, description="seconds that a record may always take")

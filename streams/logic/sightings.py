@@ -79,7 +79,7 @@ def breach_sighting(breach: Breach, slices: Sequence[str], policy: MonitorPolicy
 def arrival_sighting(arrival: Arrival, policy: MonitorPolicy) -> Sighting:
     """What does not come, comes late, twice, or in a form that cannot be used."""
     noun = {PAIRS: "predictions with their input"}.get(arrival.subject, arrival.subject.removeprefix("@"))
-    window = f"{_where(arrival.slice)}, {arrival.hours} h"
+    window = f"{_where(arrival.slice)}, {arrival.hours} h{f' until {arrival.ago} h ago' if arrival.ago else ''}"
     message = {
         "volume": f"{arrival.rows:,} {noun} came where {arrival.usual:,.0f} are usual at these hours of the week"
         f" ({window}): the stream is {'low' if arrival.rows else 'silent'}.",
@@ -98,7 +98,7 @@ def arrival_sighting(arrival: Arrival, policy: MonitorPolicy) -> Sighting:
     elif arrival.rule != "late":
         orders = orders_of_share(arrival.rows, arrival.share, arrival.limit)
     detail = {**arrival.as_dict(), "verdict": PIPE, "orders": orders, "slices": [arrival.slice]}
-    place = arrival.subject, arrival.slice, arrival.hours, arrival.severity
+    place = arrival.subject, arrival.slice, arrival.hours + arrival.ago, arrival.severity
     is_critical = arrival.severity == PAGE and is_gross
     return Sighting("contract", *place, message, detail, scope=arrival.rule, is_critical=is_critical)
 
