@@ -18,6 +18,7 @@ from schemas.events import SOURCES, topic
 from streams import membership
 from streams.crash import crash_point
 from streams.plane import checkpoint
+from streams.plane.fetch import Fetcher
 from streams.plane.horizon import Horizon
 from streams.plane.join import ModelStore
 from streams.plane.numbered import Numbered
@@ -40,6 +41,8 @@ class Assignment:
     ----------
     consumer_settings
         Of the consumer that is subscribed with :meth:`subscribe`.
+    fetcher
+        Reads what is given.
     on_gap
         Is told of records that are gone: topic, partition, first offset, how many.
     on_taken
@@ -51,8 +54,6 @@ class Assignment:
         The partition numbers that are worked on.
     partitions
         How many there are in all; 0 before the first assignment.
-    moved
-        Partition numbers given or taken since it was cleared.
     failure
         What went wrong in a callback of the consumer, which would print and forget it.
     """
@@ -62,11 +63,12 @@ class Assignment:
         settings: PlaneSettings,
         plans: Mapping[str, ModelPlan],
         consumer_settings: Mapping[str, Any],
+        fetcher: Fetcher,
         on_gap: Callable[[str, int, int, int], None],
         on_taken: Callable[[int], None],
     ) -> None:
         self._s, self._plans = settings, plans
-        self._on_gap, self._on_taken = on_gap, on_taken
+        self._fetcher, self._on_gap, self._on_taken = fetcher, on_gap, on_taken
         self._is_incremental = consumer_settings.get("group.protocol") == "consumer"
         self._group = str(consumer_settings.get("group.id", ""))
         self._horizon = Horizon.of(settings.join_horizon_s)
@@ -76,7 +78,6 @@ class Assignment:
         self._is_unsaved = False
         self.numbers: dict[int, Numbered] = {}
         self.partitions = 0
-        self.moved: set[int] = set()
         self.failure: BaseException | None = None
 
     @property
@@ -145,34 +146,22 @@ class Assignment:
             self.failure = error
 
     def _assign(self, consumer: Consumer, given: list[TopicPartition]) -> None:
-        before = set(self._owned)
-        self.moved |= {each.partition for each in given}
         self._owned |= {(each.topic, each.partition) for each in given}
+        if self._is_incremental:
+            consumer.incremental_assign(given)
+        else:
+            consumer.assign(given)
+        consumer.pause(given)
         if not self.partitions:
             self.partitions = len(consumer.list_topics(TOPICS[TOPIC_INPUTS], timeout=10).topics[TOPICS[0]].partitions)
+        # A number whose siblings are still with another worker is not yet worked on.
         ready = {each.partition for each in given if all((name, each.partition) in self._owned for name in TOPICS)}
-        starts: list[TopicPartition] = []
-        for each in given:
-            if each.partition not in ready:  # its siblings are still with another worker: not yet worked on
-                starts.append(TopicPartition(each.topic, each.partition, 0))
-        again = [TopicPartition(name, n) for n in sorted(ready) for name in TOPICS if (name, n) in before]
-        if again:
-            consumer.incremental_unassign(again)
         for number in sorted(ready):
             found = resume(consumer, number, self._s, self._plans, self._stamp)
             self.numbers[number] = self._start(number, found)
-            starts += [TopicPartition(name, number, at) for name, at in zip(TOPICS, found.positions, strict=True)]
-        waiting = [each for each in starts if each.partition not in ready]
-        if self._is_incremental:
-            consumer.incremental_assign(starts)
-        else:
-            consumer.assign(starts)
-        # The client keeps a partition paused over an assignment: because it waited for its siblings, or was throttled.
-        consumer.resume([each for each in starts if each.partition in ready])
-        if waiting:
-            consumer.pause(waiting)
+            self._fetcher.read({(name, number): at for name, at in zip(TOPICS, found.positions, strict=True)})
         self._remember(consumer)
-        log.info("partitions_assigned", numbers=sorted(ready), waiting=len(waiting))
+        log.info("partitions_assigned", numbers=sorted(ready), partitions=len(given))
 
     def _remember(self, consumer: Consumer) -> None:
         """Keep this worker's name in the group, for the one after it."""
@@ -215,8 +204,8 @@ class Assignment:
 
     def _revoked(self, consumer: Consumer, taken: list[TopicPartition]) -> None:
         numbers = {each.partition for each in taken}
-        self.moved |= numbers
         self._owned -= {(each.topic, each.partition) for each in taken}
+        self._fetcher.drop((name, number) for name in TOPICS for number in numbers)
         for number in numbers:
             self.numbers.pop(number, None)
             self._on_taken(number)

@@ -20,8 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from schemas.registry import HEADER_BYTES
-
 Ints = npt.NDArray[np.int64]
 FIXED_BYTES: Mapping[str, int] = {"null": 0, "float": 4, "double": 8}
 Sizes = Callable[[pl.Series], Ints | int]
@@ -69,10 +67,9 @@ class Layout:
             if expression is not None
         ]
 
-    def is_exact(self, frame: pl.DataFrame, body: bytes, lengths: Ints) -> bool:
-        """Whether the columns are those of values with these lengths, one after the other in ``body``."""
-        data, ends = np.frombuffer(body, np.uint8), np.cumsum(lengths)
-        at, found = ends - lengths + HEADER_BYTES, frame.select(self._queries)
+    def is_exact(self, frame: pl.DataFrame, body: memoryview, starts: Ints, ends: Ints) -> bool:
+        """Whether the columns are those of data that lie between these places of ``body``."""
+        data, at, found = np.frombuffer(body, np.uint8), starts.copy(), frame.select(self._queries)
         for n, step in enumerate(self._steps):
             if step.byte is not None:
                 if (data.take(at, mode="clip") != found[f"{n}.byte"].to_numpy()).any():
@@ -118,13 +115,21 @@ def _value(column: pl.Expr, avro_type: Any) -> _Step:
 
 
 def _number_sizes(numbers: pl.Series) -> Ints | int:
-    x = numbers.to_numpy()
-    return varint_sizes((x << 1) ^ (x >> 63))
+    return varint_sizes(zigzags(numbers.to_numpy()))
 
 
 def _text_sizes(lengths: pl.Series) -> Ints | int:
-    x: Ints = lengths.to_numpy()
-    return x + varint_sizes(x << 1)
+    return text_sizes(lengths.to_numpy())
+
+
+def zigzags(numbers: Ints) -> Ints:
+    """64-bit numbers as Avro writes them, small where they are near zero."""
+    return (numbers << 1) ^ (numbers >> 63)
+
+
+def text_sizes(lengths: Ints) -> Ints:
+    """Bytes of texts with these lengths, with the number that says it."""
+    return lengths + varint_sizes(lengths << 1)
 
 
 def _array_sizes(lists: pl.Series, items: Any) -> Ints | int:

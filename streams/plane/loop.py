@@ -22,23 +22,19 @@ from streams.plane.assignment import TOPICS, Assignment
 from streams.plane.check import Checker
 from streams.plane.decode import Bad, Decoded, Decoder
 from streams.plane.emit import Emitter, segment_record
+from streams.plane.fetch import Fetched, Fetcher
 from streams.plane.memory import resident, trim
 from streams.plane.numbered import Batch, Clock, Numbered
-from streams.plane.packed import Packed
 from streams.plane.partitioner import ANYWHERE, partitions_of
 from streams.plane.pick import Found
 from streams.plane.plan import TOPIC_FEEDBACK, TOPIC_INPUTS, TOPIC_PREDICTIONS, ModelPlan
 from streams.plane.segments import NO_EVENT
 from streams.plane.settings import PlaneSettings
-from streams.plane.source import Chunk, Log, asked, runs
+from streams.plane.source import Chunk, Log
 from streams.plane.stages import Stages
 
-CONSUME_RECORDS = 4_000
-"""Messages taken at once: so few that they are still in the CPU's cache when their values are."""
-CONSUME_TIMEOUT_S = 0.05
-"""An incomplete batch waits this long while there is a backlog, and so does a quiet stream for its next record."""
-GATHER_S = 0.01
-"""After that record more is waited for: a turn for each would cost more than all of them."""
+TAKE_TIMEOUT_S = 0.05
+"""So long a turn waits for records."""
 WORK_INTERVAL_S = 0.1
 """A partition number with less than a micro-batch in hand is worked on this often at most: a step has a fixed cost of
 some milliseconds, which a quiet stream would pay for every few records."""
@@ -51,6 +47,7 @@ BEHIND_FACTOR = 5
 GC_THRESHOLDS = (100_000, 50, 100)
 """Of the garbage collector, for the whole process: a message in hand is an object that it looks at again and again and
 that is never part of a cycle. The default (700, 10, 10) took 3 of 20 CPU seconds a million predictions."""
+WATERMARKS_TIMEOUT_S = 5.0
 REGISTRY_RETRY_S = 2.0
 REGISTRY_PATIENCE_S = 240.0
 """Less than max.poll.interval.ms (300 s), after which the group would give the partitions away."""
@@ -83,8 +80,9 @@ class DataPlane:
         self._s = settings
         keeps_bytes = all(f.sensitivity == "none" for plan in plans.values() for f in plan.contract.fields)
         self._emitter = Emitter(producer_settings, Codec(registry), ids, settings.cluster, keeps_bytes=keeps_bytes)
-        # To be told of an end is the one way to see it where it is a transaction's marker, and no record.
-        self._consumer = Consumer({**consumer_settings, "error_cb": self._on_error, "enable.partition.eof": True})
+        # The group's member: it says what is read and keeps what is committed, and fetches nothing.
+        self._consumer = Consumer({**consumer_settings, "error_cb": self._on_error})
+        self._fetcher = Fetcher(consumer_settings, settings.memory.prefetched)
         # Asks for the ends of topics on a connection of its own, on which no long fetch is in the way.
         # Of an open transaction it must see the records too: they will come with the timestamps that they have now.
         uncommitted = {"error_cb": self._on_error, "isolation.level": "read_uncommitted"}
@@ -92,7 +90,7 @@ class DataPlane:
         self._decoders = [Decoder(registry) for _ in SOURCES]
         self._checkers = [Checker(place, plans, settings.future_skew_ms * 1000) for place in range(len(SOURCES))]
         self._archive = ArchiveWriter(settings.archive_dir, settings.cluster)
-        self._given = Assignment(settings, plans, consumer_settings, self._on_gap, self._on_taken)
+        self._given = Assignment(settings, plans, consumer_settings, self._fetcher, self._on_gap, self._on_taken)
         self._numbers = self._given.numbers
         self._profiles = {model: plan.profile.profile_id for model, plan in plans.items()}
         self._paused: set[tuple[str, int]] = set()
@@ -119,6 +117,7 @@ class DataPlane:
         self._stop = stop
         gc.set_threshold(*GC_THRESHOLDS)
         self.stages.start()
+        self._fetcher.start()
         self._given.subscribe(self._consumer)
         try:
             while not stop.is_set():
@@ -126,29 +125,19 @@ class DataPlane:
             self._tick(is_last=True)
             self._save()
         finally:
+            self._fetcher.close()
             self._consumer.close()
             self._looker.close()
         membership.forget(self._s.join_dir)
 
     def _turn(self) -> None:
-        at_most = min(CONSUME_RECORDS, self._s.batch_records)
-        messages = self._consume(at_most)
-        self.stages.lap("consume" if messages else "idle")
-        if self._given.failure is not None:
-            raise self._given.failure
-        good, said = messages, []
-        if messages and any(asked(messages, "error")):
-            good = [m for m in messages if m.error() is None]
-            said = [m for m in messages if m.error() is not None]
-        for name, partition, first, last, offsets in runs(good):
-            numbered = self._numbers.get(partition)
-            if numbered is not None:
-                gone = numbered.frontier.logs[TOPICS.index(name)].take(good[first:last], offsets)
-                if gone:
-                    self._on_gap(name, partition, int(offsets[0]) - gone, gone)
-        self._on_errors(said)
+        self._poll()
+        fetched = self._fetcher.take(TAKE_TIMEOUT_S)
+        self.stages.lap("consume" if any(each.batches for each in fetched) else "idle")
+        for each in fetched:
+            self._take(each)
         self.stages.lap("take")
-        is_caught_up = self._is_caught_up = len(messages) < at_most
+        is_caught_up = self._is_caught_up = not fetched or self._are_read()
         if is_caught_up:
             self._look()
         for number, numbered in list(self._numbers.items()):
@@ -159,17 +148,39 @@ class DataPlane:
         if time.monotonic() - self._last_tick >= self._s.summary_interval_ms / 1000:
             self._tick()
 
-    def _consume(self, at_most: int) -> list[Any]:
-        """A batch; of a stream that is caught up with, what comes shortly after its next record."""
-        if not self._is_caught_up:
-            return list(self._consumer.consume(at_most, CONSUME_TIMEOUT_S))
-        messages = list(self._consumer.consume(1, CONSUME_TIMEOUT_S))
-        if not messages or at_most == 1:
-            return messages
-        self._given.moved.clear()
-        more = list(self._consumer.consume(at_most - 1, GATHER_S))
-        # What moved in between is read again from where its new assignment starts.
-        return [message for message in messages if message.partition() not in self._given.moved] + more
+    def _poll(self) -> None:
+        """Let the consumer tell what the group gives and takes."""
+        message = self._consumer.poll(0)
+        if self._given.failure is not None:
+            raise self._given.failure
+        error = None if message is None else message.error()
+        if error is not None:
+            if error.fatal():
+                raise KafkaException(error)
+            log.warning("consumer_error", error=error.str(), topic=message.topic(), partition=message.partition())
+
+    def _take(self, fetched: Fetched) -> None:
+        name, number = fetched.place
+        numbered = self._numbers.get(number)
+        if numbered is None:
+            return
+        place = TOPICS.index(name)
+        if fetched.is_out_of_range:
+            self._on_out_of_range(numbered, place)
+            return
+        each = numbered.frontier.logs[place]
+        for first, gone in each.take(fetched.batches, fetched.after):
+            self._on_gap(name, number, first, gone)
+        each.end, each.stable = fetched.end, fetched.stable
+
+    def _are_read(self) -> bool:
+        """Whether all that may be read was."""
+        return all(
+            each.fetched >= each.stable
+            for number, numbered in self._numbers.items()
+            for each in numbered.frontier.logs
+            if (TOPICS[each.place], number) not in self._paused
+        )
 
     def _is_due(self, number: int) -> bool:
         return time.monotonic() - self._worked.get(number, 0.0) >= WORK_INTERVAL_S
@@ -203,7 +214,7 @@ class DataPlane:
             self._on_late(number, numbered)
 
     def _decode(self, number: int, place: int, chunk: Chunk) -> list[tuple[Decoded, str]]:
-        decoded, bad = self._decoded(place, chunk.values, chunk.keys)
+        decoded, bad = self._decoded(place, chunk)
         self.stages.lap("decode")
         good, unplaced = self._checkers[place].check(decoded, chunk)
         for model, places, event_us in self._checkers[place].foreign:
@@ -244,12 +255,12 @@ class DataPlane:
                 kept.append((Decoded(part.schema_id, part.places[~gone], part.frame.filter(~gone)), model))
         return kept
 
-    def _decoded(self, place: int, values: Packed, keys: Packed) -> tuple[list[Decoded], list[Bad]]:
+    def _decoded(self, place: int, chunk: Chunk) -> tuple[list[Decoded], list[Bad]]:
         """A schema that is not in the cache has to be asked for: while the registry is away, its records wait."""
         deadline = time.monotonic() + REGISTRY_PATIENCE_S
         while True:
             try:
-                return self._decoders[place].decode(values, keys)
+                return self._decoders[place].decode(chunk)
             except RegistryUnreachableError as error:
                 if time.monotonic() > deadline or self._stop.wait(REGISTRY_RETRY_S):
                     raise
@@ -276,7 +287,7 @@ class DataPlane:
     def _see_ends(self, asked: list[tuple[int, Log]]) -> int:
         """Note which of these logs are read to their end; returns the time at which the broker was asked, in ms."""
         asked_ms = time.time_ns() // 1_000_000
-        places = {(TOPICS[each.place], number): each for number, each in asked if self._seems_at_end(number, each)}
+        places = {(TOPICS[each.place], number): each for number, each in asked if each.fetched >= each.end}
         if places:
             try:
                 ends = self._looker.offsets_for_times([TopicPartition(*at, OFFSET_END) for at in places], timeout=1.0)
@@ -288,11 +299,6 @@ class DataPlane:
                     each.seen_end_ms = asked_ms
         return asked_ms
 
-    def _seems_at_end(self, number: int, each: Log) -> bool:
-        """Whether the last fetch saw nothing more: asks nobody."""
-        place = TopicPartition(TOPICS[each.place], number)
-        return bool(self._consumer.get_watermark_offsets(place, cached=True)[1] <= each.fetched)
-
     def _throttle(self) -> None:
         bytes_max = 0 if self._is_tight else self._s.memory.in_hand_of(len(self._numbers) * len(TOPICS))
         for number, numbered in self._numbers.items():
@@ -300,10 +306,10 @@ class DataPlane:
                 key = (TOPICS[each.place], number)
                 if key in self._paused:
                     if each.in_hand <= self._s.batch_records and each.in_hand_bytes <= bytes_max // 2:
-                        self._consumer.resume([TopicPartition(*key)])
+                        self._fetcher.pause([key], is_paused=False)
                         self._paused.discard(key)
                 elif each.in_hand > IN_HAND_BATCHES_MAX * self._s.batch_records or each.in_hand_bytes > bytes_max:
-                    self._consumer.pause([TopicPartition(*key)])
+                    self._fetcher.pause([key])
                     self._paused.add(key)
 
     def _tick(self, *, is_last: bool = False) -> None:
@@ -414,27 +420,15 @@ class DataPlane:
 
     # -- what goes wrong ----------------------------------------------------------------------------------------------
 
-    def _on_errors(self, messages: list[Any]) -> None:
-        for message in messages:
-            error, name, number = message.error(), message.topic(), message.partition()
-            if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):  # noqa: SLF001
-                low, _ = self._consumer.get_watermark_offsets(TopicPartition(name, number), timeout=5.0)
-                if number not in self._numbers:  # waits for its siblings: starts where it should when they are there
-                    continue
-                each = self._numbers[number].frontier.logs[TOPICS.index(name)]
-                if not (self._s.is_embedded or self._s.accepts_loss):
-                    gone = f"{low - each.fetched} records of {name}-{number} from offset {each.fetched} on are gone."
-                    raise RecordsGoneError(gone)
-                self._numbers[number].lose(TOPICS.index(name), low)
-                self._consumer.seek(TopicPartition(name, number, low))
-            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
-                if number in self._numbers:  # what is between the last record and here is a transaction's marker
-                    each = self._numbers[number].frontier.logs[TOPICS.index(name)]
-                    each.fetched = max(each.fetched, message.offset())
-            elif error.fatal():
-                raise KafkaException(error)
-            else:
-                log.warning("consumer_error", error=error.str(), topic=name, partition=number)
+    def _on_out_of_range(self, numbered: Numbered, place: int) -> None:
+        """The broker does not have the next record of a log."""
+        name, number, each = TOPICS[place], numbered.number, numbered.frontier.logs[place]
+        low, _ = self._consumer.get_watermark_offsets(TopicPartition(name, number), timeout=WATERMARKS_TIMEOUT_S)
+        if not (self._s.is_embedded or self._s.accepts_loss):
+            gone = f"{low - each.fetched} records of {name}-{number} from offset {each.fetched} on are gone."
+            raise RecordsGoneError(gone)
+        numbered.lose(place, low)
+        self._fetcher.read({(name, number): low})
 
     def _on_gap(self, name: str, number: int, first: int, gone: int) -> None:
         log.error("records_gone", topic=name, partition=number, first_offset=first, records=gone)

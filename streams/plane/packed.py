@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 Ints = npt.NDArray[np.int64]
 NONE = np.empty(0, np.int64)
@@ -42,6 +43,11 @@ class Packed:
             nulls = np.array([i for i, text in enumerate(texts) if text is None])
             full = cls.of([text or b"" for text in texts])
             return cls(full.data, full.sizes, nulls)
+
+    @classmethod
+    def of_texts(cls, texts: pl.Series) -> Packed:
+        """Pack texts, none of them null."""
+        return cls(texts.str.join("").item().encode(), texts.str.len_bytes().to_numpy().astype(np.int64))
 
     def __len__(self) -> int:
         return len(self.sizes)

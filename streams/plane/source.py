@@ -8,54 +8,97 @@ because a new leader's clock may be behind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
+from streams.plane.batches import RecordBatch
 from streams.plane.horizon import Horizon
 from streams.plane.packed import Packed
 
 Ints = npt.NDArray[np.int64]
-TIMESTAMP_LOG_APPEND = 2
-STAMPS_STRIDE = 32
 NEVER = 2**62
 
 
-def asked(messages: Sequence[Any], name: str) -> Iterator[Any]:
-    """What a method says of every message.
+@dataclass
+class _Opened:
+    values: Packed
+    keys: Packed
+    headers: Mapping[int, Any]  # by offset, of the few records that have any
 
-    It is called through the class: 13 ns a message, where ``methodcaller`` takes 66 and ``m.value()`` 30.
-    """
-    return map(getattr(type(messages[0]), name), messages)
+    @classmethod
+    def of(cls, records: Sequence[Any]) -> _Opened:
+        """Of records as :meth:`RecordBatch.records` gives them."""
+        values, keys = Packed.of([r.value for r in records]), Packed.of([r.key for r in records])
+        return cls(values, keys, {r.offset: list(r.headers) for r in records if r.headers})
 
 
 @dataclass
 class Chunk:
-    """Consecutive records of one source partition."""
+    """Consecutive records of one source partition, in the broker's batches until somebody asks for one by itself.
 
-    values: Packed
-    keys: Packed
+    Attributes
+    ----------
+    offsets, timestamps, order_ts
+        Of every record; the broker's time in ms, and its running maximum.
+    batches
+        All of whose records these are; none once they have been opened.
+    """
+
     offsets: Ints
-    timestamps: Ints  # broker timestamps, ms
-    order_ts: Ints  # their running maximum
-    headers: Mapping[int, Any] = field(default_factory=dict)  # by offset, of the few records that have any
+    timestamps: Ints
+    order_ts: Ints
+    batches: tuple[RecordBatch, ...] = ()
+    opened: _Opened | None = None
+    known_keys: pl.Series | None = None
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     @property
     def nbytes(self) -> int:
-        """Of keys, values, and what is known of each record."""
+        """Of the batches or of keys and values, and of what is known of each record."""
         numbers = self.offsets.nbytes + self.timestamps.nbytes + self.order_ts.nbytes
-        return self.values.nbytes + self.keys.nbytes + numbers
+        if self.opened is None:
+            return numbers + sum(len(batch.whole) for batch in self.batches)
+        return numbers + self.opened.values.nbytes + self.opened.keys.nbytes
+
+    @property
+    def values(self) -> Packed:
+        """The values of the records."""
+        return self._open().values
+
+    @property
+    def keys(self) -> Packed:
+        """The keys of the records."""
+        if self.opened is None and self.known_keys is not None:
+            return Packed.of_texts(self.known_keys)
+        return self._open().keys
+
+    @property
+    def headers(self) -> Mapping[int, Any]:
+        """The headers of those that have any, by offset."""
+        return self._open().headers
+
+    def _open(self) -> _Opened:
+        if self.opened is None:
+            self.opened = _Opened.of([record for batch in self.batches for record in batch.records()])
+        return self.opened
 
     def __getitem__(self, part: slice) -> Chunk:
-        values, keys, offsets = self.values[part], self.keys[part], self.offsets[part]
-        return Chunk(values, keys, offsets, self.timestamps[part], self.order_ts[part], self.headers)
+        first, after, _ = part.indices(len(self))
+        numbers = self.offsets[part], self.timestamps[part], self.order_ts[part]
+        if self.opened is None:
+            edges = np.cumsum([0, *(batch.count for batch in self.batches)])
+            a, b = np.searchsorted(edges, (first, after)).tolist()
+            if edges[a] == first and edges[b] == after:
+                return Chunk(*numbers, self.batches[a:b])
+        own = self._open()
+        return Chunk(*numbers, opened=_Opened(own.values[part], own.keys[part], own.headers))
 
     def split(self, count: int) -> tuple[Chunk, Chunk]:
         """The first ``count`` records, and the rest."""
@@ -66,60 +109,49 @@ class Chunk:
         """Chunks of one source partition, in their order, as one."""
         if len(chunks) == 1:
             return chunks[0]
-        values, keys = Packed.join([c.values for c in chunks]), Packed.join([c.keys for c in chunks])
         offsets, timestamps, order_ts = (
             np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("offsets", "timestamps", "order_ts")
         )
+        if all(chunk.opened is None for chunk in chunks):
+            return cls(offsets, timestamps, order_ts, tuple(batch for chunk in chunks for batch in chunk.batches))
+        values, keys = Packed.join([c.values for c in chunks]), Packed.join([c.keys for c in chunks])
         headers = {offset: given for chunk in chunks for offset, given in chunk.headers.items()}
-        return cls(values, keys, offsets, timestamps, order_ts, headers)
+        return cls(offsets, timestamps, order_ts, opened=_Opened(values, keys, headers))
 
+    @classmethod
+    def of(cls, batches: Sequence[RecordBatch], first: int) -> list[Chunk]:
+        """The records from an offset on, as they come: those of uniform batches stay in them.
 
-def runs(messages: Sequence[Any]) -> list[tuple[str, int, int, int, Ints]]:
-    """Cut what one call of ``consume`` returned into runs of one source partition and consecutive offsets.
+        Their order time stamps are still their timestamps.
+        """
+        found: list[Chunk] = []
+        together: list[RecordBatch] = []
+        for batch in batches:
+            if batch.last < first:
+                continue
+            if batch.is_uniform and batch.base >= first:
+                together.append(batch)
+                continue
+            found += cls._uniform(together)
+            together = []
+            records = [record for record in batch.records() if record.offset >= first]
+            if records:
+                # with LogAppendTime the records' own times are the producer's
+                stamps = [batch.newest_ms if batch.is_log_append else record.timestamp for record in records]
+                times = np.array(stamps, np.int64)
+                offsets = np.array([record.offset for record in records], np.int64)
+                found.append(cls(offsets, times, times, opened=_Opened.of(records)))
+        return found + cls._uniform(together)
 
-    Returns
-    -------
-    list of (topic, partition, first, last + 1, offsets)
-    """
-    n = len(messages)
-    if not n:
-        return []
-    names, numbers = list(asked(messages, "topic")), list(asked(messages, "partition"))
-    offsets = np.fromiter(asked(messages, "offset"), np.int64, n)
-    is_break = np.diff(offsets) != 1
-    if numbers.count(numbers[0]) < n:
-        is_break |= np.diff(numbers) != 0
-    if not is_break.any() and names.count(names[0]) == n:
-        return [(names[0], numbers[0], 0, n, offsets)]
-    starts = [0, *(np.flatnonzero(is_break) + 1).tolist(), n]
-    found: list[tuple[str, int, int, int, Ints]] = []
-    for start, stop in pairwise(starts):
-        for name, some in groupby(names[start:stop]):  # another topic's record may have just the next offset
-            after = start + len(list(some))
-            found.append((name, numbers[start], start, after, offsets[start:after]))
-            start = after
-    return found
-
-
-def timestamps(messages: Sequence[Any]) -> Ints:
-    """Broker timestamps in ms.
-
-    With LogAppendTime a producer's whole batch shares one and they never fall, so that most need not be asked for.
-    """
-    if messages[0].timestamp()[0] != TIMESTAMP_LOG_APPEND:
-        return _stamps(messages)
-    last = len(messages) - 1
-    known = _stamps(messages[::STAMPS_STRIDE])
-    out = np.repeat(known, STAMPS_STRIDE)[: last + 1]
-    is_step = np.diff(known, append=messages[last].timestamp()[1]) != 0
-    for first in (np.flatnonzero(is_step) * STAMPS_STRIDE).tolist():
-        after = first + STAMPS_STRIDE
-        out[first:after] = _stamps(messages[first:after])
-    return out
-
-
-def _stamps(messages: Sequence[Any]) -> Ints:
-    return np.array([stamp for _, stamp in asked(messages, "timestamp")], np.int64)
+    @classmethod
+    def _uniform(cls, batches: Sequence[RecordBatch]) -> list[Chunk]:
+        if not batches:
+            return []
+        counts = np.array([batch.count for batch in batches])
+        starts = np.array([batch.base for batch in batches], np.int64)
+        offsets = np.arange(counts.sum()) + np.repeat(starts - np.cumsum(counts) + counts, counts)
+        times = np.repeat(np.array([batch.newest_ms for batch in batches], np.int64), counts)
+        return [cls(offsets, times, times, tuple(batches))]
 
 
 @dataclass
@@ -130,26 +162,39 @@ class Log:
     fetched: int  # offset after the last record in hand or worked on
     order_ts: int = 0  # running maximum up to there
     seen_end_ms: int = -NEVER  # clock time at which it was last seen at its end
+    end: int = 0  # as the broker said with the last records: after its last one,
+    stable: int = 0  # and up to where no transaction is open
     worked_ts: int = 0  # a record below this comes too late: one of another topic after it was worked on
     lost_until: int = 0  # see :class:`streams.plane.segments.Track`
     late: list[int] = field(default_factory=list)  # their offsets
     chunks: list[Chunk] = field(default_factory=list)
 
-    def take(self, messages: Sequence[Any], offsets: Ints) -> int:
-        """Put records in hand; returns how many before them are gone."""
-        times = timestamps(messages)
-        raised = np.maximum(np.maximum.accumulate(times), self.order_ts)
-        late = raised < self.worked_ts  # the slack is too small
-        if late.any():
-            self.late += offsets[late].tolist()
-            raised = np.maximum(raised, self.worked_ts)
-        gone = max(0, min(int(offsets[0]), self.lost_until) - self.fetched)
-        self.fetched, self.order_ts = int(offsets[-1]) + 1, int(raised[-1])
-        values, keys = (Packed.of(list(asked(messages, name))) for name in ("value", "key"))
-        some: dict[int, Any] = {}
-        if any(asked(messages, "headers")):
-            some = {int(offsets[i]): given for i, given in enumerate(asked(messages, "headers")) if given}
-        self.chunks.append(Chunk(values, keys, offsets, times, raised, some))
+    def take(self, batches: Sequence[RecordBatch], after: int) -> list[tuple[int, int]]:
+        """Put records in hand.
+
+        Parameters
+        ----------
+        after
+            Offset after all that they are of: behind the last may be markers of transactions.
+
+        Returns
+        -------
+        list of (first offset, count)
+            Of the records between them that are gone.
+        """
+        gone: list[tuple[int, int]] = []
+        for chunk in Chunk.of(batches, self.fetched):
+            before = np.concatenate([[self.fetched], chunk.offsets[:-1] + 1])
+            missing = np.minimum(chunk.offsets, self.lost_until) - before
+            gone += [(int(before[i]), int(missing[i])) for i in np.flatnonzero(missing > 0)]
+            raised = np.maximum(np.maximum.accumulate(chunk.timestamps), self.order_ts)
+            late = raised < self.worked_ts  # the slack is too small
+            if late.any():
+                self.late += chunk.offsets[late].tolist()
+                raised = np.maximum(raised, self.worked_ts)
+            self.fetched, self.order_ts = int(chunk.offsets[-1]) + 1, int(raised[-1])
+            self.chunks.append(replace(chunk, order_ts=raised))
+        self.fetched = max(self.fetched, after)
         return gone
 
     @property

@@ -1,8 +1,7 @@
 """Runs the data plane without a broker: a log in memory, a clock that is moved by hand, kills at any moment.
 
-:class:`FakeKafka` stands in for the broker and both clients (``streams.plane.loop.Consumer`` and
-``streams.plane.emit.Producer`` are replaced by its ``consumer`` and ``producer``, ``streams.plane.loop.time`` by its
-clock). Records become visible when the clock reaches them; ``consume`` hands them out in pieces that a seed decides.
+:class:`FakeKafka` stands in for the broker and all clients; :attr:`FakeKafka.fakes` names what of the plane they
+replace. Records become visible when the clock reaches them; ``take`` hands them out in batches that a seed decides.
 """
 
 # ruff: noqa: S311 - random numbers of a test
@@ -14,7 +13,7 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,11 +24,15 @@ from confluent_kafka import OFFSET_END, TopicPartition
 from schemas.events import SOURCES, topic
 from schemas.registry import FileRegistry, Registry
 from streams.kafka import cluster_id, consumer_settings, producer_settings
+from streams.plane.batches import RecordBatch, split
+from streams.plane.fetch import Fetched
 from streams.plane.loop import DataPlane
 from streams.plane.memory import MIB, Memory
 from streams.plane.plan import ModelPlan
 from streams.plane.settings import PlaneSettings
-from streams.testing.oracle import Record, belongs
+from streams.testing.batches import CODECS, Record, encode
+from streams.testing.oracle import Record as LogRecord
+from streams.testing.oracle import belongs
 from streams.testing.world import AUDIT_SHARE, SKEW_US, SQL_RULES, START_US, WINDOW_US, Event, World
 
 SLACK_MS = 500
@@ -78,13 +81,10 @@ class FakeMessage:
     def headers(self) -> list[tuple[str, bytes]] | None:
         return self.headers_
 
-    def error(self) -> None:
-        return None
-
     @property
-    def record(self) -> Record:
+    def record(self) -> LogRecord:
         """For the oracle."""
-        return Record(self.offset_, self.timestamp_[1], self.key_, self.value_)
+        return LogRecord(self.offset_, self.timestamp_[1], self.key_, self.value_)
 
 
 class FakeKafka:
@@ -95,7 +95,7 @@ class FakeKafka:
     partitions
         Of every topic.
     seed
-        Decides timestamps, and what each ``consume`` returns.
+        Decides timestamps, and what each ``take`` returns.
     is_log_append
         Whether records of one moment share a timestamp and it never falls, as Kafka stamps them; else they have the
         producers' own, which may fall, within the slack.
@@ -154,7 +154,7 @@ class FakeKafka:
             else:
                 self.append(name, partition, key, value)
 
-    def topics(self, partition: int) -> list[list[Record]]:
+    def topics(self, partition: int) -> list[list[LogRecord]]:
         """The three logs of a partition number, for the oracle."""
         return [[m.record for m in self.logs[topic(noun), partition]] for noun in SOURCES]
 
@@ -169,9 +169,35 @@ class FakeKafka:
         self.now_ms += ms
         self.monotonic_s += ms / 1000
 
+    @property
+    def fakes(self) -> dict[str, Any]:
+        """What is to be replaced, by its full name."""
+        own = {
+            "loop.Consumer": self.consumer, "loop.Fetcher": self.fetcher, "loop.time": self.time,
+            "emit.Producer": self.producer,
+        }  # fmt: skip
+        return {f"streams.plane.{name}": fake for name, fake in own.items()}
+
+    def batches(self, messages: Sequence[FakeMessage]) -> list[RecordBatch]:
+        """Records as the broker keeps them: batched anyhow, with any compression."""
+        found: list[RecordBatch] = []
+        while messages:
+            size = self.chance.choice((1, 3, 20, 100))
+            if self.is_log_append:  # a batch has one time
+                stamps = [m.timestamp_ for m in messages[:size]]
+                size = next((n for n, stamp in enumerate(stamps) if stamp != stamps[0]), size)
+            some, messages = messages[:size], messages[size:]
+            records = [Record(m.offset_, m.timestamp_[1], m.key_, m.value_, m.headers_ or []) for m in some]
+            found += split(encode(records, codec=self.chance.choice(CODECS), is_log_append=self.is_log_append))
+        return found
+
     def consumer(self, settings: Mapping[str, Any]) -> FakeConsumer:
         """Replaces ``confluent_kafka.Consumer``."""
         return FakeConsumer(self, settings)
+
+    def fetcher(self, settings: Mapping[str, Any], bytes_max: int) -> FakeFetcher:
+        """Replaces :class:`streams.plane.fetch.Fetcher`."""
+        return FakeFetcher(self, settings)
 
     def producer(self, settings: Mapping[str, Any]) -> FakeProducer:
         """Replaces ``confluent_kafka.Producer``."""
@@ -210,9 +236,6 @@ class FakeConsumer:
     def __init__(self, kafka: FakeKafka, settings: Mapping[str, Any]) -> None:
         self._kafka = kafka
         self._on_assign: Callable[..., None] | None = None
-        self._at: dict[tuple[str, int], int] = {}
-        self._paused: set[tuple[str, int]] = set()
-        self._idle = 0
 
     def memberid(self) -> str:
         """The only one."""
@@ -221,33 +244,12 @@ class FakeConsumer:
     def subscribe(self, topics: list[str], on_assign: Callable[..., None], **_others: Any) -> None:
         self._on_assign = on_assign
 
-    def consume(self, n: int, timeout: float) -> list[FakeMessage]:
-        kafka = self._kafka
-        kafka.called()
+    def poll(self, timeout: float) -> None:
         assign, self._on_assign = self._on_assign, None
         if assign is not None:
-            assign(self, [TopicPartition(*key) for key in kafka.logs])
-        kafka.pass_ms(kafka.chance.choice((0, 1, 20, 50, 300)))
-        found: list[FakeMessage] = []
-        keys = [key for key in self._at if key not in self._paused]
-        kafka.chance.shuffle(keys)
-        for key in keys * 2:
-            if kafka.chance.random() < 0.4:
-                continue
-            log, at = kafka.logs[key], self._at[key]
-            at_most = min(n - len(found), kafka.chance.choice((1, 30, 100, n)))
-            some = [m for m in log[at : at + at_most] if m.visible_ms <= kafka.now_ms]
-            found += some
-            self._at[key] += len(some)
-        is_done = all(self._at.get(key) == len(log) for key, log in kafka.logs.items()) and not found
-        self._idle = self._idle + 1 if is_done else 0
-        if self._idle > IDLE_POLLS:
-            kafka.stop.set()
-        return found
+            assign(self, [TopicPartition(*key) for key in self._kafka.logs])
 
-    def get_watermark_offsets(self, at: TopicPartition, timeout: float = 0.0, cached: bool = False) -> tuple[int, int]:
-        if cached:
-            return -1001, self._at[at.topic, at.partition]
+    def get_watermark_offsets(self, at: TopicPartition, timeout: float = 0.0) -> tuple[int, int]:
         self._kafka.called()
         log = self._kafka.logs[at.topic, at.partition]
         end = sum(1 for m in log if m.visible_ms <= self._kafka.now_ms)
@@ -279,20 +281,58 @@ class FakeConsumer:
         return SimpleNamespace(topics={name: SimpleNamespace(partitions=partitions)})
 
     def incremental_assign(self, given: list[TopicPartition]) -> None:
-        for each in given:
-            self._at[each.topic, each.partition] = each.offset
+        """What is read is the fetcher's."""
 
-    assign = incremental_assign
+    assign = incremental_unassign = pause = incremental_assign
 
-    def incremental_unassign(self, taken: list[TopicPartition]) -> None:
-        for each in taken:
-            del self._at[each.topic, each.partition]
+    def close(self) -> None:
+        """Nothing is held."""
 
-    def pause(self, given: list[TopicPartition]) -> None:
-        self._paused |= {(each.topic, each.partition) for each in given}
 
-    def resume(self, given: list[TopicPartition]) -> None:
-        self._paused -= {(each.topic, each.partition) for each in given}
+class FakeFetcher:
+    """Reads the logs in pieces."""
+
+    def __init__(self, kafka: FakeKafka, settings: Mapping[str, Any]) -> None:
+        self._kafka = kafka
+        self._at: dict[tuple[str, int], int] = {}
+        self._paused: set[tuple[str, int]] = set()
+        self._idle = 0
+
+    def start(self) -> None:
+        """There is no thread."""
+
+    def read(self, positions: Mapping[tuple[str, int], int]) -> None:
+        self._at |= positions
+        self._paused -= set(positions)
+
+    def drop(self, places: Iterable[tuple[str, int]]) -> None:
+        for place in places:
+            self._at.pop(place, None)
+
+    def pause(self, places: Iterable[tuple[str, int]], *, is_paused: bool = True) -> None:
+        self._paused = self._paused | set(places) if is_paused else self._paused - set(places)
+
+    def take(self, timeout_s: float) -> list[Fetched]:
+        kafka = self._kafka
+        kafka.called()
+        kafka.pass_ms(kafka.chance.choice((0, 1, 20, 50, 300)))
+        found: list[Fetched] = []
+        keys = [key for key in self._at if key not in self._paused]
+        kafka.chance.shuffle(keys)
+        for key in keys * 2:
+            if kafka.chance.random() < 0.4:
+                continue
+            log, at = kafka.logs[key], self._at[key]
+            end = sum(1 for m in log if m.visible_ms <= kafka.now_ms)
+            some = log[at : min(end, at + kafka.chance.choice((1, 30, 100, 4_000)))]
+            if some:
+                self._at[key] += len(some)
+                found.append(Fetched(key, tuple(kafka.batches(some)), self._at[key], end, end))
+        is_done = all(self._at.get(key) == len(log) for key, log in kafka.logs.items()) and not found
+        self._idle = self._idle + 1 if is_done else 0
+        if self._idle > IDLE_POLLS:
+            kafka.stop.set()
+        return found
 
     def close(self) -> None:
         """Nothing is held."""

@@ -1,6 +1,6 @@
 """A group of planes on one :class:`FakeKafka`: they take turns, and partitions move between them at any moment.
 
-Each member is a plane in a thread of its own that runs only while it has its turn: from one call of ``consume`` to the
+Each member is a plane in a thread of its own that runs only while it has its turn: from one call of ``poll`` to the
 next. So a test decides every interleaving, and the same decisions give the same run.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from streams.plane.testing import FakeConsumer, FakeKafka, FakeMessage, Killed, Plane
+from streams.plane.testing import FakeConsumer, FakeKafka, Killed, Plane
 
 MEMBER = "member"
 """The setting that tells a consumer whose it is."""
@@ -59,13 +59,12 @@ class GroupConsumer(FakeConsumer):
     def subscribe(self, topics: list[str], on_assign: Callable[..., None], **others: Any) -> None:
         self._assigned, self._revoked, self._lost = on_assign, others["on_revoke"], others["on_lost"]
 
-    def consume(self, n: int, timeout: float) -> list[FakeMessage]:
+    def poll(self, timeout: float) -> None:
         member = self._group.members[self._name]
         member.wait_for_turn()
         if member.is_fenced and self._group.chance.random() < 0.5:
-            return super().consume(n, timeout)  # it does not know yet, and works on
+            return  # it does not know yet, and works on
         self._rebalance(member)
-        return super().consume(n, timeout)
 
     def _rebalance(self, member: Member) -> None:
         group = self._group
@@ -118,7 +117,7 @@ class Member:
         return self._thread is not None
 
     def start(self) -> None:
-        """Start it, up to its first call of ``consume``."""
+        """Start it, up to its first call of ``poll``."""
         assert not self.is_alive
         self.is_fenced = self.is_hanging = False
         self._turn, self._pause = threading.Semaphore(0), threading.Semaphore(0)
@@ -145,7 +144,7 @@ class Member:
         self._turn.acquire()
 
     def turn(self) -> None:
-        """Let it run to its next call of ``consume``, or to its end."""
+        """Let it run to its next call of ``poll``, or to its end."""
         if self.is_alive and not self.is_hanging:
             self._turn.release()
             self._paused()

@@ -86,10 +86,7 @@ def run(world: World, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     def started(kafka: FakeKafka, kill_at: int = -1, **more: Any) -> list[dict[str, Any]]:
         kafka.calls, kafka.kill_at = 0, kill_at
         kafka.stop.clear()
-        fakes = {
-            "loop.Consumer": kafka.consumer, "emit.Producer": kafka.producer, "loop.time": kafka.time,
-        }  # fmt: skip
-        patches = [mock.patch(f"streams.plane.{name}", fake) for name, fake in fakes.items()]
+        patches = [mock.patch(name, fake) for name, fake in kafka.fakes.items()]
         for patch in patches:
             patch.start()
         try:

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from schemas.registry import HEADER, MAGIC, FileRegistry
 from streams.plane import decode
+from streams.plane.batches import split
 from streams.plane.decode import Decoder
-from streams.plane.packed import Packed
+from streams.plane.source import Chunk
+from streams.testing.batches import CODECS, Record, encode
 from streams.testing.world import World
 
 KEY = "prediction_id"
@@ -69,12 +71,49 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def packed(batch: list[Pair]) -> tuple[Packed, Packed]:
-    return Packed.of([value for value, _ in batch]), Packed.of([key for _, key in batch])
+def chunk(batch: list[Pair], *, is_opened: bool = False, codec: int = 3) -> Chunk:
+    """The records in the broker's batches, three of them where there are enough; or opened already."""
+    records = [Record(offset, 1_000, key, value) for offset, (value, key) in enumerate(batch)]
+    third = len(records) // 3
+    pieces = [piece for piece in (records[:third], records[third : 2 * third], records[2 * third :]) if piece]
+    (found,) = Chunk.of([each for piece in pieces for each in split(encode(piece, codec=codec))], 0)
+    assert found.opened is None
+    assert not is_opened or len(found.values) == len(batch)
+    return found
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_good_batch_is_read_without_opening_it(world: World, good: dict[str, list[Pair]], codec: int) -> None:
+    for noun in ("predictions", "feedback"):
+        batch = chunk(good[noun][:100], codec=codec)
+        (part,), bad = Decoder(world.registry).decode(batch)
+        assert (part.frame.height, bad, batch.opened) == (100, [], None)
+        assert batch.keys.tolist() == [key for _, key in good[noun][:100]]
+        assert batch.opened is None
+        assert batch.values.tolist() == [value for value, _ in good[noun][:100]]
+
+
+def test_headers_are_no_reason_to_read_records_otherwise(world: World, good: dict[str, list[Pair]]) -> None:
+    records = [
+        Record(n, 1_000, key, value, [("traceparent", b"00-1")] if n % 2 else [])
+        for n, (value, key) in enumerate(good["predictions"][:30])
+    ]
+    (batch,) = Chunk.of(split(encode(records)), 0)
+    (part,), bad = Decoder(world.registry).decode(batch)
+    (plain,), _ = Decoder(world.registry).decode(chunk(good["predictions"][:30]))
+    assert not bad
+    assert part.frame.equals(plain.frame)
+    assert batch.headers[1] == [("traceparent", b"00-1")]
+    assert 2 not in batch.headers
 
 
 def check(world: World, batch: list[Pair]) -> None:
-    decoded, bad = Decoder(world.registry).decode(*packed(batch))
+    for is_opened in (False, True):
+        _check(world, batch, chunk(batch, is_opened=is_opened))
+
+
+def _check(world: World, batch: list[Pair], given: Chunk) -> None:
+    decoded, bad = Decoder(world.registry).decode(given)
     found: dict[int, Any] = {}
     for part in decoded:
         assert list(part.places) == sorted(part.places)
@@ -189,7 +228,7 @@ def test_what_polars_takes_liberties_with_is_decided_by_fastavro_in_a_batch_as_a
     for value in odd:
         check(world, [(value, b"odd")])
         check(world, [*batch, (value, b"odd"), *batch])
-    decoded, bad = Decoder(world.registry).decode(*packed([*batch, *((value, b"odd") for value in odd)]))
+    decoded, bad = Decoder(world.registry).decode(chunk([*batch, *((value, b"odd") for value in odd)]))
     assert [item.place for item in bad] == [40, 41]
     assert sum(part.frame.height for part in decoded) == 42
 
@@ -221,7 +260,7 @@ def test_the_panics_of_polars_are_not_printed_and_what_others_print_is(
 
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(pl, "read_avro", watched)
-        _, bad = Decoder(world.registry).decode(Packed.of(values), Packed.of(keys))
+        _, bad = Decoder(world.registry).decode(chunk(list(zip(values, keys, strict=True)), is_opened=True))
     assert [item.place for item in bad] == [20]
     assert "PanicException" in panics
     assert capfd.readouterr().err == "said by another thread\n" * len(panics)
@@ -233,7 +272,7 @@ def test_a_registered_schema_that_is_no_record_stops_nothing(tmp_path: Path, wor
     registry = FileRegistry(tmp_path / "registry.json")
     schema_id = registry.register("somebody", schema)
     values = [HEADER.pack(MAGIC, schema_id) + b"\x02a"] * 20
-    decoded, bad = Decoder(registry).decode(Packed.of(values), Packed.of([b"a"] * 20))
+    decoded, bad = Decoder(registry).decode(chunk([(value, b"a") for value in values]))
     assert decoded == []
     assert {item.reason for item in bad} == {decode.REASON_SCHEMA}
     assert [item.place for item in bad] == list(range(20))
@@ -241,14 +280,14 @@ def test_a_registered_schema_that_is_no_record_stops_nothing(tmp_path: Path, wor
 
 def test_a_whole_batch_of_several_schemas_is_split_by_schema(world: World, good: dict[str, list[Pair]]) -> None:
     check(world, good["inputs"][:200])
-    decoded, bad = Decoder(world.registry).decode(*packed(good["inputs"][:200]))
+    decoded, bad = Decoder(world.registry).decode(chunk(good["inputs"][:200]))
     assert {part.schema_id for part in decoded} == {world.ids[model] for model in world.contracts}
     assert bad == []
 
 
 def test_a_schema_that_polars_cannot_read_is_decoded_record_by_record(world: World) -> None:
     value = world.value("foreign", {"prediction_id": "e", "tags": {"a": "b"}})
-    decoded, bad = Decoder(world.registry).decode(*packed([*[(value, b"e")] * 19, (value, b"x")]))
+    decoded, bad = Decoder(world.registry).decode(chunk([*[(value, b"e")] * 19, (value, b"x")]))
     assert [part.frame.height for part in decoded] == [19]
     assert [(item.place, item.reason) for item in bad] == [(19, decode.REASON_KEY)]
 
@@ -257,4 +296,4 @@ def test_an_unreadable_registry_is_not_a_bad_record(tmp_path: Path, good: dict[s
     path = tmp_path / "registry.json"
     path.write_text("{")
     with pytest.raises(ValueError, match="Expecting"):
-        Decoder(FileRegistry(path)).decode(*packed(good["inputs"][:20]))
+        Decoder(FileRegistry(path)).decode(chunk(good["inputs"][:20]))

@@ -40,11 +40,8 @@ def run(seed: int) -> tuple[Counter[str], Counter[str]]:
         kafka = FakeKafka(PARTITIONS, seed)
         kafka.fill(fuzzed(world, ROUND, seed))
         kafka.pass_ms(BACKLOG_MS)
-        fakes = {
-            "loop.Consumer": kafka.consumer, "emit.Producer": kafka.producer, "loop.time": kafka.time,
-        }  # fmt: skip
-        for name, fake in fakes.items():
-            patches.enter_context(mock.patch(f"streams.plane.{name}", fake))
+        for name, fake in kafka.fakes.items():
+            patches.enter_context(mock.patch(name, fake))
         plane = Plane(world, Path(place), segment_records=SEGMENT_RECORDS, batch_records=2_000)
         plane.make(world.registry, {"group.protocol": "consumer"}, {}).run(kafka.stop)
         outputs = Outputs(Codec(world.registry))

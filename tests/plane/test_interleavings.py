@@ -51,9 +51,8 @@ class Planes(RuleBasedStateMachine):
         self.segment = segment
         self.group = Group(PARTITIONS, seed)
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr("streams.plane.loop.Consumer", self.group.consumer)
-        self.patch.setattr("streams.plane.emit.Producer", self.group.producer)
-        self.patch.setattr("streams.plane.loop.time", self.group.time)
+        for name, fake in self.group.fakes.items():
+            self.patch.setattr(name, fake)
         world().seed = seed
         self.waiting: dict[str, list[Event]] = {noun: [] for noun in SOURCES}
         for event in world().events(60):

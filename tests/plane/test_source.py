@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.plane.batches import RecordBatch, split
 from streams.plane.horizon import Horizon
-from streams.plane.source import Frontier, Log, runs, timestamps
-from streams.plane.testing import CREATE_TIME, LOG_APPEND_TIME, SLACK_MS, FakeMessage
+from streams.plane.source import Chunk, Frontier, Log
+from streams.plane.testing import SLACK_MS
+from streams.testing.batches import Record, encode
 
 
-def message(offset: int, ts: int, name: str = "a", partition: int = 0, kind: int = LOG_APPEND_TIME) -> FakeMessage:
-    return FakeMessage(name, partition, offset, (kind, ts), b"k", b"v", ts)
+def record(offset: int, ts: int) -> Record:
+    return Record(offset, ts, b"k%d" % offset, b"v")
+
+
+def batches(records: Sequence[Record], *, is_log_append: bool = True) -> list[RecordBatch]:
+    """The records, those of one time together."""
+    if not is_log_append:
+        return split(encode(records, is_log_append=False))
+    return [b for _, some in groupby(records, lambda r: r.timestamp) for b in split(encode(list(some)))]
+
+
+def take(log: Log, *records: Record, after: int = 0) -> list[tuple[int, int]]:
+    return log.take(batches(records), after)
 
 
 class Reader:
@@ -26,7 +41,7 @@ class Reader:
         self.skews = [self.chance.randrange(skew_ms + 1) for _ in range(3)]
         self.logs = [Log(place, 0) for place in range(3)]
         self.frontier = Frontier(self.logs, SLACK_MS, Horizon.of(3600))
-        self.records: list[list[FakeMessage]] = [[] for _ in range(3)]
+        self.records: list[list[Record]] = [[] for _ in range(3)]
         self.now = 1_000_000
         self.worked: list[tuple[int, int, int]] = []
 
@@ -36,11 +51,11 @@ class Reader:
         for place in range(3):
             records = self.records[place]
             for _ in range(chance.choice((0, 0, 1, 4))):
-                records.append(message(len(records), self.now - self.skews[place]))
+                records.append(record(len(records), self.now - self.skews[place]))
             log = self.logs[place]
             if chance.random() < 0.5 and log.fetched < len(records):
                 some = records[log.fetched : log.fetched + chance.randrange(1, 5)]
-                log.take(some, np.array([m.offset() for m in some]))
+                take(log, *some)
         self.look()
         self.work(chance.choice((1, 3, 100)))
 
@@ -69,7 +84,7 @@ def test_records_are_worked_on_in_one_order_while_clocks_differ_less_than_the_sl
     for place, log in enumerate(reader.logs):
         some = reader.records[place][log.fetched :]
         if some:
-            log.take(some, np.array([m.offset() for m in some]))
+            take(log, *some)
     for _ in range(4):  # each look can free records that let the next topic go
         reader.look()
         reader.work(50)
@@ -82,11 +97,11 @@ def test_records_are_worked_on_in_one_order_while_clocks_differ_less_than_the_sl
 def test_a_record_that_comes_too_late_is_counted_and_placed_after_what_was_worked_on() -> None:
     reader = Reader(0, 0)
     inputs, predictions, feedback = reader.logs
-    inputs.take([message(0, 5_000)], np.array([0]))
+    take(inputs, record(0, 5_000))
     predictions.seen_end_ms = feedback.seen_end_ms = 5_000 + SLACK_MS + 1
     reader.work(10)
     assert reader.worked == [(5_000, 0, 0)]
-    predictions.take([message(0, 4_000), message(1, 5_000)], np.array([0, 1]))
+    take(predictions, record(0, 4_000), record(1, 5_000))
     assert predictions.late == [0]
     assert predictions.chunks[0].order_ts.tolist() == [5_000, 5_000]
     assert predictions.chunks[0].timestamps.tolist() == [4_000, 5_000]
@@ -98,7 +113,7 @@ def test_an_old_backlog_behind_idle_topics_is_not_late() -> None:
     for log in (inputs, feedback):
         log.seen_end_ms = 10_000_000
     for n in range(3):
-        predictions.take([message(n, 1_000 + n)], np.array([n]))
+        take(predictions, record(n, 1_000 + n))
         reader.work(10)
     assert predictions.late == []
     assert len(reader.worked) == 3
@@ -107,8 +122,8 @@ def test_an_old_backlog_behind_idle_topics_is_not_late() -> None:
 def test_a_quiet_topic_holds_the_others_back_until_it_was_seen_at_its_end_long_enough_after() -> None:
     reader = Reader(0, 0)
     inputs, predictions, feedback = reader.logs
-    inputs.take([message(0, 5_000)], np.array([0]))
-    predictions.take([message(0, 6_000)], np.array([0]))
+    take(inputs, record(0, 5_000))
+    take(predictions, record(0, 6_000))
     reader.work(10)
     assert reader.worked == []
     assert reader.frontier.blockers() == [feedback]
@@ -121,52 +136,57 @@ def test_a_quiet_topic_holds_the_others_back_until_it_was_seen_at_its_end_long_e
 
 
 @given(
-    pieces=st.lists(
-        st.tuples(st.sampled_from("ab"), st.integers(0, 1), st.integers(0, 6), st.integers(1, 5)), max_size=12
-    )
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=8),
+    kinds=st.lists(st.booleans(), min_size=8, max_size=8),
+    first=st.integers(0, 20),
+    cuts=st.lists(st.integers(0, 50), max_size=4),
 )
-@example(pieces=[("a", 0, 0, 2), ("a", 0, 0, 2), ("a", 0, 4, 1)])  # as many as lie between the first and the last
-def test_what_consume_returns_is_cut_at_every_change(pieces: list[tuple[str, int, int, int]]) -> None:
-    messages = [message(first + i, 0, name, p) for name, p, first, count in pieces for i in range(count)]
-    again: list[tuple[str, int, int]] = []
-    end = 0
-    for name, partition, first, last, offsets in runs(messages):
-        assert first == end
-        end = last
-        assert (np.diff(offsets) == 1).all()
-        again += [(name, partition, offset) for offset in offsets.tolist()]
-    assert again == [(m.topic(), m.partition(), m.offset()) for m in messages]
+def test_records_are_the_same_in_their_batches_and_one_by_one(
+    sizes: list[int], kinds: list[bool], first: int, cuts: list[int]
+) -> None:
+    """However they are batched, where reading begins, and where they are cut."""
+    given_, at = [], 0
+    for size, is_log_append in zip(sizes, kinds, strict=False):
+        some = [record(at + i, 1_000 * at + (0 if is_log_append else 7 * i)) for i in range(size)]
+        given_ += split(encode(some, is_log_append=is_log_append))
+        at += size
+    wanted = [(r.offset, r.timestamp, r.key) for batch in given_ for r in batch.records() if r.offset >= first]
+    chunks = Chunk.of(given_, first)
+    whole = Chunk.join(chunks) if chunks else None
+    parts = [] if whole is None else [whole]
+    for cut in cuts:
+        parts = [piece for part in parts for piece in part.split(min(cut, len(part))) if len(piece)]
+    found = [
+        (offset, stamp, key)
+        for part in parts
+        for offset, stamp, key in zip(part.offsets.tolist(), part.timestamps.tolist(), part.keys.tolist(), strict=True)
+    ]
+    assert found == wanted
 
 
-@given(steps=st.lists(st.integers(0, 3), min_size=1, max_size=50))
-def test_broker_timestamps_are_found_without_asking_every_record(steps: list[int]) -> None:
-    times = np.cumsum(steps).tolist()
-    messages = [message(i, ts) for i, ts in enumerate(times)]
-    assert timestamps(messages).tolist() == times
-
-
-def test_producers_timestamps_are_asked_of_every_record() -> None:
+def test_producers_timestamps_are_each_records_own() -> None:
     times = [5, 3, 9, 5, 5, 1, 5]
-    messages = [message(i, ts, kind=CREATE_TIME) for i, ts in enumerate(times)]
-    assert timestamps(messages).tolist() == times
     log = Log(0, 0)
-    log.take(messages, np.arange(len(times)))
+    log.take(batches([record(i, ts) for i, ts in enumerate(times)], is_log_append=False), 7)
+    assert log.chunks[0].timestamps.tolist() == times
     assert log.chunks[0].order_ts.tolist() == [5, 5, 9, 9, 9, 9, 9]
 
 
 def test_offsets_that_are_missing_are_told_where_they_are_missing() -> None:
     log = Log(0, 10, lost_until=16)
-    assert log.take([message(10, 1)], np.array([10])) == 0
-    assert log.take([message(14, 1)], np.array([14])) == 3
-    assert log.take([message(19, 1)], np.array([19])) == 1, "from 16 on nothing is known to be lost"
+    assert take(log, record(10, 1)) == []
+    assert take(log, record(14, 1)) == [(11, 3)]
+    assert take(log, record(19, 1)) == [(15, 1)], "from 16 on nothing is known to be lost"
     assert log.fetched == 20
+    assert take(log, after=23) == []
+    assert log.fetched == 23, "behind the last record were markers"
 
 
 @pytest.mark.parametrize("at_most", [1, 2, 5])
 def test_a_step_is_cut_between_timestamps(at_most: int) -> None:
     reader = Reader(0, 0)
     times = [1, 1, 1, 2, 2, 3]
-    reader.logs[0].take([message(i, ts) for i, ts in enumerate(times)], np.arange(6))
+    take(reader.logs[0], *(record(i, ts) for i, ts in enumerate(times)))
     for log in reader.logs[1:]:
         log.seen_end_ms = 10_000
     sizes = []
