@@ -95,11 +95,6 @@ def consumer_settings(bootstrap: str, group: str, *, is_embedded: bool = False, 
     return settings | _dotted(more)
 
 
-def prefetch(bytes_max: int) -> dict[str, Any]:
-    """Settings of a consumer that holds so many bytes which nobody has taken yet, of all partitions together."""
-    return {"queued_max_messages_kbytes": max(1, bytes_max // 1024)}
-
-
 def _dotted(more: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace("_", "."): value for name, value in more.items()}
 

@@ -206,9 +206,7 @@ def run_worker(
         runtime.plans,
         runtime.registry,
         runtime.ids,
-        kafka.consumer_settings(
-            bootstrap, f"{config.group}-plane", is_embedded=is_embedded, **kafka.prefetch(settings.memory.prefetched)
-        ),
+        kafka.consumer_settings(bootstrap, f"{config.group}-plane", is_embedded=is_embedded),
         kafka.producer_settings(bootstrap, queue_buffering_max_kbytes=settings.memory.produced // 1024),
     )
     if not is_embedded:

@@ -3,8 +3,10 @@
 One thread owns the consumer, the producer and all state here. It never touches SQL; what it finds leaves as events.
 
 =============  ====================================================================================================
-``source``     batched consume, offsets and broker timestamps, buffers up to the common frontier
-``decode``     many values at once into columns; bad records found by bisection
+``fetch``      the brokers' record batches, unopened, in a thread of its own
+``batches``    what a batch's header says, its checksum, aborted transactions, decompression
+``source``     offsets and broker timestamps, buffers up to the common frontier
+``decode``     many records at once into columns; bad records found by bisection
 ``store``      the join store: sorted runs of narrow rows by 128-bit id hash
 ``join``       what each record of a batch adds, as a pure function of the records before it
 ``count``      from joined rows to integer counters of parts

@@ -22,16 +22,19 @@ from typing import Any
 
 import fastavro
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from schemas.errors import DecodeError, UnknownSchemaError
 from schemas.registry import HEADER, HEADER_BYTES, MAGIC, Codec, Registry, split_header
 from streams.plane.batches import Unpacker
-from streams.plane.layout import Layout, text_sizes, varint_sizes, zigzags
+from streams.plane.framing import AFTER, BEFORE, NAMES, VALUE_BYTES_MAX, Framing, schema_id_of
+from streams.plane.layout import Layout
 from streams.plane.packed import Packed
 from streams.plane.panics import panics_unprinted
 from streams.plane.source import Chunk
 
+Ints = npt.NDArray[np.int64]
 SENTINEL = "\x00sentinel"
 SYNC = b"flywheel-one-blk"
 SINGLE_MAX = 8
@@ -39,12 +42,7 @@ SINGLE_MAX = 8
 PIECE = 256
 """A batch with a bad record is decoded in pieces of this size, and a bad piece one by one: each failure of polars
 costs, and is a line on stderr."""
-VALUE_BYTES_MAX = 1 << 20
-"""A value above 1 MiB (Kafka's own default limit) is no event of ours: it would be all of a batch's memory."""
 DETAIL_CHARS_MAX = 300
-
-FRAMING = ("_size", "_attributes", "_time", "_offset", "_key", "_value", "_magic", "_id", "_headers")
-"""Columns of a record beside its datum's."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Decoded:
     """
 
     schema_id: int
-    places: np.ndarray[Any, np.dtype[np.int64]]
+    places: Ints
     frame: pl.DataFrame
 
 
@@ -148,7 +146,7 @@ class Decoder:
             return None
         try:
             body = self._unpacker.unpack(chunk.batches)
-            schema_id = _schema_id(body)
+            schema_id = schema_id_of(body)
             head = self._head(schema_id)
         except (ValueError, IndexError, UnknownSchemaError):  # it will be told of each record
             return None
@@ -158,15 +156,12 @@ class Decoder:
         frame = _guarded(lambda: pl.read_avro(io.BytesIO(block)))
         if frame is None or frame.height != len(chunk):
             return None
-        framing = {name: frame[name] for name in FRAMING}
-        frame = without(frame, FRAMING)
-        bases = np.repeat([batch.base for batch in chunk.batches], [batch.count for batch in chunk.batches])
-        if not _are_framed(framing, body, schema_id) or (framing["_offset"].to_numpy() != chunk.offsets - bases).any():
+        framing = Framing.of(frame)
+        if not framing.is_exact(body, schema_id, chunk):
             return None
-        ends = np.cumsum(framing["_size"].to_numpy() + _sizes_of(framing["_size"])) - 1  # before the count of headers
-        starts = ends - framing["_value"].to_numpy() + HEADER_BYTES
-        keys = framing["_key"]
-        if not head.layout.is_exact(frame, body, starts, ends) or not (frame[self._id] == keys).all():
+        frame = without(frame, NAMES)
+        keys = framing.keys
+        if not head.layout.is_exact(frame, body, framing.starts, framing.ends) or not (frame[self._id] == keys).all():
             return None
         chunk.known_keys = keys
         return Decoded(schema_id, np.arange(len(chunk)), frame)
@@ -272,12 +267,8 @@ class Decoder:
         parsed = self._codec.parsed(schema_id)
         schema = self._registry.schema(schema_id)
         header = [_field("_magic", "int"), _field("_id", "float")]
-        framing = [
-            _field("_size", "int"), _field("_attributes", "boolean"), _field("_time", "long"), _field("_offset", "int"),
-            _field("_key", "string"), _field("_value", "int"),
-        ]  # fmt: skip
         container = _container({**schema, "fields": [*header, *schema["fields"]]})
-        records = [*framing, *header, *schema["fields"], _field("_headers", "int")]
+        records = [*BEFORE, *header, *schema["fields"], *AFTER]
         record = {f["name"]: _blank(f["type"]) for f in schema["fields"]}
         datum = io.BytesIO()
         try:
@@ -304,58 +295,6 @@ def _container(schema: Mapping[str, Any]) -> bytes:
         out.write(_zigzag(len(name)) + name.encode() + _zigzag(len(text)) + text)
     out.write(b"\x00" + SYNC)
     return out.getvalue()
-
-
-def _schema_id(body: memoryview) -> int:
-    """Of the first record.
-
-    Raises
-    ------
-    ValueError, IndexError
-        If it has no such header.
-    """
-    at = _after(body, 0) + 1  # its size, its attributes
-    at = _after(body, _after(body, at))  # its time, its offset
-    after = _after(body, at)
-    at = _after(body, after + _number(body, at, after))  # its key, and its value's size
-    if body[at] != MAGIC or at + HEADER_BYTES > len(body):
-        raise ValueError("not the wire format")
-    return int.from_bytes(body[at + 1 : at + HEADER_BYTES])
-
-
-def _after(body: memoryview, at: int) -> int:
-    while body[at] > 0x7F:
-        at += 1
-    return at + 1
-
-
-def _number(body: memoryview, first: int, after: int) -> int:
-    number = sum((body[at] & 0x7F) << 7 * (at - first) for at in range(first, after))
-    if number & 1:
-        raise ValueError("null")
-    return number >> 1
-
-
-def _sizes_of(numbers: pl.Series) -> Any:
-    return varint_sizes(zigzags(numbers.to_numpy().astype(np.int64)))
-
-
-def _are_framed(framing: Mapping[str, pl.Series], body: memoryview, schema_id: int) -> bool:
-    """Whether every record is as long as its parts, has one schema's header, a key, and nothing else."""
-    sizes, values = (framing[name].to_numpy().astype(np.int64) for name in ("_size", "_value"))
-    key_sizes = framing["_key"].str.len_bytes().to_numpy().astype(np.int64)
-    parts = 1 + _sizes_of(framing["_time"]) + _sizes_of(framing["_offset"]) + text_sizes(key_sizes)
-    parts = parts + _sizes_of(framing["_value"]) + values + 1
-    ids = framing["_id"].to_numpy().view(np.uint32)
-    return (
-        bool((parts == sizes).all())
-        and int((sizes + _sizes_of(framing["_size"])).sum()) == len(body)
-        and bool((ids == np.uint32(int.from_bytes(schema_id.to_bytes(HEADER_BYTES - 1), "little"))).all())
-        and not framing["_magic"].to_numpy().any()
-        and not framing["_headers"].to_numpy().any()
-        and bool(key_sizes.all())
-        and int(values.max()) <= VALUE_BYTES_MAX
-    )
 
 
 def _guarded(read: Callable[[], Any]) -> Any:

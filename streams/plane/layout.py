@@ -115,21 +115,29 @@ def _value(column: pl.Expr, avro_type: Any) -> _Step:
 
 
 def _number_sizes(numbers: pl.Series) -> Ints | int:
-    return varint_sizes(zigzags(numbers.to_numpy()))
+    return number_sizes(numbers.to_numpy())
 
 
 def _text_sizes(lengths: pl.Series) -> Ints | int:
     return text_sizes(lengths.to_numpy())
 
 
-def zigzags(numbers: Ints) -> Ints:
-    """64-bit numbers as Avro writes them, small where they are near zero."""
-    return (numbers << 1) ^ (numbers >> 63)
+def number_sizes(numbers: Ints) -> Ints | int:
+    """Bytes of 64-bit numbers as Avro writes them, small where they are near zero; one number if all have the same.
+
+    >>> number_sizes(np.array([0, 63])), number_sizes(np.array([63, 64, -65, -1])).tolist()
+    (1, [1, 2, 2, 1])
+    """
+    if len(numbers) and (low := int(numbers.min())) >= 0:
+        size = _size(2 * low)
+        if size == _size(2 * int(numbers.max())):  # the usual case, and the cheapest to see
+            return size
+    return varint_sizes((numbers << 1) ^ (numbers >> 63))
 
 
 def text_sizes(lengths: Ints) -> Ints:
     """Bytes of texts with these lengths, with the number that says it."""
-    return lengths + varint_sizes(lengths << 1)
+    return lengths + number_sizes(lengths)
 
 
 def _array_sizes(lists: pl.Series, items: Any) -> Ints | int:
@@ -141,7 +149,7 @@ def _array_sizes(lists: pl.Series, items: Any) -> Ints | int:
     sums = np.zeros(len(flat) + 1, np.int64)
     np.cumsum(np.broadcast_to(_item_sizes(flat, items), len(flat)), out=sums[1:])
     last = np.cumsum(counts)
-    return np.where(counts > 0, varint_sizes(counts << 1) + sums[last] - sums[last - counts], 0) + 1
+    return np.where(counts > 0, number_sizes(counts) + sums[last] - sums[last - counts], 0) + 1
 
 
 def _item_sizes(items: pl.Series, avro_type: Any) -> Ints | int:
@@ -175,10 +183,14 @@ def varint_sizes(zigzags: Ints) -> Ints | int:
     if not len(zigzags):
         return 1
     z = zigzags.view(np.uint64)
-    sizes = [max(1, -(-int(bound).bit_length() // 7)) for bound in (z.min(), z.max())]
-    if sizes[0] == sizes[1]:
-        return sizes[0]
-    found = np.ones(len(z), np.int64)
-    for size in range(1, sizes[1]):
+    least, most = _size(int(z.min())), _size(int(z.max()))
+    if least == most:
+        return least
+    found = np.full(len(z), least, np.int64)
+    for size in range(least, most):
         found += z >= np.uint64(1 << 7 * size)
     return found
+
+
+def _size(number: int) -> int:
+    return max(1, -(-number.bit_length() // 7))

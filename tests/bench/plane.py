@@ -18,7 +18,7 @@ from schemas.parts import ALL_SLICE, CONFUSION, CONFUSION_SIDE
 from schemas.profile import build_profile
 from schemas.registry import Codec, FileRegistry
 from streams.config import Config
-from streams.kafka import MOCK_CLUSTER, cluster_id, consumer_settings, prefetch, producer_settings
+from streams.kafka import MOCK_CLUSTER, cluster_id, consumer_settings, producer_settings
 from streams.plane.loop import DataPlane
 from streams.plane.memory import MIB, Memory
 from streams.plane.pick import audited
@@ -78,13 +78,12 @@ def make(job: Job, registry: FileRegistry, **changes: Any) -> DataPlane:
     cluster = cluster_id(job.bootstrap)
     is_embedded = cluster.startswith(MOCK_CLUSTER)
     own = replace(settings(folder / job.group, cluster, is_embedded), **changes)
-    more = {"auto_offset_reset": "earliest", **prefetch(own.memory.prefetched)}
     return DataPlane(
         own,
         {"bench": plan(folder)},
         registry,
         ids,
-        consumer_settings(job.bootstrap, job.group, is_embedded=is_embedded, **more),
+        consumer_settings(job.bootstrap, job.group, is_embedded=is_embedded),
         producer_settings(job.bootstrap, queue_buffering_max_kbytes=own.memory.produced // 1024),
     )
 

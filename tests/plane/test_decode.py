@@ -19,6 +19,7 @@ from schemas.registry import HEADER, MAGIC, FileRegistry
 from streams.plane import decode
 from streams.plane.batches import split
 from streams.plane.decode import Decoder
+from streams.plane.framing import VALUE_BYTES_MAX
 from streams.plane.source import Chunk
 from streams.testing.batches import CODECS, Record, encode
 from streams.testing.world import World
@@ -45,7 +46,7 @@ def expected(world: World, value: bytes | None, key: bytes | None) -> dict[str, 
     """The record, or the reason why there is none, in the plainest way."""
     if value is None or len(value) < 5 or value[0] != MAGIC:
         return decode.REASON_HEADER
-    if len(value) > decode.VALUE_BYTES_MAX:
+    if len(value) > VALUE_BYTES_MAX:
         return decode.REASON_SIZE
     schema = world.schemas().get(int.from_bytes(value[1:5]))
     if schema is None:

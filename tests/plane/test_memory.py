@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from streams.plane.batches import split
 from streams.plane.memory import MIB, Memory, Resident, resident
-from streams.plane.packed import Packed
-from streams.plane.source import Chunk, Log
+from streams.plane.source import Log
 from streams.plane.store import RunSet, row_type
+from streams.testing.batches import Record, encode
 
 TYPE = row_type(("payload", np.uint8, (200,)))
 
@@ -33,9 +34,10 @@ def test_pages_of_files_do_not_make_it_tight_because_they_are_given_back() -> No
 
 
 def test_bytes_in_hand_are_those_of_what_was_taken() -> None:
-    values, keys = Packed.of([b"x" * 1000] * 3), Packed.of([b"k", None, b"k"])
-    numbers = np.zeros(3, np.int64)
-    log = Log(0, 3, chunks=[Chunk(values, keys, numbers, numbers, numbers)])
+    log = Log(0, 0)
+    log.take(split(encode([Record(n, 1, b"k", b"x" * 1000) for n in range(3)])), 3)
+    assert 3_000 < log.in_hand_bytes < 3_500
+    assert len(log.chunks[0].values) == 3, "opened now"
     assert 3_000 < log.in_hand_bytes < 3_500
     assert Log(0, 0).in_hand_bytes == 0
 
