@@ -55,6 +55,7 @@ class RecordBatch:
     attributes: int
     newest_ms: int
     producer: int
+    is_damaged: bool = False
 
     @property
     def is_log_append(self) -> bool:
@@ -64,7 +65,7 @@ class RecordBatch:
     @property
     def is_uniform(self) -> bool:
         """Whether its records have consecutive offsets and one time."""
-        return self.is_log_append and self.last - self.base + 1 == self.count
+        return self.is_log_append and self.last - self.base + 1 == self.count and not self.is_damaged
 
     def is_sound(self) -> bool:
         """Whether the checksum is right."""
@@ -74,9 +75,12 @@ class RecordBatch:
     def records(self) -> list[Any]:
         """Its records one by one, with ``offset``, ``timestamp``, ``key``, ``value`` and ``headers``.
 
-        A batch that cannot be unpacked holds records without a value: they become dead letters, and the log goes on.
+        A batch that is damaged or cannot be unpacked holds records without a value: they become dead letters, and the
+        log goes on.
         """
         try:
+            if self.is_damaged:
+                raise ValueError("its checksum is wrong")
             found = list(DefaultRecordBatch(self.whole))
             if len(found) == self.count:
                 return found

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -30,10 +30,10 @@ Place = tuple[str, int]
 PARTITION_BYTES_MIN, PARTITION_BYTES = 64 * 1024, 1024 * 1024
 """Of one partition in an answer: some 20,000 records, a micro-batch."""
 REQUEST_TIMEOUT_MS = 20_000
-RETRY_S = 0.1
+RETRY_S, RETRY_S_MAX = 0.1, 1.0
 PACE_S, PACE_BYTES = 0.01, 64 * 1024
 """After an answer smaller than this the broker is left alone for a moment: more comes at once, for the same cost."""
-UNSOUND_MAX = 3
+DAMAGED_MAX = 3
 """How often a batch with a wrong checksum is asked for again, before it is handed on as unreadable."""
 READ_COMMITTED = 1
 LOG_START_VERSION = 5
@@ -75,7 +75,8 @@ class _Reading:
     is_paused: bool = False
     is_stuck: bool = False  # out of range: waits for a new position
     not_before: float = 0.0
-    unsound: int = 0
+    refusal: str = ""  # why the broker did not answer for it, last time
+    damaged: int = 0  # how often the next batch came so
     served: int = 0
 
 
@@ -110,6 +111,7 @@ class Fetcher:
         self._wake = asyncio.Event()
         self._is_stopped = False
         self._turn = 0
+        self._retry_s: dict[int, float] = {}
         self._thread = threading.Thread(target=self._run, name="fetch", daemon=True)
 
     # -- of the plane's thread ----------------------------------------------------------------------------------------
@@ -250,13 +252,16 @@ class Fetcher:
         request = FetchRequest(self._wait_ms, 1, room, READ_COMMITTED, [*topics.items()])
         try:
             response = await client.send(node, request)
-        except (TimeoutError, KafkaError, OSError) as error:
+        except (TimeoutError, KafkaError, OSError, KeyError) as error:  # its table of connections may have moved on
             log.info("fetch_failed", broker=node, reason=f"{type(error).__name__}: {error}")
             for reading in readings:  # where the network is slow, a smaller answer may come in time
                 reading.bytes_max = max(PARTITION_BYTES_MIN, reading.bytes_max // 2)
             client.force_metadata_update()
-            await asyncio.sleep(RETRY_S)
+            wait_s = self._retry_s.get(node, RETRY_S)
+            self._retry_s[node] = min(2 * wait_s, RETRY_S_MAX)
+            await asyncio.sleep(wait_s)
             return
+        self._retry_s.pop(node, None)
         by_place, answer = {reading.place: reading for reading in readings}, _Answer()
         for name, parts in response.topics:
             for part in parts:
@@ -280,28 +285,20 @@ class Fetcher:
             reading.is_stuck = True
             answer.parts.append((reading, Fetched(reading.place, (), reading.position, 0, 0, is_out_of_range=True)))
             return
-        log.info("fetch_refused", topic=reading.place[0], partition=reading.place[1], reason=error.__name__)
+        if reading.refusal != error.__name__:
+            reading.refusal = error.__name__
+            log.info("fetch_refused", topic=reading.place[0], partition=reading.place[1], reason=reading.refusal)
         reading.not_before = time.monotonic() + RETRY_S
         client.force_metadata_update()
 
     def _answered(
         self, reading: _Reading, data: bytes, aborted: Iterable[tuple[int, int]], ends: tuple[int, int], answer: _Answer
     ) -> None:
-        batches = split(data)
+        batches, reading.refusal = split(data), ""
         if data and not batches:  # not one whole batch
             reading.bytes_max *= 2
             return
-        sound = next((n for n, batch in enumerate(batches) if not batch.is_sound()), len(batches))
-        if sound < len(batches):
-            reading.unsound += 1
-            if reading.unsound <= UNSOUND_MAX:
-                log.warning(
-                    "batch_unsound", topic=reading.place[0], partition=reading.place[1], offset=batches[sound].base
-                )
-                batches = batches[:sound]
-                reading.not_before = time.monotonic() + RETRY_S
-        else:
-            reading.unsound = 0
+        batches = self._sound(reading, batches)
         self._turn += 1
         reading.served = self._turn if batches else reading.served
         if batches:
@@ -310,3 +307,20 @@ class Fetcher:
         answer.size += len(data)
         kept = tuple(committed(batches, list(aborted)))
         answer.parts.append((reading, Fetched(reading.place, kept, reading.position, *ends)))
+
+    def _sound(self, reading: _Reading, batches: Sequence[RecordBatch]) -> list[RecordBatch]:
+        """Up to the first with a wrong checksum, which is asked for again; or with it, when that was done often."""
+        kept: list[RecordBatch] = []
+        for batch in batches:
+            if batch.is_sound():
+                kept.append(batch)
+                continue
+            where = {"topic": reading.place[0], "partition": reading.place[1], "first_offset": batch.base}
+            log.warning("batch_damaged", **where, times=reading.damaged + 1)
+            if reading.damaged < DAMAGED_MAX:
+                reading.damaged += 1
+                reading.not_before = time.monotonic() + RETRY_S
+                break
+            reading.damaged = 0
+            kept.append(replace(batch, is_damaged=True))
+        return kept

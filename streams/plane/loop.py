@@ -423,7 +423,13 @@ class DataPlane:
     def _on_out_of_range(self, numbered: Numbered, place: int) -> None:
         """The broker does not have the next record of a log."""
         name, number, each = TOPICS[place], numbered.number, numbered.frontier.logs[place]
-        low, _ = self._consumer.get_watermark_offsets(TopicPartition(name, number), timeout=WATERMARKS_TIMEOUT_S)
+        low, high = self._consumer.get_watermark_offsets(TopicPartition(name, number), timeout=WATERMARKS_TIMEOUT_S)
+        if each.fetched > high and not self._s.is_embedded:
+            raise RecordsGoneError(
+                f"{name}-{number} ends at offset {high}, but records up to {each.fetched} were worked on: its end was "
+                "lost, or it was made anew.",
+                action="Start again where it ends: kafka-consumer-groups.sh --reset-offsets --to-latest --execute.",
+            )
         if not (self._s.is_embedded or self._s.accepts_loss):
             gone = f"{low - each.fetched} records of {name}-{number} from offset {each.fetched} on are gone."
             raise RecordsGoneError(gone)

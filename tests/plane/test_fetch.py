@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from confluent_kafka import Producer
 
 from streams.kafka import producer_settings
 from streams.plane.batches import RecordBatch
-from streams.plane.fetch import PARTITION_BYTES, UNSOUND_MAX, Fetched, Fetcher, Place
+from streams.plane.fetch import DAMAGED_MAX, PARTITION_BYTES, Fetched, Fetcher, Place
 from streams.testing import KafkaServer, TcpProxy, create_topics, free_port, wait_until
 
 MIB = 1024 * 1024
@@ -41,7 +41,7 @@ class Reader:
 
     def __init__(self, fetcher: Fetcher) -> None:
         self.fetcher = fetcher
-        self.values: dict[Place, list[bytes]] = {}
+        self.values: dict[Place, list[bytes | None]] = {}
         self.ends: dict[Place, int] = {}
         self.out_of_range: list[Place] = []
 
@@ -60,7 +60,7 @@ class Reader:
             assert time.monotonic() < deadline, {place: len(values) for place, values in self.values.items()}
             self.take()
 
-    def has(self, place: Place, wanted: list[bytes]) -> Callable[[], bool]:
+    def has(self, place: Place, wanted: Sequence[bytes | None]) -> Callable[[], bool]:
         return lambda: self.values.get(place, [])[-len(wanted) :] == wanted
 
 
@@ -175,7 +175,7 @@ def test_a_wrong_checksum_is_asked_for_again_and_at_last_handed_on(
     def seems_sound(batch: RecordBatch) -> bool:
         if batch.base == 1:
             asked.append(batch)
-            return len(asked) == UNSOUND_MAX  # damaged on its way, twice
+            return len(asked) == DAMAGED_MAX  # damaged on its way, twice
         return batch.base != 2 and is_sound(batch)  # damaged where it is
 
     monkeypatch.setattr(RecordBatch, "is_sound", seems_sound)
@@ -185,8 +185,8 @@ def test_a_wrong_checksum_is_asked_for_again_and_at_last_handed_on(
         reader = Reader(made)
         made.read({place: 0})
         reader.until(lambda: len(reader.values.get(place, [])) == 4)
-    assert reader.values[place] == [b"good", b"damaged on the way", b"damaged", b"after"]
-    assert len(asked) >= UNSOUND_MAX
+    assert reader.values[place] == [b"good", b"damaged on the way", None, b"after"], "a dead letter, and the rest"
+    assert len(asked) >= DAMAGED_MAX
 
 
 @pytest.mark.slow
