@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import cramjam
@@ -151,25 +152,26 @@ class Unpacker:
     def __init__(self) -> None:
         self._room = bytearray(ROOM_BYTES)
 
-    def unpack(self, batches: Sequence[RecordBatch]) -> memoryview:
-        """The records of all of them, one after the other; valid until the next call.
+    def unpack(self, batches: Sequence[RecordBatch]) -> list[memoryview]:
+        """The records of each of them, without framing between; valid until the next call.
 
         Raises
         ------
         ValueError
             If a batch cannot be decompressed.
         """
-        at = 0
+        ends = [0]
         for batch in batches:
-            codec, payload = batch.attributes & CODEC, batch.whole[HEADER.size :]
+            codec, payload, at = batch.attributes & CODEC, batch.whole[HEADER.size :], ends[-1]
             if codec == LZ4:
-                at += self._lz4(payload, at)
+                ends.append(at + self._lz4(payload, at))
                 continue
             body = payload if not codec else OTHER_CODECS[codec](payload)
             self._make_room(at, len(body))
             self._room[at : at + len(body)] = body
-            at += len(body)
-        return memoryview(self._room)[:at]
+            ends.append(at + len(body))
+        room = memoryview(self._room)
+        return [room[first:after] for first, after in pairwise(ends)]
 
     def _lz4(self, payload: memoryview, at: int) -> int:
         size = 2 * len(payload)

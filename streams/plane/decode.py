@@ -106,8 +106,10 @@ class Decoder:
     def decode(self, chunk: Chunk) -> tuple[list[Decoded], list[Bad]]:
         """Columns of the good records, by schema, and the bad records."""
         if not self._is_mixed:
-            whole = self._records(chunk) if chunk.opened is None else None
-            whole = whole or self._whole(chunk.values, chunk.keys)
+            parts = self._records(chunk) if chunk.opened is None else None
+            if parts is not None:
+                return parts, []
+            whole = self._whole(chunk.values, chunk.keys)
             if whole is not None:
                 return [whole], []
         values, keys = chunk.values.tolist(), chunk.keys.tolist()
@@ -140,31 +142,55 @@ class Decoder:
                     decoded.append(Decoded(schema_id, order, table))
         return decoded, bad
 
-    def _records(self, chunk: Chunk) -> Decoded | None:
-        """The usual batches: every record good, of one schema, without headers."""
+    def _records(self, chunk: Chunk) -> list[Decoded] | None:
+        """The usual batches: every record good, without headers, and of one schema in each, as of one service."""
         if len(chunk) <= SINGLE_MAX:
             return None
         try:
-            body = self._unpacker.unpack(chunk.batches)
-            schema_id = schema_id_of(body)
+            bodies = self._unpacker.unpack(chunk.batches)
+            ids = [schema_id_of(body) for body in bodies]
+        except (ValueError, IndexError):
+            return None
+        firsts = np.cumsum([0, *(batch.count for batch in chunk.batches)])
+        found, all_keys = [], []
+        for schema_id in dict.fromkeys(ids):
+            own = [n for n, other in enumerate(ids) if other == schema_id]
+            places = np.concatenate([np.arange(firsts[n], firsts[n + 1]) for n in own])
+            deltas = places - np.repeat(firsts[own], [chunk.batches[n].count for n in own])
+            frame = self._framed(schema_id, b"".join([bodies[n] for n in own]), deltas)
+            if frame is None:
+                return None
+            all_keys.append(frame["_key"])
+            found.append(Decoded(schema_id, places, without(frame, NAMES)))
+        keys = all_keys[0]
+        if len(found) > 1:
+            keys = pl.concat(all_keys)[np.argsort(np.concatenate([part.places for part in found]))]
+        chunk.known_keys = keys
+        return found
+
+    def _framed(self, schema_id: int, body: bytes, deltas: Ints) -> pl.DataFrame | None:
+        """Records of one schema, with what is around their data; None if anything is not as it should be.
+
+        Parameters
+        ----------
+        deltas
+            Their offsets, less those of their batches.
+        """
+        try:
             head = self._head(schema_id)
-        except (ValueError, IndexError, UnknownSchemaError):  # it will be told of each record
+        except UnknownSchemaError:  # it will be told of each record
             return None
         if head is None:
             return None
-        block = b"".join((head.records, _zigzag(len(chunk)), _zigzag(len(body)), body, SYNC))
+        block = b"".join((head.records, _zigzag(len(deltas)), _zigzag(len(body)), body, SYNC))
         frame = _guarded(lambda: pl.read_avro(io.BytesIO(block)))
-        if frame is None or frame.height != len(chunk):
+        if frame is None or frame.height != len(deltas):
             return None
         framing = Framing.of(frame)
-        if not framing.is_exact(body, schema_id, chunk):
+        if not framing.is_exact(len(body), schema_id, deltas):
             return None
-        frame = without(frame, NAMES)
-        keys = framing.keys
-        if not head.layout.is_exact(frame, body, framing.starts, framing.ends) or not (frame[self._id] == keys).all():
-            return None
-        chunk.known_keys = keys
-        return Decoded(schema_id, np.arange(len(chunk)), frame)
+        is_exact = head.layout.is_exact(frame, memoryview(body), framing.starts, framing.ends)
+        return frame if is_exact and (frame[self._id] == frame["_key"]).all() else None
 
     def _whole(self, values: Packed, keys: Packed) -> Decoded | None:
         """Opened records, every value good and of one schema."""

@@ -18,7 +18,6 @@ import polars as pl
 
 from schemas.registry import HEADER_BYTES, MAGIC
 from streams.plane.layout import number_sizes, text_sizes
-from streams.plane.source import Chunk
 
 Ints = npt.NDArray[np.int64]
 VALUE_BYTES_MAX = 1 << 20
@@ -89,25 +88,19 @@ class Framing:
         ends = np.cumsum(sizes + number_sizes(sizes)) - 1  # before the count of headers
         return cls(frame, sizes, ends - values + HEADER_BYTES, ends)
 
-    @property
-    def keys(self) -> pl.Series:
-        """Of the records, as texts."""
-        return self.frame["_key"]
-
-    def is_exact(self, body: memoryview, schema_id: int, chunk: Chunk) -> bool:
-        """Whether every record is as long as its parts, follows the one before, and has one schema's header, a key, and
-        nothing else."""
+    def is_exact(self, length: int, schema_id: int, deltas: Ints) -> bool:
+        """Whether every record is as long as its parts, has the offset that it should, one schema's header, a key, and
+        nothing else, and all together are as long as this."""
         frame, values = self.frame, self.ends - self.starts + HEADER_BYTES
-        key_sizes = self.keys.str.len_bytes().to_numpy().astype(np.int64)
-        deltas = frame["_offset"].to_numpy().astype(np.int64)
-        parts = 1 + number_sizes(frame["_time"].to_numpy()) + number_sizes(deltas) + text_sizes(key_sizes)
+        key_sizes = frame["_key"].str.len_bytes().to_numpy().astype(np.int64)
+        said = frame["_offset"].to_numpy().astype(np.int64)
+        parts = 1 + number_sizes(frame["_time"].to_numpy()) + number_sizes(said) + text_sizes(key_sizes)
         parts = parts + text_sizes(values) + 1
-        bases = np.repeat([batch.base for batch in chunk.batches], [batch.count for batch in chunk.batches])
         ids = frame["_id"].to_numpy().view(np.uint32)
         return (
             bool((parts == self.sizes).all())
-            and int(self.ends[-1]) + 1 == len(body)
-            and bool((deltas == chunk.offsets - bases).all())
+            and int(self.ends[-1]) + 1 == length
+            and bool((said == deltas).all())
             and bool((ids == np.uint32(int.from_bytes(schema_id.to_bytes(HEADER_BYTES - 1), "little"))).all())
             and not frame["_magic"].to_numpy().any()
             and not frame["_headers"].to_numpy().any()

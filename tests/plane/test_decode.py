@@ -94,6 +94,26 @@ def test_a_good_batch_is_read_without_opening_it(world: World, good: dict[str, l
         assert batch.values.tolist() == [value for value, _ in good[noun][:100]]
 
 
+def test_batches_of_several_models_are_read_without_opening_them(world: World, good: dict[str, list[Pair]]) -> None:
+    """A service sends its own model's events; on the topic they lie between those of others."""
+    by_schema: dict[bytes, list[Pair]] = {}
+    for value, key in good["inputs"]:
+        by_schema.setdefault((value or b"")[1:5], []).append((value, key))
+    pieces = [pairs[first : first + 20] for first in (0, 20, 40) for pairs in by_schema.values()]
+    pairs = [pair for piece in pieces for pair in piece]
+    raw, at = b"", 0
+    for piece in pieces:
+        raw += encode([Record(at + i, 1_000, key, value) for i, (value, key) in enumerate(piece)], codec=3)
+        at += len(piece)
+    (batch,) = Chunk.of(split(raw), 0)
+    parts, bad = Decoder(world.registry).decode(batch)
+    assert (bad, batch.opened) == ([], None)
+    assert len(parts) == len(by_schema) > 1
+    assert batch.keys.tolist() == [key for _, key in pairs]
+    rows = {int(i): row for part in parts for i, row in zip(part.places, part.frame.to_dicts(), strict=True)}
+    assert all(same(rows[i], expected(world, *pair)) for i, pair in enumerate(pairs))
+
+
 def test_headers_are_no_reason_to_read_records_otherwise(world: World, good: dict[str, list[Pair]]) -> None:
     records = [
         Record(n, 1_000, key, value, [("traceparent", b"00-1")] if n % 2 else [])
