@@ -33,8 +33,10 @@ from streams.watch import Watch
 RELAY_INTERVAL_S = 0.05
 NOTIFY_INTERVAL_S = 1.0
 LOOK_INTERVAL_S = 1.0
-FETCH_BYTES_MAX = 64 * 1024 * 1024
-POLL_RECORDS_MAX = 500
+FETCH_BYTES = 16 * 1024
+"""Of each partition. What was fetched of one is handed on to its end before the next one's turn, so a backlog of
+failures would keep an alert waiting for seconds. A larger event comes whole all the same (KIP-74)."""
+POLL_RECORDS_MAX = 100
 """More at once would fill a topic's queue, and whatever came with them would wait until its handler is through: Faust
 pauses a topic when its queue is half full, but not within what it has been given."""
 PLANE_STOP_S = 15.0
@@ -99,7 +101,7 @@ def make_app(runtime: Runtime, plane: DataPlane) -> tuple[faust.App, PlaneServic
         topic_allow_declare=False,  # topics are made by streams.kafka
         topic_partitions=config.partitions,
         consumer_auto_offset_reset="earliest",
-        consumer_max_fetch_size=FETCH_BYTES_MAX,
+        consumer_max_fetch_size=FETCH_BYTES,
         broker_max_poll_records=POLL_RECORDS_MAX,
         broker_commit_interval=1.0,
         broker_session_timeout=10.0,

@@ -147,11 +147,12 @@ class Assignment:
 
     def _assign(self, consumer: Consumer, given: list[TopicPartition]) -> None:
         self._owned |= {(each.topic, each.partition) for each in given}
+        starts = [TopicPartition(each.topic, each.partition, 0) for each in given]  # else it looks for committed ones
         if self._is_incremental:
-            consumer.incremental_assign(given)
+            consumer.incremental_assign(starts)
         else:
-            consumer.assign(given)
-        consumer.pause(given)
+            consumer.assign(starts)
+        consumer.pause(starts)
         if not self.partitions:
             self.partitions = len(consumer.list_topics(TOPICS[TOPIC_INPUTS], timeout=10).topics[TOPICS[0]].partitions)
         # A number whose siblings are still with another worker is not yet worked on.
