@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,8 @@ UNTIMED_US = 946_684_800_000_000
 NULL_MARGIN = 0.01
 NULL_SIGMAS = 4.0
 DIGITS = 2
+LONGS = -(1 << 63), (1 << 63) - 1
+"""A contract is JSON, which knows no infinity, and its whole numbers are Avro's longs: no margin leads out of these."""
 
 
 @dataclass(frozen=True)
@@ -315,7 +318,9 @@ def _range(values: pl.Series) -> dict[str, Any]:
         margin = RANGE_MARGIN * (high - low)
         low = low if low == 0 else max(_rounded(low - margin, up=False), 0.0 if low >= 0 else -math.inf)
         high = min(_rounded(high + margin, up=True), 0.0 if high <= 0 else math.inf)
-    return {"min": int(low), "max": int(high)} if values.dtype.is_integer() else {"min": low, "max": high}
+    if values.dtype.is_integer():
+        return {"min": max(int(low), LONGS[0]), "max": min(int(high), LONGS[1])}
+    return {"min": max(low, -sys.float_info.max), "max": min(high, sys.float_info.max)}
 
 
 def _rounded(value: float, *, up: bool) -> float:

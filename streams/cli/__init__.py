@@ -165,6 +165,34 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader of our output went away, as in "| head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # a full disk, a folder that nobody may write to
+        sys.exit(tell(_refused(error), is_json=is_json))
+    except Exception as error:
+        if not _is_of_database(error):
+            raise
+        sys.exit(tell(_database_refused(error), is_json=is_json))
+
+
+def _refused(error: OSError) -> FlywheelError:
+    where = f"{error.filename}: " if error.filename else ""
+    return FlywheelError(
+        f"{where}{error.strerror or error or type(error).__name__}.",
+        action="What was to be written is not complete: see to the space and the rights there, and run it again.",
+    )
+
+
+def _is_of_database(error: Exception) -> bool:
+    """Whether the database refused; one that was never opened needs no import to know that it did not."""
+    loaded = sys.modules.get("sqlalchemy.exc")
+    return loaded is not None and isinstance(error, loaded.OperationalError)
+
+
+def _database_refused(error: Any) -> FlywheelError:
+    reason = str(error.orig).strip().splitlines()[0] if error.orig else "no reason given"
+    return FlywheelError(
+        f"The database refused: {reason}.",
+        action="Nothing of it was kept: see to the database, its space and its rights, and run it again.",
+    )
 
 
 def tell(error: FlywheelError, *, is_json: bool = False) -> int:

@@ -45,6 +45,8 @@ def profile(
     known = config.model(model or next(iter(config.models)))
     if out.exists():
         raise UsageError(f"{out} is there already, and may be what counts were made with.", action="Name a new file.")
+    if not out.parent.is_dir():
+        raise UsageError(f"There is no folder {out.parent}.", action="Make it, or name a file elsewhere.")
     span = since_us or 0, until_us if until_us is not None else 1 << 62
     found = served_rows(config.archive_dir, known.contract, *span, version=version, rows_max=rows)
     made = cut(found, known.contract)

@@ -30,7 +30,9 @@ REFERENCE_ROWS_MIN = 100
 class NoPastError(FlywheelError):
     """There is not enough recorded to run a rule over."""
 
-    action: ClassVar[str] = "Let it run for some weeks, or train with 'flywheel retrain initial' on a longer table."
+    action: ClassVar[str] = (
+        "Let it run for some weeks, or train with 'flywheel retrain run --initial TABLE' on a longer table."
+    )
 
 
 @dataclass

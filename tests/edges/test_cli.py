@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import polars as pl
 import pytest
 
+from schemas.database import _configure_sqlite
 from schemas.profile import Profile
 from schemas.times import now_us
 from streams.cli import COMMANDS, EXIT_INTERRUPTED, main
@@ -116,6 +118,38 @@ def test_an_interrupt_ends_without_a_traceback(flywheel: Any, monkeypatch: pytes
     monkeypatch.setattr("streams.config.load_config", interrupt)
     done = flywheel("config", "show")
     assert done.code == EXIT_INTERRUPTED == 130
+    assert "Traceback" not in done.err
+
+
+def test_a_disk_that_refuses_is_told_without_a_traceback(
+    flywheel: Any, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "profile.json")
+
+    monkeypatch.setattr("pathlib.Path.write_text", refuse)
+    arguments = ("init", table, "--model", "churn", "--target", "y", "--time", "when")
+    done = flywheel(*arguments)
+    assert done.code == 1
+    assert done.err.startswith("Error: profile.json: No space left on device.\n  What was to be written")
+    done = flywheel(*arguments, "--json")
+    assert (done.code, done.err) == (1, "")
+    assert done.json["error"]["message"] == "profile.json: No space left on device."
+
+
+def test_a_database_that_cannot_be_written_is_told_without_a_traceback(
+    flywheel: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert flywheel("alerts", "silence", "--for", "1h", "--channel", "drift").code == 0
+
+    def only_read(connection: Any, _: Any) -> None:
+        _configure_sqlite(connection, _)
+        connection.execute("PRAGMA query_only=ON")
+
+    monkeypatch.setattr("schemas.database._configure_sqlite", only_read)
+    done = flywheel("alerts", "silence", "--for", "1h", "--channel", "drift")
+    assert done.code == 1
+    assert done.err.startswith("Error: The database refused: attempt to write a readonly database.\n")
     assert "Traceback" not in done.err
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,15 @@ def test_names_that_avro_does_not_allow_are_changed_and_told() -> None:
     assert {"age_years", "score_value"} <= set(fields(found.document))
     assert "'age (years)' is 'age_years'" in found.notes[0]
     assert feature_name("größe") == "gr__e"
+
+
+def test_the_range_of_enormous_numbers_is_still_one_that_json_and_avro_can_hold() -> None:
+    rows = table(vast=[1.7e308, -1.7e308] * 150, long=[2**63 - 1 - i for i in range(300)])
+    document = infer(rows, "m", Columns("churned")).document
+    parse_contract(json.loads(json.dumps(document, allow_nan=False)))
+    by_name = fields(document)
+    assert by_name["vast"]["min"] < -1.7e308 < 1.7e308 < by_name["vast"]["max"]
+    assert by_name["long"]["max"] == 2**63 - 1
 
 
 def test_an_open_vocabulary_has_no_domain_and_a_constant_is_told() -> None:
