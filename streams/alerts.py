@@ -182,6 +182,13 @@ def add_silence(
     return silence_id
 
 
+def fitting(engine: sa.Engine, handles: Mapping[str, str | None]) -> int:
+    """How many of the alerts so far have these handles: a silence that would have fitted none may be misspelt."""
+    same = [alert.c[name] == value for name, value in handles.items() if value is not None]
+    with read(engine) as connection:
+        return int(connection.execute(sa.select(sa.func.count()).select_from(alert).where(*same)).scalar_one())
+
+
 def end_silence(engine: sa.Engine, silence_id: str, now_us: int) -> None:
     """End a silence now.
 

@@ -22,6 +22,7 @@ WIDTH = 96
 TITLE = 10
 DURATION = re.compile(r"(\d+)([mhd])")
 UNITS_S = {"m": 60, "h": 3_600, "d": 86_400}
+SILENCE_DAYS_MAX = 3_650
 STATES = ("open", "acknowledged", "closed")
 VERDICTS = {"fixed": "fixed", "false-alarm": "false_alarm", "accepted": "accepted"}
 
@@ -35,7 +36,10 @@ def _duration_us(_context: click.Context, _option: click.Parameter, text: str) -
     match = DURATION.fullmatch(text)
     if match is None:
         raise click.BadParameter(f"'{text}' is not a duration, such as 30m, 8h or 2d.")
-    return int(match[1]) * UNITS_S[match[2]] * 1_000_000
+    length_s = int(match[1]) * UNITS_S[match[2]]
+    if not 0 < length_s <= SILENCE_DAYS_MAX * UNITS_S["d"]:
+        raise click.BadParameter(f"'{text}' is not between 1m and {SILENCE_DAYS_MAX}d.")
+    return length_s * 1_000_000
 
 
 @contextmanager
@@ -71,14 +75,16 @@ def list_command(
     from streams.alerts import find
 
     with _database(session, writes=False) as engine:
-        found = find(engine, model=model, states=states or (STATES if is_all else STATES[:2]), limit=limit)
+        found = find(engine, model=model, states=states or (STATES if is_all else STATES[:2]), limit=limit + 1)
+    is_cut, found = len(found) > limit, found[:limit]
     if as_json:
         echo_json([_told(incident) for incident in found])
-        return
-    for incident in found:
+    for incident in found if not as_json else ():
         click.echo(_line(incident))
-    if not found:
-        click.echo("There are no such incidents.", err=True)
+    if is_cut:
+        click.echo(f"There are more than these {limit}: see --limit.", err=True)
+    if not found and not as_json:
+        click.echo(f"There are no such incidents in {session.config.state_dir}.", err=True)
 
 
 @alerts.command("show")
@@ -90,6 +96,7 @@ def show_command(session: Session, name: str, as_json: bool) -> None:
 
     INCIDENT is its id, or enough of its beginning.
     """
+    from labeling.render import plain
     from streams.alerts import get
 
     with _database(session, writes=False) as engine:
@@ -97,7 +104,7 @@ def show_command(session: Session, name: str, as_json: bool) -> None:
     if as_json:
         echo_json(_told(incident) | {"alerts": incident.alerts, "notifications": incident.notifications})
     else:
-        click.echo("\n".join(_page(incident)))
+        click.echo("\n".join(plain(line) for line in _page(incident)))
 
 
 @alerts.command("ack")
@@ -167,7 +174,7 @@ def silence_command(
 ) -> None:
     """Tell nobody of such alerts for a time; they are kept and shown all the same."""
     from schemas.times import format_us, now_us
-    from streams.alerts import add_silence
+    from streams.alerts import add_silence, fitting
 
     handles = {"model": model, "channel": channel, "subject": subject, "slice": slice_name}
     if not any(handles.values()):
@@ -177,7 +184,10 @@ def silence_command(
     now = now_us()
     with _database(session, writes=True) as engine:
         silence_id = add_silence(engine, handles, now + length_us, who, note, now)
+        known = fitting(engine, handles)
     click.echo(f"Silence {silence_id} lasts until {format_us(now + length_us)}.")
+    if not known:
+        click.echo("No alert so far would have been silenced by it: see that every name is as you meant it.", err=True)
 
 
 @alerts.command("silences")
@@ -185,6 +195,7 @@ def silence_command(
 @pass_session
 def silences_command(session: Session, as_json: bool) -> None:
     """The silences that are not over."""
+    from labeling.render import plain
     from schemas.times import format_us, now_us
     from streams.alerts import HANDLES, silences
 
@@ -195,7 +206,8 @@ def silences_command(session: Session, as_json: bool) -> None:
         return
     for row in found:
         what = ", ".join(f"{name} {row[name]}" for name in HANDLES if row[name] is not None)
-        click.echo(f"{row['silence_id']}  until {format_us(row['until_us'])}  {what}  by {row['who']}  {row['note']}")
+        said = f"{row['silence_id']}  until {format_us(row['until_us'])}  {what}  by {row['who']}  {row['note']}"
+        click.echo(plain(said.rstrip()))
     if not found:
         click.echo("Nothing is silenced.", err=True)
 
@@ -236,11 +248,10 @@ def _line(incident: Incident) -> str:
     more = f" (+{len(incident.alerts) - 1})" if len(incident.alerts) > 1 else ""
     state = incident.state if incident.verdict is None else f"{incident.state}, {incident.verdict.replace('_', ' ')}"
     head = f"{incident.severity.upper():<8} {state:<12} {format_us(incident.opened_us)}  {incident.incident_id}"
-    return f"{head}\n         {plain(incident.alerts[0]['message'])}{more}"
+    return f"{plain(head)}\n         {plain(incident.alerts[0]['message'])}{more}"
 
 
 def _page(incident: Incident) -> list[str]:
-    from labeling.render import plain
     from schemas.times import format_us
 
     closed = "" if incident.closed_us is None else f", closed {format_us(incident.closed_us)}"
@@ -255,19 +266,19 @@ def _page(incident: Incident) -> list[str]:
             "",
             f"{format_us(alert['time_us'])}  {alert['severity']} {alert['state']}  {about}  slice {alert['slice']}",
         ]
-        lines += textwrap.wrap(plain(alert["message"]), WIDTH, initial_indent="  ", subsequent_indent="  ")
+        lines += textwrap.wrap(alert["message"], WIDTH, initial_indent="  ", subsequent_indent="  ")
         lines += [f"  {text}" for text in _evidence(alert["detail"])]
     if incident.actions:
         lines += ["", "What was done"]
     for action in incident.actions:
         what = action["action"] + (f" as {action['verdict'].replace('_', ' ')}" if action["verdict"] else "")
-        note = f": {plain(action['note'])}" if action["note"] else ""
-        lines.append(f"  {format_us(action['time_us'])}  {what} by {plain(action['who'])}{note}")
+        note = f": {action['note']}" if action["note"] else ""
+        lines.append(f"  {format_us(action['time_us'])}  {what} by {action['who']}{note}")
     if incident.notifications:
         lines += ["", "Who was told"]
     for told in incident.notifications:
         tries = f", {told['attempts']} tries" if told["attempts"] > 1 else ""
-        error = f": {plain(told['error'])}" if told["error"] else ""
+        error = f": {told['error']}" if told["error"] else ""
         lines.append(f"  {format_us(told['queued_us'])}  {told['notifier']}  {told['state']}{tries}{error}")
     return lines
 

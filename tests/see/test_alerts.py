@@ -270,12 +270,42 @@ def test_what_is_silenced_is_kept_and_not_told(bare: World) -> None:
     assert states(bare)["f3", "x"] == "waiting"
 
 
+def test_a_silence_that_fits_no_alert_so_far_says_so(bare: World) -> None:
+    keep(bare, {}, record())
+    misspelt = "No alert so far would have been silenced"
+    assert misspelt not in run(bare, "silence", "--model", "small", "--subject", "f0", "--for", "1h")
+    assert misspelt in run(bare, "silence", "--subject", "f00", "--for", "1h")
+    assert misspelt in run(bare, "silence", "--slice", "region=nrth", "--for", "1h")
+
+
+def test_what_alerts_and_people_say_cannot_steer_the_terminal(bare: World) -> None:
+    evil = "\x1b[2J\x07\u202enames\n"
+    told = record(
+        subject=evil, slice=f"f={evil}", message=evil, version=evil, detail=json.dumps({evil: [evil], "why": evil})
+    )
+    keep(bare, {}, told)
+    run(bare, "ack", INCIDENT, "--who", evil, "--note", evil)
+    run(bare, "silence", "--subject", evil, "--for", "1h", "--who", evil, "--note", evil)
+    for arguments in (("list",), ("show", INCIDENT), ("silences",)):
+        shown = run(bare, *arguments)
+        assert "names" in shown
+        assert not set(shown) & set("\x1b\x07\u202e"), arguments
+
+
+def test_a_list_that_was_cut_says_so(bare: World) -> None:
+    keep(bare, {}, record(), record(incident_id="other", alert_id="other/drift/f0"))
+    assert "more than these 1" in run(bare, "list", "--limit", "1")
+    assert "more than" not in run(bare, "list", "--limit", "2")
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (("show", "nothing"), "No incident 'nothing'"),
         (("silence", "--for", "1h"), "Say what to silence"),
         (("silence", "--model", "small", "--for", "1 week"), "is not a duration"),
+        (("silence", "--model", "small", "--for", "0m"), "not between 1m and 3650d"),
+        (("silence", "--model", "small", "--for", "99999999999999d"), "not between 1m and 3650d"),
         (("silence", "--model", "smal", "--for", "1h"), "Did you mean 'small'"),
         (("unsilence", "x"), "No silence 'x'"),
     ],
