@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -131,6 +131,13 @@ def moment(_context: click.Context, _option: click.Parameter, text: str | None) 
 def echo_json(value: Any) -> None:
     """Print data as JSON on stdout."""
     click.echo(json.dumps(value, indent=2, default=str))
+
+
+def echo_lines(lines: Iterable[str]) -> None:
+    """Print lines for people; what they quote of events or of people cannot steer the terminal."""
+    from labeling.render import plain
+
+    click.echo("\n".join(plain(line) for line in lines))
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streams.cli import Session, echo_json, json_option, pass_session
+from streams.cli import Session, echo_json, echo_lines, json_option, pass_session
 from streams.cli.labels import default_reviewer
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def list_command(
     is_cut, found = len(found) > limit, found[:limit]
     if as_json:
         echo_json([_told(incident) for incident in found])
-    for incident in found if not as_json else ():
-        click.echo(_line(incident))
+    elif found:
+        echo_lines(line for incident in found for line in _lines(incident))
     if is_cut:
         click.echo(f"There are more than these {limit}: see --limit.", err=True)
     if not found and not as_json:
@@ -96,7 +96,6 @@ def show_command(session: Session, name: str, as_json: bool) -> None:
 
     INCIDENT is its id, or enough of its beginning.
     """
-    from labeling.render import plain
     from streams.alerts import get
 
     with _database(session, writes=False) as engine:
@@ -104,7 +103,7 @@ def show_command(session: Session, name: str, as_json: bool) -> None:
     if as_json:
         echo_json(_told(incident) | {"alerts": incident.alerts, "notifications": incident.notifications})
     else:
-        click.echo("\n".join(plain(line) for line in _page(incident)))
+        echo_lines(_page(incident))
 
 
 @alerts.command("ack")
@@ -195,7 +194,6 @@ def silence_command(
 @pass_session
 def silences_command(session: Session, as_json: bool) -> None:
     """The silences that are not over."""
-    from labeling.render import plain
     from schemas.times import format_us, now_us
     from streams.alerts import HANDLES, silences
 
@@ -207,7 +205,7 @@ def silences_command(session: Session, as_json: bool) -> None:
     for row in found:
         what = ", ".join(f"{name} {row[name]}" for name in HANDLES if row[name] is not None)
         said = f"{row['silence_id']}  until {format_us(row['until_us'])}  {what}  by {row['who']}  {row['note']}"
-        click.echo(plain(said.rstrip()))
+        echo_lines([said.rstrip()])
     if not found:
         click.echo("Nothing is silenced.", err=True)
 
@@ -241,14 +239,13 @@ def _told(incident: Incident) -> dict[str, Any]:
     }
 
 
-def _line(incident: Incident) -> str:
-    from labeling.render import plain
+def _lines(incident: Incident) -> list[str]:
     from schemas.times import format_us
 
     more = f" (+{len(incident.alerts) - 1})" if len(incident.alerts) > 1 else ""
     state = incident.state if incident.verdict is None else f"{incident.state}, {incident.verdict.replace('_', ' ')}"
     head = f"{incident.severity.upper():<8} {state:<12} {format_us(incident.opened_us)}  {incident.incident_id}"
-    return f"{plain(head)}\n         {plain(incident.alerts[0]['message'])}{more}"
+    return [head, f"         {incident.alerts[0]['message']}{more}"]
 
 
 def _page(incident: Incident) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from schemas.errors import UsageError
-from streams.cli import Session, echo_json, json_option, moment, pass_session
+from streams.cli import Session, echo_json, echo_lines, json_option, moment, pass_session
 from streams.cli.columns import column_options, columns_of, only_model, start_us_of
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ def backtest(session: Session, /, table: Path | None, model: str | None, as_json
         echo_json(told)
         return
     for label, each in told["policies"].items():
-        click.echo("\n".join(_lines(label, each)))
-    click.echo("\n".join(_beside(told["rules"])))
+        echo_lines(_lines(label, each))
+    echo_lines(_beside(told["rules"]))
     if options["plot"] is not None:
         click.echo(f"drawn: {options['plot']}", err=True)
 
@@ -238,14 +238,13 @@ def _changed(policy: MonitorPolicy, changes: tuple[str, ...]) -> MonitorPolicy:
 
 
 def _lines(label: str, told: dict[str, Any]) -> list[str]:
-    from labeling.render import plain
 
     low, high = told["pages_a_month_interval"]
     lines = [
         f"{label}: {len(told['pages'])} pages in {told['months']:.1f} months, {told['pages_a_month']:.2f} a month"
         f" (95 % interval {low:.2f} to {high:.2f})"
     ]
-    lines += [f"  {page['time']}  {plain(page['message'])}" for page in told["pages"][:PAGES_SHOWN]]
+    lines += [f"  {page['time']}  {page['message']}" for page in told["pages"][:PAGES_SHOWN]]
     if len(told["pages"]) > PAGES_SHOWN:
         lines.append(f"  and {len(told['pages']) - PAGES_SHOWN} more; see --json")
     if not told["planted"]:

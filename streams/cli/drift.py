@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from schemas.errors import UsageError
-from streams.cli import Session, echo_json, json_option, moment, pass_session
+from streams.cli import Session, echo_json, echo_lines, json_option, moment, pass_session
 from streams.cli.backtest import plot_option
 from streams.cli.columns import only_model
 
@@ -97,7 +97,7 @@ def drift(
     if as_json:
         echo_json(told)
     else:
-        click.echo("\n".join(_table(told) if feature is None else _detail(told)))
+        echo_lines(_table(told) if feature is None else _detail(told))
     if plot is not None:
         click.echo(f"drawn: {plot}", err=True)
 
@@ -222,7 +222,6 @@ def _table(told: dict[str, Any]) -> list[str]:
 
 
 def _detail(told: dict[str, Any]) -> list[str]:
-    from labeling.render import plain
     from streams.web.pictures import score_rows
 
     lines = [f"{told['feature']} of {_head(told, told['scores']['rows'])}", ""]
@@ -230,7 +229,7 @@ def _detail(told: dict[str, Any]) -> list[str]:
     width = min(24, max((len(c["label"]) for c in told["cells"]), default=1))
     lines.append(f"{'':<{width}}{'served':>9}{'training':>10}   █ served, │ training")
     for cell in told["cells"]:
-        label = plain(cell["label"])[:width]
+        label = cell["label"][:width]
         shares = f"{cell['serving']:>9.1%}{cell['reference']:>10.1%}"
         lines.append(f"{label:<{width}}{shares}   {_bar(cell['serving'] / top, cell['reference'] / top)}")
     lines += ["", f"{'':<40}{'value':>10}{'by chance':>11}{'less it':>10}  usual constant"]

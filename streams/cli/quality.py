@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streams import sentences
-from streams.cli import Session, echo_json, json_option, moment, pass_session
+from streams.cli import Session, echo_json, echo_lines, json_option, moment, pass_session
 
 if TYPE_CHECKING:
     from streams.config import Config
@@ -38,6 +38,7 @@ def quality(
     Intervals are valid however often you look. With --version or --slice there are also the confusion matrix, the
     figures of each label and the reliability diagram.
     """
+    from schemas.errors import UsageError
     from schemas.times import from_us
     from streams.quality import QualityReader, Wanted
     from streams.status import looking_at, open_status
@@ -46,6 +47,8 @@ def quality(
     if model is not None:
         config.model(model)
     names = sorted(config.models) if model is None else [model]
+    if not names:
+        raise UsageError("No model is configured.", action="Begin with 'flywheel init'.")
     reader = open_status(config)
     wanted = Wanted(version, slice_name, None if since_us is None else from_us(since_us).date())
     try:
@@ -60,7 +63,8 @@ def quality(
         echo_json({"models": told})
         return
     is_close = version is not None or slice_name is not None
-    click.echo("\n\n".join("\n".join(lines(name, each, is_close=is_close)) for name, each in told.items()))
+    for at, (name, each) in enumerate(told.items()):
+        echo_lines([*([""] if at else []), *lines(name, each, is_close=is_close)])
 
 
 def _weak_slices(
@@ -80,13 +84,13 @@ def lines(name: str, told: dict[str, Any] | None, *, is_close: bool = False) -> 
     """The report of one model for people."""
     if told is None:
         return [f"{name}: no prediction was monitored yet."]
+    if not told["versions"]:
+        return [f"{name}: nothing was answered since {told['since']}; what was, ends {told['until']}."]
     found = [f"{name}: {told['since']} to {told['until']}", f"maturity    {sentences.maturity(told['maturity'])}"]
     for version in told["versions"]:
         found += ["", *_version(version, told["metric"])]
         if is_close:
             found += [line for each in version["slices"] for line in _closely(each)]
-    if not told["versions"]:
-        found.append("Nothing was answered in this span.")
     return found + (_weak(told["weak"], told["metric"]) if told.get("weak") else [])
 
 

@@ -21,7 +21,6 @@ from schemas.database import read, write
 from schemas.errors import BrokerUnreachableError, ContractError, UsageError
 from schemas.times import DAY_US, HOUR_US, from_us
 from streams.cli import cli
-from streams.cli.quality import lines
 from streams.daily import keep
 from streams.ends import LogEnds
 from streams.plane.pick import audited
@@ -373,4 +372,20 @@ def test_the_command_prints_a_report_and_json(bare: World) -> None:
         report(bare, slice="route=Q")
     with pytest.raises(UsageError, match="answered nothing"):
         report(bare, version="v7")
-    assert lines("m", {**report(bare), "versions": []})[-1] == "Nothing was answered in this span."
+    later = CliRunner().invoke(cli, [*bare.argv, "quality", "--since", "2099-01-01"]).output
+    assert later.startswith("small: nothing was answered since 2099-01-01; what was, ends 2024-")
+    assert later.count("\n") == 1
+
+
+def test_without_a_model_quality_says_so_instead_of_nothing(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli, ["quality"])
+    assert isinstance(done.exception, UsageError)
+    assert "No model is configured" in str(done.exception)
+
+
+def test_a_version_that_names_itself_with_escapes_cannot_steer_the_terminal(bare: World) -> None:
+    monitored(bare, table(), version="v\x1b[2J1")
+    shown = CliRunner().invoke(cli, [*bare.argv, "quality"]).output
+    assert "version     v?[2J1, all" in shown
+    assert "\x1b" not in shown
