@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from typing import Any
+from urllib.parse import quote
 
 from schemas.times import DAY_US, format_us
 from streams.notify.policy import NotifierConfig
@@ -18,6 +19,8 @@ SIGNATURE_HEADER = "X-Flywheel-Signature"
 ID_HEADER = "Idempotency-Key"
 COLOURS = {"info": "#3b6ea5", "warn": "#d69e2e", "page": "#c53030", "critical": "#742a2a"}
 CLOSED_COLOUR = "#2f855a"
+HEADER_SAFE = "/ !#$&'()*+,:;=?@[]^_`{|}~<>"
+"""What stands in a header as it is; line ends and letters beyond ASCII may not, and a percent sign marks them."""
 FIRING_DAYS = 30
 """An Alertmanager forgets an alert at its end; of an open incident it is this far away."""
 
@@ -66,13 +69,13 @@ def title(alert: Mapping[str, Any]) -> str:
     what = alert["subject"] if alert["subject"] == alert["channel"] else f"{alert['channel']} of {alert['subject']}"
     where = "" if alert["slice"] == "all" else f" ({alert['slice']})"
     head = "CLOSED" if alert["state"] == "closed" else alert["severity"].upper()
-    return f"{head} {alert['model'] or 'plane'}: {what}{where}"
+    return " ".join(f"{head} {alert['model'] or 'plane'}: {what}{where}".split())
 
 
 def webhook(alert: Mapping[str, Any], notifier: NotifierConfig, now_s: int) -> HttpRequest:
     """The alert, signed where there is a secret: ``t=SECONDS,v1=HEX`` of HMAC-SHA256 over ``SECONDS.BODY``."""
     body = _json(described(alert))
-    headers = {ID_HEADER: alert["alert_id"]}
+    headers = {ID_HEADER: quote(alert["alert_id"], safe=HEADER_SAFE)}
     if notifier.secret is not None:
         signed = hmac.new(notifier.secret.get_secret_value().encode(), f"{now_s}.".encode() + body, hashlib.sha256)
         headers[SIGNATURE_HEADER] = f"t={now_s},v1={signed.hexdigest()}"
@@ -80,17 +83,20 @@ def webhook(alert: Mapping[str, Any], notifier: NotifierConfig, now_s: int) -> H
 
 
 def slack(alert: Mapping[str, Any], notifier: NotifierConfig) -> HttpRequest:
-    """An incoming webhook's message, as Slack, Mattermost and others take it."""
+    """An incoming webhook's message, as Slack, Mattermost and others take it.
+
+    A category's value is text of a stream: it must neither name a link nor call everybody of a channel.
+    """
     facts = [("Model", f"{alert['model'] or 'plane'} {alert['version']}".strip()), ("Incident", alert["incident_id"])]
     attachment = {
         "color": CLOSED_COLOUR if alert["state"] == "closed" else COLOURS[alert["severity"]],
-        "fallback": f"{title(alert)}: {alert['message']}",
-        "text": alert["message"],
-        "fields": [{"title": name, "value": value, "short": True} for name, value in facts],
+        "fallback": _inert(f"{title(alert)}: {alert['message']}"),
+        "text": _inert(alert["message"]),
+        "fields": [{"title": name, "value": _inert(value), "short": True} for name, value in facts],
         "footer": f"flywheel alerts show {alert['incident_id']}",
         "ts": alert["time_us"] // 1_000_000,
     }
-    return HttpRequest(_url(notifier), _json({"text": title(alert), "attachments": [attachment]}))
+    return HttpRequest(_url(notifier), _json({"text": _inert(title(alert)), "attachments": [attachment]}))
 
 
 def alertmanager(alert: Mapping[str, Any], notifier: NotifierConfig, now_us: int) -> HttpRequest:
@@ -142,6 +148,11 @@ def email(alert: Mapping[str, Any], notifier: NotifierConfig) -> EmailMessage:
 def line(alert: Mapping[str, Any]) -> bytes:
     """One line of a file."""
     return _json(described(alert)) + b"\n"
+
+
+def _inert(text: str) -> str:
+    """Text in which Slack finds no control sequence, such as <!channel> or <URL|words>."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _message_id(text: str) -> str:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 HTTP_KINDS = ("webhook", "slack", "alertmanager")
 SMTP_SCHEMES = ("smtp://", "smtp+starttls://", "smtps://")
+
+
+def _names_a_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 class NotifierConfig(BaseModel):
@@ -39,6 +48,8 @@ class NotifierConfig(BaseModel):
             raise ValueError(f"a notifier of kind '{self.kind}' needs an http(s) 'url'")
         if self.kind == "email" and not (url.startswith(SMTP_SCHEMES) and self.sender and self.to):
             raise ValueError(f"a notifier of kind 'email' needs 'sender', 'to' and a 'url' ({', '.join(SMTP_SCHEMES)})")
+        if self.kind != "file" and not _names_a_host(url):
+            raise ValueError("its 'url' names no host, or a port that there is not")
         if self.kind == "file" and self.path is None:
             raise ValueError("a notifier of kind 'file' needs a 'path'")
         return self

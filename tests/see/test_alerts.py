@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import sqlalchemy as sa
@@ -196,6 +197,26 @@ def test_slack_alertmanager_and_mail_get_what_they_take(bare: World, receiver: R
     assert sum("In-Reply-To:" in mail for mail in mails) == 1
 
 
+def test_odd_names_arrive_everywhere_and_call_nobody(bare: World, receiver: Receiver) -> None:
+    name = 'line\nZ\u00fcrich "1" <!channel> & 50%'
+    odd = record(slice=f"shop={name}", message=f"shop={name} moved.", alert_id=f"{INCIDENT}/volume/{name}")
+    with mail_server() as (port, mails):
+        told = {
+            "hook": notifier(kind="webhook", url=receiver.url + "/hook"),
+            "chat": notifier(kind="slack", url=receiver.url + "/chat"),
+            "mail": notifier(kind="email", url=f"smtp://127.0.0.1:{port}", sender="a@b.c", to=["d@e.f"]),
+        }
+        keep(bare, told, odd)
+        assert send(bare, told) == 3
+    assert len(mails) == 1
+    posted = {path.rpartition("/")[2]: (headers, json.loads(body)) for path, headers, body in receiver.got}
+    assert posted["hook"][1]["message"] == odd["message"]
+    assert unquote(posted["hook"][0]["Idempotency-Key"]) == odd["alert_id"]
+    chat = json.dumps(posted["chat"][1])
+    assert "&lt;!channel&gt; &amp; 50%" in chat
+    assert "<" not in chat
+
+
 @contextmanager
 def mail_server() -> Iterator[tuple[int, list[str]]]:
     """The few words of SMTP that one mail takes."""
@@ -321,6 +342,8 @@ def test_what_cannot_be_done_is_said(bare: World, arguments: tuple[str, ...], te
     [
         ('kind = "webhook"', "needs an http(s) 'url'"),
         ('kind = "email"\nurl = "smtp://x"', "needs 'sender', 'to'"),
+        ('kind = "email"\nurl = "smtp://mail:99999"\nsender = "a@b.c"\nto = ["d@e.f"]', "a port that there is not"),
+        ('kind = "webhook"\nurl = "https:///path"', "names no host"),
         ('kind = "file"', "needs a 'path'"),
         ('kind = "file"\npath = "x"\nseverity = ["warn"]', "Did you mean 'severities'"),
         ('kind = "pigeon"', "notify.ops.kind"),
