@@ -250,6 +250,12 @@ def _field(row: Any, place: str) -> Field:
     for name in ("min", "max", "max_null_rate", "max_age_s", *TOLERANCES):
         if name in row and (isinstance(row[name], bool) or not isinstance(row[name], int | float)):
             raise ContractError(f"{place}: '{name}' must be a number.")
+        if name in row and not math.isfinite(row[name]):
+            raise ContractError(f"{place}: '{name}' must be finite; leave it out where there is no bound.")
+    if row.get("min", -math.inf) > row.get("max", math.inf):
+        raise ContractError(f"{place}: 'min' is greater than 'max', so that every value would be outside.")
+    if not 0 <= row.get("max_null_rate", 0) <= 1:
+        raise ContractError(f"{place}: 'max_null_rate' is a share, from 0 to 1.")
     for name in ("min", "max", "max_age_s", *TOLERANCES):
         if name in row and KINDS[avro_type] != "number":
             raise ContractError(f"{place}: '{name}' needs a field of numbers.")

@@ -132,13 +132,13 @@ class ModelConfig(BaseModel):
         ConfigError
             If it cannot be read.
         """
-        from schemas.profile import Profile
+        from schemas.profile_file import read_profile
 
         if self.profile_path is None:
             return None
         try:
-            return Profile.from_json(self.profile_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return read_profile(self.profile_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise ConfigError(
                 f"The profile {self.profile_path} of '{self.name}' cannot be read: {error}.",
                 action="Make it again with 'flywheel init'.",
