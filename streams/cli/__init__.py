@@ -129,8 +129,11 @@ def moment(_context: click.Context, _option: click.Parameter, text: str | None) 
 
 
 def echo_json(value: Any) -> None:
-    """Print data as JSON on stdout."""
-    click.echo(json.dumps(value, indent=2, default=str))
+    """Print data as JSON on stdout, which knows neither NaN nor infinity: such a figure is null."""
+    text = json.dumps(value, indent=2, default=str)
+    if "NaN" in text or "Infinity" in text:  # rarely, and then perhaps in a text only
+        text = json.dumps(json.loads(text, parse_constant=lambda _: None), indent=2)
+    click.echo(text)
 
 
 def echo_lines(lines: Iterable[str]) -> None:

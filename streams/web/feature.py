@@ -137,15 +137,18 @@ def scores_of(served: ServedDays, policy: MonitorPolicy) -> list[dict[str, Any]]
 def evidence_of(served: ServedDays, place: int, read: Sequence[tuple[str, Reading]]) -> dict[str, Any]:
     """One feature's orders of magnitude above the line after each day, and the day since which it is above.
 
-    Null while the meter learns how hours differ; if it never knew, they are of everything since the first day.
+    Null while the meter learns how hours differ; if it never knew, they are of everything since the first day. Of a
+    feature that training knows nothing of there is no evidence at all, and the meter's readings do not have it.
     """
+    name = served.layout.profile.features[place].name
     days: list[dict[str, Any]] = []
-    is_skew, orders = not read or read[-1][1].is_learning, -math.inf
+    is_skew, orders, since = not read or read[-1][1].is_learning, -math.inf, None
     for day, reading in read:
-        said = reading.features[place]
-        orders = said.skew_orders if is_skew else said.orders
+        said = next((each for each in reading.features if each.feature == name), None)
+        orders = -math.inf if said is None else said.skew_orders if is_skew else said.orders
+        since = None if said is None else said.since
         days.append({"day": day, "orders": round(orders, 3) if math.isfinite(orders) else None})
-    change = served.day(read[-1][1].features[place].since) if orders >= 0 else None
+    change = served.day(since) if since is not None and orders >= 0 else None
     return {"days": days, "change": change}
 
 

@@ -18,7 +18,7 @@ import pytest
 from schemas.database import _configure_sqlite
 from schemas.profile import Profile
 from schemas.times import now_us
-from streams.cli import COMMANDS, EXIT_INTERRUPTED, main
+from streams.cli import COMMANDS, EXIT_INTERRUPTED, echo_json, main
 from streams.config import load_config
 
 Capture = pytest.CaptureFixture[str]
@@ -119,6 +119,15 @@ def test_an_interrupt_ends_without_a_traceback(flywheel: Any, monkeypatch: pytes
     done = flywheel("config", "show")
     assert done.code == EXIT_INTERRUPTED == 130
     assert "Traceback" not in done.err
+
+
+def test_json_is_json_whatever_the_figures_are(capsys: Capture) -> None:
+    echo_json({"a": [float("nan"), float("inf"), 1.5], "b": "NaN"})
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    assert json.loads(capsys.readouterr().out, parse_constant=refuse) == {"a": [None, None, 1.5], "b": "NaN"}
 
 
 def test_a_disk_that_refuses_is_told_without_a_traceback(

@@ -13,9 +13,12 @@ from click.testing import CliRunner, Result
 from scipy.spatial import distance
 
 from retrain.testing import START_US
+from schemas.history import history_parts
+from schemas.profile import FieldSpec, build_profile
 from schemas.times import DAY_US, HOUR_US
 from streams.cli import cli
 from streams.logic.counts import Layout, LocalHours
+from streams.logic.policy import MonitorPolicy
 from streams.logic.staleness import Meter
 from streams.merging import Merger
 from streams.testing.served import World, parts_of_rows
@@ -181,3 +184,22 @@ def test_hours_of_a_day_are_the_models_own(world: World) -> None:
     served = by_day(layout, [p for p in parts if p.slice == "all"], LocalHours("America/New_York"))
     assert served.days == ("2023-12-31",)
     assert served.versions == {"v1": rows.height}
+
+
+def test_a_feature_that_training_never_saw_has_no_evidence_and_shifts_nobody_elses() -> None:
+    rng = np.random.default_rng(4)
+    rows = pl.DataFrame(
+        {
+            "empty": pl.Series([None] * 4_000, dtype=pl.String),
+            "moved": rng.normal(size=4_000),
+            "event_time": START_US + pl.int_range(4_000, eager=True) * (DAY_US // 400),
+        }
+    )
+    profile = build_profile(rows, (FieldSpec("empty", "category"), FieldSpec("moved", "number")), model="m")
+    later = rows.with_columns(pl.col("moved") + 1.0)
+    served = by_day(Layout(profile, ("all",)), history_parts(later, profile, version="1"), LocalHours("UTC"))
+    found = {row["feature"]: row for row in scores_of(served, MonitorPolicy())}
+    assert (found["empty"]["orders"], found["empty"]["change"]) == (None, None)
+    assert found["moved"]["orders"] > 10
+    days = evidence_of(served, 0, readings(served, MonitorPolicy(), 0))["days"]
+    assert {day["orders"] for day in days} == {None}
