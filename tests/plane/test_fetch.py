@@ -145,11 +145,14 @@ def test_nothing_more_is_asked_for_while_enough_waits(kafka: KafkaServer) -> Non
         reader = Reader(made)
         made.read(dict.fromkeys(places, 0))
         wait_until(lambda: made._waiting_bytes >= 2 * MIB, DEADLINE_S, "enough")
-        time_of_quiet = [made._waiting_bytes]
-        for _ in range(10):
-            time.sleep(0.02)
-            time_of_quiet.append(made._waiting_bytes)
-        assert max(time_of_quiet) <= 2 * MIB + 4 * PARTITION_BYTES
+        seen: list[int] = []
+
+        def looked_often() -> bool:
+            seen.append(made._waiting_bytes)
+            return len(seen) > 10
+
+        wait_until(looked_often, DEADLINE_S, "looks")
+        assert max(seen) <= 2 * MIB + 4 * PARTITION_BYTES
         reader.until(lambda: all(reader.values.get(place) == values for place in places))
 
 
