@@ -1,7 +1,7 @@
 """The e-detector on synthetic streams, beside the usual rules: ``make calibrate`` (see README, "The stated budget").
 
 False alarms of thirty features without drift against the stated bound; delays of eleven planted changes; streams whose
-windows differ or have a season; intervals that are looked at often. Prints Markdown; ``--json`` writes all of it.
+windows differ or have a season; intervals and canaries that are looked at often. Prints Markdown; ``--json`` writes it.
 
     make calibrate                      everything
     make calibrate ARGS="--small"       the same on a fraction: to see that it works
@@ -25,6 +25,8 @@ from scipy import stats
 from streams.logic.bets import Bets, Ints
 from streams.logic.edetector import Bools, Budget, Running, evaluate
 from streams.logic.policy import MonitorPolicy
+from tests.calibrate.canaries import canaries
+from tests.calibrate.canaries import table as canary_table
 from tests.calibrate.rivals import (
     RULES,
     adwin_delay,
@@ -61,10 +63,12 @@ class Sizes:
     look_rows: int
     null_windows: int
     adwin_windows: int
+    canaries: int
+    canary_rows: int
 
 
-FULL = Sizes(10, 200, 40, 60_000, len(SCENARIOS), len(DISTURBED), 8, 360, 600, 50_000, 60_000, 300)
-SMALL = Sizes(1, 10, 8, 6_000, 3, 2, 4, 40, 40, 5_000, 1_000, 3)
+FULL = Sizes(10, 200, 40, 60_000, len(SCENARIOS), len(DISTURBED), 8, 360, 600, 50_000, 60_000, 300, 400, 400_000)
+SMALL = Sizes(1, 10, 8, 6_000, 3, 2, 4, 40, 40, 5_000, 1_000, 3, 60, 20_000)
 
 
 @dataclass(frozen=True)
@@ -204,12 +208,10 @@ def run(sizes: Sizes, seed: int, say: Callable[[str], None]) -> dict[str, list[A
     say("ADWIN")
     differ = disturbed(DISTURBED[-sizes.disturbances :], sizes.streams, sizes.stream_windows, seed + 200)
     say("windows that differ")
-    return {
-        "quiet": quiets,
-        "delay": found,
-        "disturbed": differ,
-        "peeking": peeking(sizes.looks, sizes.look_rows, seed),
-    }
+    peeks = peeking(sizes.looks, sizes.look_rows, seed)
+    say("intervals")
+    judged = canaries(sizes.canaries, sizes.canary_rows, seed + 300)
+    return {"quiet": quiets, "delay": found, "disturbed": differ, "peeking": peeks, "canary": judged}
 
 
 def median_interval(rows: Sequence[float | None], alpha: float = 0.05) -> tuple[float, float, float]:
@@ -253,6 +255,8 @@ def report(result: dict[str, list[Any]]) -> Iterator[str]:
     yield "|---" * (len(peeks[0].widths) + 2) + "|"
     for peek in peeks:
         yield f"| {peek.name} | {peek.missed:.1%} | " + " | ".join(f"{w:.4f}" for w in peek.widths.values()) + " |"
+    yield ""
+    yield from canary_table(result["canary"])
 
 
 def _told(rows: list[float | None] | None) -> str:

@@ -34,8 +34,12 @@ def test_the_budget_is_kept_and_the_tables_say_so(tmp_path: Path, capsys: pytest
     missed = {each["name"]: each["missed"] for each in found["peeking"]}
     assert missed["Flywheel's"] <= 0.15
     assert missed["Wilson"] > missed["Flywheel's"]
+    canary = {(each["case"], each["rule"]): each for each in found["canary"]}
+    assert canary["equal", "peeking z-test"]["rollback"] >= 0.1
+    assert canary["equal", "exact e-process"]["rollback"] <= 0.1
+    assert canary["+100 %", "exact e-process"]["rollback"] == 1.0
     tables = capsys.readouterr().out.split("\n\n")
-    assert len(tables) == 4
+    assert len(tables) == 5
     for table in tables:
         assert len({line.count("|") for line in table.strip().splitlines()}) == 1
 
