@@ -46,6 +46,16 @@ def evidence(rows: pl.DataFrame, alert: AlertRecord, contract: Contract, profile
     shown = rows.filter(pl.Series(_shows(rows, alert, contract, profile)))
     shown = shown if shown.height else rows
     places = np.unique(np.linspace(0, shown.height - 1, SAMPLES).astype(np.int64))
+    return {
+        "since": format_us(int(shown["event_time"][0])),
+        "samples": shown["prediction_id"].gather(places).to_list(),
+        "segments": segments_of(shown),
+        "rows_shown": shown.height,
+    }
+
+
+def segments_of(shown: pl.DataFrame) -> list[dict[str, Any]]:
+    """The segments of the log that hold some inputs, with the first and the last offset of these."""
     by_segment = (
         shown.group_by("cluster", "partition", "segment", maintain_order=True)
         .agg(
@@ -53,12 +63,7 @@ def evidence(rows: pl.DataFrame, alert: AlertRecord, contract: Contract, profile
         )
         .sort("cluster", "partition", "segment")
     )  # fmt: skip
-    return {
-        "since": format_us(int(shown["event_time"][0])),
-        "samples": shown["prediction_id"].gather(places).to_list(),
-        "segments": [{"topic": topic("inputs"), **row} for row in by_segment.head(SEGMENTS_MAX).iter_rows(named=True)],
-        "rows_shown": shown.height,
-    }
+    return [{"topic": topic("inputs"), **row} for row in by_segment.head(SEGMENTS_MAX).iter_rows(named=True)]
 
 
 def _shows(rows: pl.DataFrame, alert: AlertRecord, contract: Contract, profile: Profile) -> Mask:

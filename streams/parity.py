@@ -14,17 +14,13 @@ import structlog
 
 from retrain.parity import FeatureParity, Parity, check
 from retrain.paths import Paths
-from schemas.database import read, write
-from schemas.database.outbox import enqueue
 from schemas.errors import FlywheelError
 from schemas.times import DAY_US, format_us
 from streams.config import Config
 from streams.daily import Daily, keep, kept
+from streams.findings import Finding, Finds, tell
 from streams.logic.counts import LocalHours
-from streams.logic.incident import WARN
-from streams.runtime import Runtime, as_json
-from streams.tables import alert as alert_table
-from streams.watch import keep_alert
+from streams.runtime import Runtime
 
 CHANNEL = "parity"
 
@@ -53,7 +49,7 @@ def checked(
     told |= found.as_dict() | {"wrong": [each.feature for each in wrong]}
     keep(path, told)
     if found.recomputed:
-        _tell(config, engine, model, found, wrong, (since_us, until_us))
+        tell(config, engine, _finds(model, found, wrong, (since_us, until_us)))
     return told
 
 
@@ -62,44 +58,19 @@ def last(state_dir: Path, model: str) -> dict[str, Any] | None:
     return kept(Paths(state_dir).parity(model))
 
 
-def _tell(
-    config: Config, engine: sa.Engine, model: str, found: Parity, wrong: list[FeatureParity], span: tuple[int, int]
-) -> None:
-    """Open an incident with the first feature that differs, extend it with others, close it when none does."""
-    columns = alert_table.c
-    mine = (columns.model == model, columns.channel == CHANNEL, columns.closed_us.is_(None), columns.state != "closed")
-    with read(engine) as connection:
-        rows = connection.execute(sa.select(alert_table).where(*mine)).all()
-    incident = rows[0].incident_id if rows else f"{model}-{format_us(span[1])}-{CHANNEL}"
-    known = {row.subject for row in rows}
-    records: list[dict[str, Any]] = []
-    for each in wrong:
-        if each.feature not in known:
-            state = "extended" if rows or records else "opened"
-            message = (
-                f"{each.feature} differs from what the feature code of training gives in {each.beyond} of {each.rows}"
-                f" sampled rows; {each.exact_share:.0%} are equal: training-serving skew."
-            )
-            detail = {"exact": each.exact, "beyond": each.beyond, "rows": each.rows, "examples": list(each.examples)}
-            records.append(_record(model, incident, state, each.feature, message, detail, span))
-    if rows and not wrong:
-        message = f"All of {found.recomputed} sampled rows agree again."
-        records.append(_record(model, incident, "closed", rows[0].subject, message, {}, span))
-    for record in records:
-        with write(engine) as connection:
-            keep_alert(connection, record, config.notify)
-            enqueue(connection, "alerts", model, record)
+def _finds(model: str, found: Parity, wrong: list[FeatureParity], span: tuple[int, int]) -> Finds:
+    """The features that differ."""
+    well = f"All of {found.recomputed} sampled rows agree again."
+    return Finds(CHANNEL, model, [_finding(each) for each in wrong], *span, well)
 
 
-def _record(
-    model: str, incident: str, state: str, subject: str, message: str, detail: dict[str, Any], span: tuple[int, int]
-) -> dict[str, Any]:
-    return {
-        "alert_id": f"{incident}/{'closed' if state == 'closed' else subject}", "incident_id": incident,
-        "model": model, "version": "", "event_time": span[1], "severity": WARN, "state": state, "channel": CHANNEL,
-        "subject": subject, "slice": "all", "window_start": span[0], "window_end": span[1], "topic": None,
-        "partition": None, "offset": None, "message": message, "detail": as_json(detail),
-    }  # fmt: skip
+def _finding(each: FeatureParity) -> Finding:
+    message = (
+        f"{each.feature} differs from what the feature code of training gives in {each.beyond} of {each.rows}"
+        f" sampled rows; {each.exact_share:.0%} are equal: training-serving skew."
+    )
+    detail = {"exact": each.exact, "beyond": each.beyond, "rows": each.rows, "examples": list(each.examples)}
+    return Finding(each.feature, message, detail)
 
 
 class DailyParity(Daily):

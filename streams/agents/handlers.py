@@ -28,6 +28,7 @@ from streams.tables import alert as alert_table
 from streams.tables import dead_letter
 from streams.tables import progress as progress_table
 from streams.watch import Watch, keep_alert
+from streams.weak import CHANNEL as WEAK
 
 ARCHIVE_WAIT_S = 10.0
 """The plane archives the open segment every second, five while it is behind; then the topic is asked."""
@@ -138,6 +139,10 @@ class Failures:
         return payloads
 
 
+NOT_OF_ROWS = ("plane", WEAK)
+"""Channels whose incidents no verdict on an item is about: a weak slice's rows are all of its version's."""
+
+
 class Alerts:
     """Keeps alerts as rows, and tells the labeling store of incidents."""
 
@@ -156,7 +161,7 @@ class Alerts:
         if verdict is not None:
             self._watch.settle(record["model"], record["incident_id"], verdict)
         store = self._runtime.label_stores.get(record["model"])
-        if store is None or record["channel"] == "plane":
+        if store is None or record["channel"] in NOT_OF_ROWS:
             return
         is_closed = record["state"] == "closed"
         known = self._opening(record["incident_id"])

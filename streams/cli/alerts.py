@@ -152,7 +152,7 @@ def close_command(session: Session, name: str, verdict: str, who: str, note: str
 @click.option("--model", help="Only alerts of this model.")
 @click.option(
     "--channel",
-    type=click.Choice(["contract", "drift", "paired", "bias", "users", "parity", "plane"]),
+    type=click.Choice(["contract", "drift", "paired", "bias", "users", "parity", "weak", "plane"]),
     help="Only of this channel.",
 )
 @click.option("--subject", help="Only about this feature.")

@@ -19,7 +19,7 @@ from typing import Any
 from schemas.times import HOUR_US, format_us
 from streams.logic.counts import Hour
 
-PAGE, WARN, CRITICAL = "page", "warn", "critical"
+INFO, PAGE, WARN, CRITICAL = "info", "page", "warn", "critical"
 PAGING = (PAGE, CRITICAL)
 """Severities that wake somebody: of one track, so that a page may rise."""
 FIXED, FALSE_ALARM, ACCEPTED = "fixed", "false_alarm", "accepted"

@@ -55,6 +55,8 @@ class WeakSlice:
         Mean error that the scores let expect there; None of a regression. Near ``error``: the model knows.
     ids
         Some predictions, the worst first.
+    values
+        By field: the value of :class:`Grid`'s cut.
     """
 
     name: str
@@ -65,6 +67,7 @@ class WeakSlice:
     high: float
     expected: float | None
     ids: tuple[str, ...]
+    values: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,10 @@ class Grid:
         for feature in ordered[:FIELDS_MAX]:
             columns[feature.name], sizes[feature.name] = _cut(feature)
         return cls(columns, sizes, tuple(feature.name for feature in ordered[FIELDS_MAX:]))
+
+    def rows_of(self, rows: pl.DataFrame, values: Mapping[str, str]) -> pl.DataFrame:
+        """Those of a slice."""
+        return rows.filter(*(self.columns[name] == value for name, value in values.items()))
 
     @property
     def slices(self) -> int:
@@ -164,7 +171,9 @@ def find_weak(
             if low >= WORSE_SHARE_MIN * rest.mean and all(rest.mean + low > error for error in parents):
                 name = ", ".join(parts)
                 ids = _ids(_only(cut, values))
-                found.append(WeakSlice(name, int(row["n"]), own.mean, rest.mean, low, high, row["expected"], ids))
+                found.append(
+                    WeakSlice(name, int(row["n"]), own.mean, rest.mean, low, high, row["expected"], ids, values)
+                )
     return sorted(found, key=lambda each: (-each.low, each.name))
 
 

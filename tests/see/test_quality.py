@@ -16,20 +16,25 @@ from click.testing import CliRunner
 from labeling.tables import item
 from retrain.paths import Paths
 from retrain.testing import START_US, served_scores, small_contract, small_rows, write_log
+from schemas import archive
 from schemas.contract import parse_contract
 from schemas.database import read, write
+from schemas.database.outbox import pending
 from schemas.errors import BrokerUnreachableError, ContractError, UsageError
-from schemas.times import DAY_US, HOUR_US, from_us
+from schemas.times import DAY_US, HOUR_US, format_us, from_us
 from streams.cli import cli
 from streams.daily import keep
 from streams.ends import LogEnds
+from streams.findings import Finding, Finds, bounded, tell
 from streams.plane.pick import audited
 from streams.quality import QualityReader, Wanted
 from streams.runtime import plan_of
 from streams.status import StatusReader
+from streams.tables import alert
 from streams.testing import wait_until
 from streams.testing.counting import plane_parts
 from streams.testing.served import World, open_world
+from streams.watch import keep_alert
 from streams.weak import DailyScan, last, weak_slices
 from streams.web import html
 from streams.web.view import Choice, View
@@ -291,6 +296,99 @@ def test_a_worker_looks_once_a_day_for_slices_that_nobody_declared(bare: World) 
     assert weak["slices"][0]["ids"]
     keep(Paths(bare.config.state_dir).weak("small"), {**found, "format": 0})
     assert last(bare.config.state_dir, "small") is None, "of another version"
+
+
+def weak_alerts(world: World) -> list[Any]:
+    with read(world.engine) as connection:
+        query = sa.select(alert).where(alert.c.channel == "weak").order_by(alert.c.time_us, alert.c.alert_id)
+        return list(connection.execute(query))
+
+
+def look(world: World, days: int) -> dict[str, Any]:
+    """What a worker does after so many days."""
+    runtime: Any = SimpleNamespace(
+        config=world.config, engine=world.engine, codec=world.codec, plans={"small": plan_of(world.config, "small")}
+    )
+    scan = DailyScan(runtime)
+    scan.stop()
+    scan.do("small", START_US + days * DAY_US)
+    found = last(world.config.state_dir, "small")
+    assert found is not None
+    return found
+
+
+def test_a_weak_slice_is_told_once_a_version_with_its_rows_and_wakes_nobody(bare: World) -> None:
+    rows = weak_rows()
+    archived(bare, rows)
+    monitored(bare, rows)
+    slices = look(bare, 18)["slices"]
+    assert sorted(row.slice for row in weak_alerts(bare)) == sorted(each["name"] for each in slices)
+    assert len({row.incident_id for row in weak_alerts(bare)}) == 1
+    (slice_,) = [each for each in slices if each["name"] == "route=C"]
+    (told,) = [row for row in weak_alerts(bare) if row.slice == "route=C"]
+    assert (told.severity, told.state, told.channel, told.subject) == ("warn", "opened", "weak", "accuracy")
+    assert (told.slice, told.version, told.time_us) == ("route=C", "v1", START_US + 18 * DAY_US)
+    assert told.detail["low"] == slice_["low"]
+    assert told.detail["effect"] > 0.1
+    on_c = rows.filter((pl.col("route") == "C") & (pl.col("answer") != pl.col("truth")))
+    assert set(told.detail["samples"]) <= set(on_c["prediction_id"])
+    assert told.detail["rows_shown"] == sum(each["rows"] for each in told.detail["segments"])
+    assert told.detail["rows_shown"] == round(slice_["error"] * slice_["rows"])
+    inputs = archive.scan(bare.config.archive_dir, "inputs", "small", columns=["prediction_id", "event_time"]).collect()
+    first = inputs.filter(
+        (pl.col("partition") == told.detail["partition"]) & (pl.col("offset") == told.detail["offset"])
+    )
+    assert first["prediction_id"][0] in set(on_c["prediction_id"])
+    assert format_us(first["event_time"][0]) == told.detail["since"]
+    for each in told.detail["segments"]:
+        assert each["segment"] <= each["first"] <= each["last"]
+    look(bare, 19)
+    assert [row.slice for row in weak_alerts(bare)].count("route=C") == 1, "the same slice the next day"
+    shown = CliRunner().invoke(cli, [*bare.argv, "alerts", "show", told.incident_id]).output
+    assert "slice route=C" in shown
+    assert "segment" in shown
+    with read(bare.engine) as connection:
+        events = {(event.noun, event.record["alert_id"]) for event in pending(connection)}
+    assert events == {("alerts", row.alert_id) for row in weak_alerts(bare)}
+
+
+def test_a_weak_slice_that_a_person_closed_is_not_told_again_of_its_version(bare: World) -> None:
+    rows = weak_rows()
+    archived(bare, rows)
+    monitored(bare, rows)
+    look(bare, 18)
+    told = weak_alerts(bare)[0]
+    closed = CliRunner().invoke(cli, [*bare.argv, "alerts", "close", told.incident_id, "--as", "accepted"])
+    assert closed.exit_code == 0
+    with read(bare.engine) as connection:
+        (record,) = [row.record for row in pending(connection) if row.record["state"] == "closed"]
+    with write(bare.engine) as connection:
+        keep_alert(connection, record, {})
+    known = {row.slice for row in weak_alerts(bare)}
+    later = {each["name"] for each in look(bare, 19)["slices"]}
+    assert "route=C" in known & later
+    fresh = [row.slice for row in weak_alerts(bare) if row.time_us == START_US + 19 * DAY_US and row.state != "closed"]
+    assert set(fresh) == later - known
+
+
+def test_finds_open_extend_and_close_one_incident_of_a_version(bare: World) -> None:
+    def told(day: int, version: str, *names: str) -> list[tuple[str, str, str]]:
+        found = [Finding("accuracy", name, {}, slice=bounded(name)) for name in names]
+        finds = Finds("weak", "small", found, 0, day * DAY_US, "well", version, is_settled_for_good=True)
+        return [(r["state"], r["slice"], r["incident_id"]) for r in tell(bare.config, bare.engine, finds)]
+
+    first = f"small-{format_us(DAY_US)}-weak"
+    assert told(1, "v1", "a=1") == [("opened", "a=1", first)]
+    assert told(1, "v1", "a=1") == []
+    assert told(2, "v1", "a=1", "b=2", "c=3") == [("extended", "b=2", first), ("extended", "c=3", first)]
+    assert told(3, "v1", "c=3") == [], "what is still weak keeps it open"
+    second = f"small-{format_us(4 * DAY_US)}-weak"
+    assert told(4, "v2", "a=1") == [("closed", "a=1", first), ("opened", "a=1", second)], "all is new of a new version"
+    assert told(5, "v2") == [("closed", "a=1", second)]
+    assert told(6, "v2", "a=1") == [("opened", "a=1", f"small-{format_us(6 * DAY_US)}-weak")], "it came back"
+    assert {row.severity for row in weak_alerts(bare)} == {"warn"}
+    assert len({row.alert_id for row in weak_alerts(bare)}) == 7
+    assert told(7, "v2", "a=1", "x" * 10_000)[0][0] == "extended", "a name of any length"
 
 
 def test_of_a_large_archive_the_newest_rows_are_looked_at(bare: World, monkeypatch: pytest.MonkeyPatch) -> None:
