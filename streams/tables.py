@@ -10,6 +10,7 @@ from schemas.database.outbox import outbox  # belongs to every database
 __all__ = [
     "alert",
     "dead_letter",
+    "drift_day",
     "incident_action",
     "monitor_state",
     "notification",
@@ -64,6 +65,15 @@ monitor_state = sa.Table(
     sa.Column("evaluated_us", sa.BigInteger, nullable=False),
     sa.Column("learning", sa.JSON, doc="what is silent because too little is known yet, see Monitor.learning"),
     sa.Column("snapshot", sa.LargeBinary, nullable=False),
+)
+
+drift_day = sa.Table(
+    "drift_day",
+    metadata,
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("version", sa.String(128), primary_key=True),
+    sa.Column("day", sa.String(10), primary_key=True, doc="local"),
+    sa.Column("evidence", sa.JSON, nullable=False, doc="slice: field: |z| of channel D and its line"),
 )
 
 staleness = sa.Table(

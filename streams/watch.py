@@ -33,6 +33,7 @@ from streams.evidence import evidence
 from streams.foresight import Foresight
 from streams.history import base_rows, has_honest_scores, predict_of, version_rows
 from streams.logic.counts import HourlyCounts, LocalHours
+from streams.logic.course import DriftDay
 from streams.logic.impact import Impact, ImpactEvidence, put_back
 from streams.logic.incident import AlertRecord
 from streams.logic.monitor import Monitor, MonitorInfo
@@ -43,7 +44,7 @@ from streams.notify.policy import NotifierConfig
 from streams.rows import ArchiveRows, of_slice
 from streams.runtime import Runtime, as_json
 from streams.tables import alert as alert_table
-from streams.tables import monitor_state
+from streams.tables import drift_day, monitor_state
 from streams.tables import staleness as staleness_table
 
 SNAPSHOT_INTERVAL_S = 15.0
@@ -201,10 +202,14 @@ class Watch:
             learning = watched.monitor.learning()
             if watched.version is None:
                 learning["impact"] = "no version of the model is registered: drift only warns, nothing can be put back"
+            days = watched.monitor.course.days()
             with write(self.runtime.engine) as connection:
                 values = {"evaluated_us": hour_us, "snapshot": data, "learning": learning}
                 statement = upsert(connection, monitor_state).values(model=model, **values)
                 connection.execute(statement.on_conflict_do_update(index_elements=["model"], set_=values))
+                for each in days:
+                    _keep_day(connection, model, each)
+            watched.monitor.course.over.clear()  # not before they are kept
 
     def promoted(self, model: str, time_us: int) -> None:
         """The champion of a model changed at an event time."""
@@ -412,6 +417,13 @@ def keep_alert(connection: sa.Connection, record: Mapping[str, Any], notifiers: 
             .values(closed_us=record["event_time"])
         )
     queue.enqueue(connection, notifiers, record, now_us())
+
+
+def _keep_day(connection: sa.Connection, model: str, day: DriftDay) -> None:
+    values = {"evidence": {name: dict(fields) for name, fields in day.evidence.items()}}
+    keys = {"model": model, "version": day.version, "day": day.day}
+    statement = upsert(connection, drift_day).values(**keys, **values)
+    connection.execute(statement.on_conflict_do_update(index_elements=list(keys), set_=values))
 
 
 def _lean(monitor: Monitor) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def drift(
     """
     from schemas.times import HOUR_US, format_us
     from streams.status import looking_at, open_status
-    from streams.web.feature import axis_of, served_days
+    from streams.web.feature import axis_of, channel_days, served_days
     from streams.web.view import View
 
     config = session.config
@@ -88,6 +89,8 @@ def drift(
             told |= _all(configured, served)
         else:
             told |= _one(configured, served, feature)
+            with looking_at(reader.engine) as connection:
+                told["channel"] = channel_days(connection, name, feature, slice_name, served.days, version)
         if plot is not None:
             with looking_at(reader.engine) as connection:
                 over_time = View(reader).over_time(connection, name, slice_name, len(axis_of(served.days)))
@@ -150,7 +153,14 @@ def _one(configured: ModelConfig, served: ServedDays, name: str) -> dict[str, An
 
 def _draw(path: Path, told: dict[str, Any], view: dict[str, Any], configured: ModelConfig, served: ServedDays) -> None:
     from streams.web.axes import Table, document, sheet
-    from streams.web.pictures import SCORES, evidence_chart, histogram_chart, quality_charts, score_rows
+    from streams.web.pictures import (
+        SCORES,
+        channel_chart,
+        evidence_chart,
+        histogram_chart,
+        quality_charts,
+        score_rows,
+    )
 
     said = f"{told['model']} ({', '.join(told['versions'])}), {told['slice']}, {_range(told)}"
     charts: list[Chart] = []
@@ -165,10 +175,10 @@ def _draw(path: Path, told: dict[str, Any], view: dict[str, Any], configured: Mo
         tables.append(Table("All features, the most moved first", head, rows))
     else:
         heading = f"{told['feature']} against training"
-        shown = view | {"feature": {"name": told["feature"], "cells": told["cells"], "evidence": told["evidence"]}}
+        feature = {"name": told["feature"], "cells": told["cells"], "evidence": told["evidence"]}
+        shown = view | {"feature": feature | {"channel": told["channel"]}}
         charts = [histogram_chart(shown["feature"])]
-        drawn = evidence_chart(shown)
-        charts += [drawn] if drawn is not None else []
+        charts += [drawn for drawn in (evidence_chart(shown), channel_chart(shown)) if drawn is not None]
         charts += quality_charts(shown) if view["days"] else []
         head = ["score", "value", "by chance alone", "less chance", "what is usual"]
         tables.append(Table("Scores", head, score_rows(told["scores"])))
@@ -235,7 +245,7 @@ def _detail(told: dict[str, Any]) -> list[str]:
     lines += ["", f"{'':<40}{'value':>10}{'by chance':>11}{'less it':>10}  usual constant"]
     for title, value, chance, less, usual in score_rows(told["scores"]):
         lines.append(f"{title:<40}{value:>10}{chance:>11}{less:>10}  {usual}")
-    return [*lines, "", *_trail(told["evidence"])]
+    return [*lines, "", *_trail(told["evidence"]), *_course(told["channel"])]
 
 
 def _bar(serving: float, reference: float) -> str:
@@ -251,14 +261,35 @@ def _bar(serving: float, reference: float) -> str:
     return "".join(cells).rstrip()
 
 
+def _sparks(orders: Sequence[float]) -> tuple[str, str]:
+    """Evidence as blocks, and the block of the line."""
+    low, high = min(*orders, -1.0), max(*orders, 1.0)
+    return "".join(_block(each, low, high) for each in orders), _block(0.0, low, high)
+
+
+def _block(value: float, low: float, high: float) -> str:
+    return SPARKS[min(7, int(8 * (value - low) / (high - low)))]
+
+
+def _course(days: Sequence[dict[str, Any]]) -> list[str]:
+    """Channel D's evidence by day."""
+    known = [day for day in days if day["orders"] is not None]
+    if not known:
+        return []
+    sparks, line = _sparks([day["orders"] for day in known])
+    last = known[-1]
+    return [
+        f"channel  {known[0]['day']} {sparks} {last['day']}   the line is at {line}",
+        f"  z {last['z']:.1f} against the weeks before, the line is at {last['line']:.1f}: above it the model is asked",
+    ]
+
+
 def _trail(evidence: dict[str, Any]) -> list[str]:
     """The evidence as one line of blocks, and what it says now."""
     orders = [day["orders"] for day in evidence["days"] if day["orders"] is not None]
     if not orders:
         return []
-    low, high = min(*orders, -1.0), max(*orders, 1.0)
-    sparks = "".join(SPARKS[min(7, int(8 * (each - low) / (high - low)))] for each in orders)
-    line = SPARKS[min(7, int(8 * (0.0 - low) / (high - low)))]
+    sparks, line = _sparks(orders)
     said = f"{_orders(orders[-1])} orders of magnitude above the alarm line"
     since = f"; the change is estimated at {evidence['change']}" if evidence["change"] else " (below: nothing to see)"
     return [

@@ -55,8 +55,8 @@ class Candidate:
     cells: tuple[tuple[str, float, float], ...] = ()
 
 
-def evidence(windows: Windows, correlation: Floats, policy: MonitorPolicy) -> Floats:
-    """z of every direction, [window, direction]; 0 where it is certainly below the threshold.
+def evidence(windows: Windows, correlation: Floats, policy: MonitorPolicy, least: float | None = None) -> Floats:
+    """z of every direction, [window, direction]; 0 where it is certainly below ``least``.
 
     Parameters
     ----------
@@ -66,6 +66,8 @@ def evidence(windows: Windows, correlation: Floats, policy: MonitorPolicy) -> Fl
         [side, length, slice, direction] of the block of the day in which the windows end.
     policy
         Threshold and floor.
+    least
+        Default: the threshold.
 
     Notes
     -----
@@ -84,7 +86,7 @@ def evidence(windows: Windows, correlation: Floats, policy: MonitorPolicy) -> Fl
     total += windows.variance
     difference *= difference
     difference *= windows.variance
-    difference *= 2.0 * n / policy.drift_z**2
+    difference *= 2.0 * n / (least or policy.drift_z) ** 2
     enough = difference >= total * unit
     z = np.zeros_like(unit)
     w, d = np.nonzero(enough)

@@ -22,6 +22,7 @@ from streams.logic.arrivals import ArrivalRules
 from streams.logic.baseline import BLOCK_HOURS, Baseline, Interval, IsHealthy, SameWorld, Spread, Trail
 from streams.logic.bias import BiasSpread, judge, usual_bias, window_sums
 from streams.logic.counts import Floats, Hour, HourlyCounts, Layout, LocalHours
+from streams.logic.course import Z_MIN, Course
 from streams.logic.drift import Candidate, candidates, evidence, strongest
 from streams.logic.impact import Impact, ImpactEvidence
 from streams.logic.incident import ACCEPTED, INPUT_CHANNELS, PAGE, TRACKS, AlertRecord, Incidents, Sighting
@@ -126,6 +127,7 @@ class Monitor:
     last_pipe: Hour | None = None
     today: Today | None = None
     meter: Meter = field(init=False)
+    course: Course = field(init=False)
     _history_correlation: Floats | None = None
 
     def __post_init__(self) -> None:
@@ -140,6 +142,7 @@ class Monitor:
         self.invariants = Invariants.of(layout, self.policy, self.info.aged)
         self.incidents = Incidents(self.info.model, self.info.version, self.policy.quiet_hours)
         self.meter = Meter(layout, self.policy, self.local)
+        self.course = Course(layout, self.info.version)
         self.record = np.zeros((len(lengths), len(layout.slices), len(self.profile.features)))
         self.old_record = self.record.copy()
 
@@ -284,6 +287,7 @@ class Monitor:
         elif [f.name for f in profile.features] == [f.name for f in self.profile.features]:
             fresh.paired = replace(self.paired)
         fresh.next_hour = max(self.next_hour, fresh.next_hour)
+        fresh.course.over = self.course.days()
         fresh.incidents.open, fresh.last_pipe = dict(self.incidents.open), self.last_pipe
         fresh.incidents.dismissed = {track: dict(causes) for track, causes in self.incidents.dismissed.items()}
         fresh.add(history)
@@ -326,6 +330,11 @@ class Monitor:
         block = self.local(hour)[1] // BLOCK_HOURS
         z = evidence(windows, today.correlation[:, block], self.policy)
         best = strongest(z, windows, self.layout, len(self.policy.drift_hours))
+        shown = best
+        if self.local(hour + 1)[0] != self.local(hour)[0]:
+            z_shown = evidence(windows, today.correlation[:, block], self.policy, Z_MIN)
+            shown = strongest(z_shown, windows, self.layout, len(self.policy.drift_hours))
+        self.course.see(self.local(hour)[0], shown, self.record, self.policy)
         names = [feature.name for feature in self.profile.features]
         active = {names[f] for f in np.flatnonzero((best >= self.policy.drift_z).any(axis=(0, 1)))}
         known = (self.incidents.is_open, self.incidents.is_dismissed)

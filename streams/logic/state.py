@@ -26,7 +26,7 @@ from streams.logic.policy import MonitorPolicy
 from streams.logic.staleness import Meter
 from streams.logic.tempering import Spread as WindowSpread
 
-FORMAT = 3
+FORMAT = 4
 STORES = ("cells", "outside", "scalars", "due", "facts", "log")
 SPREAD_ARRAYS = ("season", "location", "scale", "cells")
 PAIRED_ARRAYS = ("rows", "differ", "excess", "scale", "strongest")
@@ -41,7 +41,10 @@ class SnapshotMismatchError(FlywheelError):
 
 
 def snapshot(monitor: Monitor) -> bytes:
-    """Everything that the monitor's next alerts depend on, but for policy and profile."""
+    """Everything that the monitor's next alerts depend on, but for policy and profile.
+
+    Of its course only the day under way: whoever keeps a snapshot keeps the days that are over beside it.
+    """
     arrays: Arrays = {
         "record": monitor.record,
         "old_record": monitor.old_record,
@@ -51,6 +54,7 @@ def snapshot(monitor: Monitor) -> bytes:
         "bias_excess": monitor.bias_spread.excess,
         "bias_scale": monitor.bias_spread.scale,
         "null_record": monitor.invariants.null_record,
+        "course": monitor.course.best,
     }
     arrays |= {f"paired_{name}": getattr(monitor.paired, name) for name in PAIRED_ARRAYS}
     runs = monitor.invariants.runs
@@ -81,6 +85,7 @@ def snapshot(monitor: Monitor) -> bytes:
         "forgotten_before": monitor.counts.forgotten_before,
         "late": monitor.counts.late,
         "meter": _meta_of(monitor.meter),
+        "course_day": monitor.course.day,
         "today": today,
     }
     arrays["meta"] = np.frombuffer(json.dumps(meta, sort_keys=True).encode(), np.uint8)
@@ -124,6 +129,7 @@ def restore(data: bytes, policy: MonitorPolicy, profile: Profile) -> Monitor:
     for name in STORES:
         setattr(monitor.counts, name, _unpack(arrays, name))
     monitor.day_records = _unpack(arrays, "day_records")
+    monitor.course.day, monitor.course.best = meta["course_day"], arrays["course"]
     _unpack_meter(arrays, monitor.meter, meta["meter"])
     monitor.incidents = Incidents.from_dict(meta["incidents"])
     monitor.excluded = [(first, last) for first, last in meta["excluded"]]

@@ -182,7 +182,13 @@ def lines(
 
 
 def evidence(
-    points: Sequence[Point], days: Sequence[str], marks: Sequence[Mark], change: float | None, *, title: str
+    points: Sequence[Point],
+    days: Sequence[str],
+    marks: Sequence[Mark],
+    change: float | None,
+    *,
+    title: str,
+    limit: str = "alarm line",
 ) -> Chart:
     """Orders of magnitude above the alarm line by day; beyond one they are drawn as their logarithm.
 
@@ -190,6 +196,8 @@ def evidence(
     ----------
     change
         Where the change point is estimated; None: nothing is above the line.
+    limit
+        What the line is called.
     """
     height = EVIDENCE_HEIGHT
     values = [p.value for p in points if p.value is not None] or [0.0]
@@ -208,7 +216,7 @@ def evidence(
         f'<rect class="above" x="{LEFT}" y="{TOP}" width="{PLOT_WIDTH}" height="{line - TOP:.1f}"/>',
         grid(ticks, y_of, lambda v: f"{v:+g}" if v else "0", "orders of magnitude above the line"),
         f'<line class="limit" x1="{LEFT}" x2="{right}" y1="{line:.1f}" y2="{line:.1f}"/>',
-        f'<text class="limit-text" text-anchor="end" x="{right - 4}" y="{line - 5:.1f}">alarm line</text>',
+        f'<text class="limit-text" text-anchor="end" x="{right - 4}" y="{line - 5:.1f}">{limit}</text>',
     ]
     if change is not None:
         x = x_of(change)

@@ -27,6 +27,7 @@ from streams.logic.counts import Hour, Layout, LocalHours
 from streams.logic.policy import MonitorPolicy
 from streams.logic.scores import compare
 from streams.logic.staleness import Meter, Reading
+from streams.tables import drift_day
 from streams.windows import WindowReader
 
 EPOCH = date(1970, 1, 1)
@@ -150,6 +151,36 @@ def evidence_of(served: ServedDays, place: int, read: Sequence[tuple[str, Readin
         days.append({"day": day, "orders": round(orders, 3) if math.isfinite(orders) else None})
     change = served.day(since) if since is not None and orders >= 0 else None
     return {"days": days, "change": change}
+
+
+def channel_days(
+    connection: sa.Connection,
+    model: str,
+    feature: str,
+    slice_name: str,
+    days: Sequence[str],
+    version: str | None = None,
+) -> list[dict[str, Any]]:
+    """Channel D's evidence of a field against the weeks before, of the days from the first to the last.
+
+    ``z`` and its ``line`` are of the window length that came nearest to its line; ``orders`` is their log likelihood
+    ratio in decimal orders: above 0 the put-back is asked whether it matters. Where several versions were judged on one
+    day, it is the nearest of them.
+    """
+    if not days:
+        return []
+    columns = drift_day.c
+    query = sa.select(drift_day).where(columns.model == model, columns.day.between(min(days), max(days)))
+    if version is not None:
+        query = query.where(columns.version == version)
+    found: dict[str, dict[str, Any]] = {}
+    for row in connection.execute(query.order_by(columns.day, columns.version)):
+        z, line = row.evidence.get(slice_name, {}).get(feature, (None, None))
+        orders = None if z is None else round((z * z - line * line) / 2.0 / math.log(10.0), 3)
+        known = found.get(row.day, {}).get("orders")
+        if known is None or (orders is not None and orders > known):
+            found[row.day] = {"day": row.day, "z": z, "line": line, "orders": orders}
+    return list(found.values())
 
 
 def axis_of(days: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from streams.status import event_columns
 from streams.web import axes, standing
 from streams.web.axes import text
 from streams.web.charts import histogram
-from streams.web.pictures import evidence_chart, quality_charts, score_rows
+from streams.web.pictures import channel_chart, evidence_chart, quality_charts, score_rows
 from streams.web.view import DAYS_MAX
 
 REFRESH_MS = 5_000
@@ -306,7 +306,9 @@ def _evidence(view: dict[str, Any]) -> str:
         '<p class="key"><i class="k-serving"></i>evidence of the days shown, the e-detector on hours'
         '<i class="k-champion"></i>change estimated<i class="k-page"></i>page<i class="k-warn"></i>warning</p>'
     )
-    return f"<h3>{text(chart.title)}</h3>{key}{chart}"
+    channel = channel_chart(view)
+    below = "" if channel is None else f"<h3>{text(channel.title)}</h3>{channel}"
+    return f"<h3>{text(chart.title)}</h3>{key}{chart}{below}"
 
 
 # -- quality over time -----------------------------------------------------------------------------------------------

@@ -69,10 +69,35 @@ def evidence_chart(view: dict[str, Any]) -> Chart | None:
         if each["orders"] is not None
     ]
     change = feature["evidence"]["change"]
-    about = [mark for mark in view["marks"] if mark["kind"] == "champion" or feature["name"] in mark["title"].split()]
-    marks = marks_of(about, axis, view["timezone"])
     place = None if change is None else float(axis.index(change))
-    return evidence(points, axis, marks, place, title=f"{feature['name']}: evidence against training")
+    title = f"{feature['name']}: evidence against training"
+    return evidence(points, axis, _about(view, axis), place, title=title)
+
+
+def channel_chart(view: dict[str, Any]) -> Chart | None:
+    """Channel D's evidence of the shown feature by day; None where it judged nothing."""
+    feature = view["feature"]
+    days = [each for each in feature["channel"] if each["orders"] is not None]
+    if not days:
+        return None
+    axis = axis_of([each["day"] for each in [*feature["evidence"]["days"], *days]])
+    points = [
+        Point(
+            axis.index(each["day"]) + 0.5,
+            each["orders"],
+            title=f"{each['day']}: z {each['z']:.1f}, the line is at {each['line']:.1f}",
+        )
+        for each in days
+    ]
+    title = f"{feature['name']}: evidence against the weeks before (channel drift)"
+    return evidence(points, axis, _about(view, axis), None, title=title, limit="line: does it move the answers?")
+
+
+def _about(view: dict[str, Any], axis: Sequence[str]) -> list[Mark]:
+    """Champions, and the alerts about the shown feature."""
+    name = view["feature"]["name"]
+    about = [mark for mark in view["marks"] if mark["kind"] == "champion" or name in mark["title"].split()]
+    return marks_of(about, axis, view["timezone"])
 
 
 def quality_charts(view: dict[str, Any]) -> list[Chart]:

@@ -24,7 +24,7 @@ from streams.quality import QualityReader, Wanted
 from streams.status import StatusReader, looking_at
 from streams.tables import alert
 from streams.weak import last
-from streams.web.feature import ServedDays, cells_of, evidence_of, readings, served_days
+from streams.web.feature import ServedDays, cells_of, channel_days, evidence_of, readings, served_days
 
 DAYS_DEFAULT = 30
 DAYS_MAX = 92
@@ -139,7 +139,9 @@ class View:
             asked = {"slice_name": shown["slice"], "until_us": until}
             served = served_days(windows, connection, configured, from_us=start, **asked)
             recent = served_days(windows, connection, configured, from_us=until - choice.days * DAY_US, **asked)
-        shown["feature"] = _feature(configured, choice.feature, served, recent, notes)
+            feature = _feature(configured, choice.feature, served, recent, notes)
+            channel = channel_days(connection, model, feature["name"], shown["slice"], recent.days)
+        shown["feature"] = feature | {"channel": channel}
         shown["feature"] |= {"from": format_us(start), "until": format_us(until)}
 
 

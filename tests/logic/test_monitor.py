@@ -340,3 +340,35 @@ def test_the_meter_is_the_same_after_a_restart() -> None:
     again = restore(snapshot(monitor), monitor.policy, monitor.profile)
     assert again.staleness() == monitor.staleness()
     assert snapshot(again) == snapshot(monitor)
+
+
+def test_the_evidence_of_each_day_is_kept_with_its_line_and_crosses_it_where_the_fault_is() -> None:
+    monitor, impact = fresh(), make_impact(served(later))
+    monitor.add(served_parts(later))
+    monitor.advance(day_us(FAULT_DAY), impact)
+    cut = restore(snapshot(monitor), monitor.policy, profile())
+    before = monitor.course.days()
+    assert len(before) == FAULT_DAY - START_DAY
+    for day in before:
+        z, line = day.evidence["all"]["delay"]
+        assert 1.0 <= z < line
+        assert line >= monitor.policy.drift_z
+    for each in (monitor, cut):
+        each.advance(day_us(END_DAY), impact)
+    after = monitor.course.days()
+    assert after[: len(before) - 1] == before[:-1]
+    faulty = after[len(before)]
+    z, line = faulty.evidence["all"]["delay"]
+    assert z > line
+    assert not {name for fields in faulty.evidence.values() for name in fields if name.startswith("@")}
+    assert cut.course.days()[-len(after[len(before) :]) :] == after[len(before) :], "the same after a restart"
+
+
+def test_a_new_version_keeps_the_days_of_the_one_before() -> None:
+    monitor = fresh()
+    monitor.add(served_parts(None))
+    monitor.advance(day_us(FAULT_DAY + 0.5))
+    known = monitor.course.days()
+    successor = monitor.rebaseline(day_us(FAULT_DAY + 0.5), version="2", profile=profile())
+    assert successor.course.days() == known
+    assert {day.version for day in known} == {"1"}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import xml.dom.minidom
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,17 +16,26 @@ from click.testing import CliRunner, Result
 from scipy.spatial import distance
 
 from retrain.testing import START_US
+from schemas.errors import BrokerUnreachableError
 from schemas.history import history_parts
 from schemas.profile import FieldSpec, build_profile
 from schemas.times import DAY_US, HOUR_US
 from streams.cli import cli
+from streams.ends import LogEnds
 from streams.logic.counts import Layout, LocalHours
+from streams.logic.monitor import Monitor, MonitorInfo
 from streams.logic.policy import MonitorPolicy
 from streams.logic.staleness import Meter
 from streams.merging import Merger
+from streams.status import StatusReader
 from streams.testing.served import World, parts_of_rows
+from streams.watch import Watch, Watched
+from streams.web import html
 from streams.web.charts import Mark, Point, evidence
 from streams.web.feature import by_day, evidence_of, readings, scores_of
+from streams.web.view import Choice, View
+
+AWAY = LogEnds("embedded", error=BrokerUnreachableError())
 
 
 def run(world: World, *options: str) -> Result:
@@ -203,3 +215,34 @@ def test_a_feature_that_training_never_saw_has_no_evidence_and_shifts_nobody_els
     assert found["moved"]["orders"] > 10
     days = evidence_of(served, 0, readings(served, MonitorPolicy(), 0))["days"]
     assert {day["orders"] for day in days} == {None}
+
+
+def test_the_evidence_of_channel_d_is_kept_with_the_monitor_and_drawn_with_its_line(
+    world: World, tmp_path: Path
+) -> None:
+    layout = Layout(world.config.model("small").profile, ("all",))
+    monitor = Monitor(MonitorPolicy(), MonitorInfo("small", "v1", "UTC"), layout.profile, START_US)
+    best = np.zeros((len(monitor.policy.drift_hours), 1, len(layout.profile.features)))
+    place = layout.profile.index["delay"]
+    for day, z in ((0, 4.0), (1, 12.0), (2, 0.5)):
+        best[1, 0, place] = z
+        monitor.course.see(START_US // DAY_US + day, best, np.full_like(best, 9.0), monitor.policy)
+    watch = Watch(SimpleNamespace(engine=world.engine), world.merger)  # type: ignore[arg-type]
+    watch.models["small"] = Watched(monitor, None, pl.DataFrame(), None)  # type: ignore[arg-type]
+    watch.save()
+    watch.save()
+    assert monitor.course.over == []
+    days = told(world, "delay")["channel"]
+    line = max(monitor.policy.drift_z, 9.0 * monitor.policy.ask_again)
+    assert [(day["z"], day["line"]) for day in days] == [(4.0, line), (12.0, line), (None, None)]
+    assert days[0]["orders"] < 0 < days[1]["orders"]
+    assert days[1]["orders"] == pytest.approx((144 - line**2) / 2 / math.log(10), abs=1e-3)
+    assert told(world, "load")["channel"][0]["z"] is None
+    assert "above it the model is asked" in run(world, "delay").stdout
+    file = tmp_path / "delay.svg"
+    assert run(world, "delay", "--plot", str(file)).exit_code == 0
+    drawn = xml.dom.minidom.parse(str(file)).toxml()
+    assert "delay: evidence against the weeks before (channel drift)" in drawn
+    assert "z 12.0, the line is at" in drawn
+    view = View(StatusReader(world.config, world.engine, world.codec)).gather(Choice(feature="delay"), AWAY)
+    assert "evidence against the weeks before" in html.page(view, "n")
