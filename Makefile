@@ -51,7 +51,7 @@ fuzz: setup ## a million mutated events against a plain computation (some six mi
 chaos: setup ## kill workers, brokers and databases under load, and compare with the oracle; writes chaos.json
 	$(BIN)/python -m tests.chaos.run $(ARGS)
 
-calibrate: setup ## false alarms against the stated budget, delays, coverage, beside the usual rules (some six minutes)
+calibrate: setup ## false alarms against the stated budget, delays, coverage, beside the usual rules (some ten minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.calibrate.stationary $(ARGS)
 
 calibrate-flights: setup ## nine months of real flights: every page, and faults planted at random moments

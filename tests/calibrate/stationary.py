@@ -186,8 +186,6 @@ def run(sizes: Sizes, seed: int, say: Callable[[str], None]) -> dict[str, list[A
         for is_matched in (False, True):
             rows: dict[str, list[float | None]] = {}
             for s in scenarios:
-                if rule.name[:3] != "PSI" and not s.kind.is_number:
-                    continue
                 limit = rule.limit
                 if is_matched:
                     if s.kind.name not in limits:
