@@ -18,6 +18,7 @@ from schemas.parts import (
     ALL_SLICE,
     N_INPUT,
     N_SCORED,
+    OUTSIDE,
     PAIRED,
     PAIRED_DIFFER,
     SCORED,
@@ -35,7 +36,7 @@ from schemas.parts import (
     truth_counters,
 )
 from schemas.profile import LABEL_FEATURE, SCORE_FEATURE, Profile
-from schemas.times import HOUR_US
+from schemas.times import HOUR_US, SECOND_US
 
 Counters = list[tuple[CodeArray | int, Ints | int]]
 
@@ -74,7 +75,7 @@ def history_parts(
     parts: list[Part] = []
     for membership, names in _groupings(table, slices):
         for axis, hours, listed in _axes(table, counters, kind, unit):
-            parts += _parts(membership, names, hours, listed, (profile.model, version, role), axis)
+            parts += _parts(membership, names, hours, listed, (profile.model, version, role), axis, profile.profile_id)
     return parts
 
 
@@ -114,7 +115,43 @@ def fact_parts(
     return [
         part
         for membership, names in _groupings(table, slices)
-        for part in _parts(membership, names, hours, listed, owner, "fact")
+        for part in _parts(membership, names, hours, listed, owner, "fact", profile.profile_id)
+    ]
+
+
+def outside_parts(
+    table: pl.DataFrame,
+    profile: Profile,
+    fields: Iterable[Field],
+    *,
+    version: str,
+    slices: Sequence[tuple[str, str]] = (),
+    role: str = "champion",
+) -> list[Part]:
+    """Hourly parts of the values that the contract does not allow: range, domain, and a feed's time stamp's age."""
+    counters: Counters = []
+    for field in fields:
+        column = table[field.name]
+        out = np.zeros(table.height, np.bool_)
+        if field.min is not None or field.max is not None or field.max_age_s is not None:
+            x = column.cast(pl.Float64).fill_null(np.nan).to_numpy()
+            has_value = column.is_not_null().to_numpy()
+            if field.min is not None:
+                out |= x < field.min
+            if field.max is not None:
+                out |= ~(x <= field.max) & has_value
+            if field.max_age_s is not None:
+                out |= table["event_time"].to_numpy() / SECOND_US - x > field.max_age_s
+        if field.domain is not None:
+            text = column.cast(pl.String)
+            out |= (~text.is_in(list(field.domain)) & text.is_not_null()).fill_null(value=False).to_numpy()
+        if out.any():
+            counters.append((OUTSIDE + profile.index[field.name], out.astype(np.int64)))
+    hours, owner = table["event_time"].to_numpy() // HOUR_US, (profile.model, version, role)
+    return [
+        part
+        for membership, names in _groupings(table, slices)
+        for part in _parts(membership, names, hours, [(None, counters)], owner, "event", profile.profile_id)
     ]
 
 
@@ -180,6 +217,7 @@ def _parts(
     listed: list[tuple[npt.NDArray[np.bool_] | None, Counters]],
     owner: tuple[str, str, str],
     axis: Axis,
+    profile: str,
 ) -> list[Part]:
     first = int(hours.min(initial=0)) if len(hours) else 0
     parts = []
@@ -188,5 +226,5 @@ def _parts(
         keys = np.where(used, (hours - first) * len(names) + place, -1)
         for key, codes, counts in group(keys, counters):
             hour, name = first + key // len(names), names[key % len(names)]
-            parts.append(Part(*owner, name, axis, hour * HOUR_US, codes, counts))
+            parts.append(Part(*owner, name, axis, hour * HOUR_US, codes, counts, profile))
     return parts

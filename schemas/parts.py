@@ -187,6 +187,8 @@ class Part:
         Start of the window, microseconds since 1970 UTC.
     codes, counts
         Counters; codes need not be sorted and may repeat, counts may be negative (a retraction).
+    profile
+        Id of the profile that the codes of cells and features refer to; empty: whichever the reader has.
     """
 
     model: str
@@ -197,6 +199,11 @@ class Part:
     window_us: int
     codes: CodeArray
     counts: Ints
+    profile: str = ""
+
+    def is_of(self, profile: str) -> bool:
+        """Whether its cells are those of a profile; those of another one must never be read as them."""
+        return self.profile in ("", profile)
 
     def as_dict(self) -> dict[int, int]:
         """Counters that are not zero, by code."""

@@ -8,14 +8,15 @@ A segment is known by the offset at which it starts; the next one starts at its 
   to its end;
 * above: records between will never be summarised. That is told, never silent.
 
-So a crash, a duplicate, a rebalance, a zombie worker or a replay cannot change a count. One merge runs at a time: two
-workers that added to one window at once would each overwrite what the other added.
+So a crash, a duplicate, a rebalance, a zombie worker or a replay cannot change a count. A window's counts belong to one
+profile: where a model's was replaced in the midst of a window there are two, and their cells are never added. One merge
+runs at a time: two workers that added to one window at once would each overwrite what the other added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cramjam
@@ -32,8 +33,8 @@ from streams.tables import open_summary, source_partition, window
 
 STRETCH_GAP_US = 6 * 3_600_000_000
 """Windows closer than this are read in one statement: reading some in between costs less than another statement."""
-WINDOW_KEY = ("model", "version", "role", "slice", "axis", "window_us")
-WindowKey = tuple[str, str, str, str, str, int]
+WINDOW_KEY = ("model", "version", "role", "slice", "axis", "window_us", "profile")
+WindowKey = tuple[str, str, str, str, str, int, str]
 Place = tuple[str, str, int]
 """Cluster, topic and partition."""
 
@@ -208,7 +209,8 @@ class Merger:
             rows = connection.execute(sa.select(source_partition)).all()
             self._left = {(row.cluster, row.topic, row.partition): (row.folded, row.end) for row in rows}
             for row in connection.execute(sa.select(window)):
-                yield Part(row.model, row.version, row.role, row.slice, row.axis, row.window_us, *unpack(row.counts))
+                name = (row.model, row.version, row.role, row.slice, row.axis, row.window_us)
+                yield Part(*name, *unpack(row.counts), row.profile)
             for row in connection.execute(sa.select(open_summary.c.summary)):
                 for segment in self._codec.decode(row.summary)["segments"]:
                     yield from parts_of(segment)
@@ -242,7 +244,7 @@ def changes(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -
 
 def negative(part: Part) -> Part:
     """The part that takes a part back."""
-    return Part(part.model, part.version, part.role, part.slice, part.axis, part.window_us, part.codes, -part.counts)
+    return replace(part, counts=-part.counts)
 
 
 def pack(codes: parts.CodeArray, counts: parts.Ints) -> bytes:
@@ -290,15 +292,14 @@ def parts_of(segment: Mapping[str, Any]) -> list[Part]:
 
 
 def _name(part: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(part[name] for name in ("model", "version", "role", "slice", "axis", "window"))
+    return tuple(part[name] for name in ("model", "version", "role", "slice", "axis", "window", "profile"))
 
 
 def _part(part: Mapping[str, Any]) -> Part:
     codes = np.frombuffer(part["codes"], "<i4").astype(np.int32)
     counts = np.frombuffer(part["counts"], "<i8").astype(np.int64)
-    return Part(
-        part["model"], part["version"], part["role"], part["slice"], part["axis"], part["window"], codes, counts
-    )
+    name = (part["model"], part["version"], part["role"], part["slice"], part["axis"], part["window"])
+    return Part(*name, codes, counts, part["profile"])
 
 
 def _fold(connection: sa.Connection, added: Sequence[Part]) -> None:
@@ -328,7 +329,7 @@ def _replace(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str
 
 
 def _key(part: Part) -> WindowKey:
-    return part.model, part.version, part.role, part.slice, part.axis, part.window_us
+    return part.model, part.version, part.role, part.slice, part.axis, part.window_us, part.profile
 
 
 def _windows(connection: sa.Connection, wanted: Sequence[Part]) -> dict[WindowKey, bytes]:

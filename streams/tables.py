@@ -55,6 +55,7 @@ window = sa.Table(
     sa.Column("slice", sa.String(256), primary_key=True),
     sa.Column("axis", sa.String(8), primary_key=True),
     sa.Column("window_us", sa.BigInteger, primary_key=True, index=True),
+    sa.Column("profile", sa.String(64), primary_key=True, server_default="", doc="whose cells the codes are"),
     sa.Column("counts", sa.LargeBinary, nullable=False, doc="codes and counts, see streams.merging.pack"),
 )
 

@@ -24,7 +24,7 @@ SCALARS = 32
 """Codes below are sums and numbers of rows; a part's other counters are cells and bins."""
 
 SummaryKey = tuple[str, str, int, int, int]
-WindowKey = tuple[str, str, int]
+WindowKey = tuple[str, str, int, str]
 
 
 @dataclass
@@ -95,7 +95,7 @@ class WindowReader:
         if until_us is not None:
             query = query.where(window.c.window_us < until_us)
         found = [
-            Part(row.model, row.version, row.role, row.slice, axis, row.window_us, *unpack(row.counts))
+            Part(row.model, row.version, row.role, row.slice, axis, row.window_us, *unpack(row.counts), row.profile)
             for row in connection.execute(query)
         ]
         found += [
@@ -121,11 +121,12 @@ class WindowReader:
     def _read_scalars(self, connection: sa.Connection, model: str, remembered: Remembered) -> None:
         """Read all windows; only those that changed are taken apart."""
         before, remembered.windows, remembered.total = remembered.windows, {}, {}
-        query = sa.select(window.c.version, window.c.role, window.c.window_us, window.c.counts).where(
+        columns = [window.c[name] for name in ("version", "role", "window_us", "profile", "counts")]
+        query = sa.select(*columns).where(
             window.c.model == model, window.c.slice == ALL_SLICE, window.c.axis == "event"
         )
-        for version, role, start, packed in connection.execute(query):
-            key, checksum = (version, role, start), zlib.crc32(packed)
+        for version, role, start, profile, packed in connection.execute(query):
+            key, checksum = (version, role, start, profile), zlib.crc32(packed)
             known = before.get(key)
             if known is None or known[0] != checksum:
                 known = checksum, scalars(*unpack(packed))

@@ -83,7 +83,7 @@ def drift(
         told: dict[str, Any] = {
             "model": name, "slice": slice_name, "from": format_us(from_us), "until": format_us(until_us),
             "versions": served.versions, "days": len(served.days),
-            "reference_rows": configured.profile.m,
+            "reference_rows": configured.profile.m, "rows_of_other_profiles": served.elsewhere,
         }  # fmt: skip
         if feature is None:
             told |= _all(configured, served)
@@ -191,10 +191,11 @@ def _range(told: dict[str, Any]) -> str:
 
 
 def _head(told: dict[str, Any], rows: int) -> str:
-    versions = ", ".join(told["versions"])
+    versions, rest = ", ".join(told["versions"]), told["rows_of_other_profiles"]
+    other = f"; {rest:,} rows more were counted in another profile's cells" if rest else ""
     return (
         f"{told['model']} {versions}, {told['slice']}: {rows:,} rows of {told['days']} days, {_range(told)}; "
-        f"training {told['reference_rows']:,} rows{'' if told['slice'] == 'all' else ', of all slices'}"
+        f"training {told['reference_rows']:,} rows{'' if told['slice'] == 'all' else ', of all slices'}{other}"
     )
 
 

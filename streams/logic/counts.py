@@ -189,8 +189,12 @@ class HourlyCounts:
     late: int = 0
 
     def add(self, parts: Iterable[Part]) -> None:
-        """Add parts; a part of a slice that is not watched is skipped, one of a forgotten hour counted in ``late``."""
-        by_hour: dict[tuple[str, Hour], list[tuple[int, Part]]] = {}
+        """Add parts; a part of a slice that is not watched is skipped, one of a forgotten hour counted in ``late``.
+
+        Of a part whose codes are of another profile only the scalars and the log are known: its cells are others.
+        """
+        by_hour: dict[tuple[str, Hour, bool], list[tuple[int, Part]]] = {}
+        profile = self.layout.profile.profile_id
         for part in parts:
             place = self.layout.slice_index.get(part.slice)
             if place is None:
@@ -199,8 +203,8 @@ class HourlyCounts:
             if hour < self.forgotten_before:
                 self.late += 1
                 continue
-            by_hour.setdefault((part.axis, hour), []).append((place, part))
-        for (axis, hour), listed in by_hour.items():
+            by_hour.setdefault((part.axis, hour, part.is_of(profile)), []).append((place, part))
+        for (axis, hour, is_own), listed in by_hour.items():
             lengths = [len(part.codes) for _, part in listed]
             slices = np.repeat(np.array([place for place, _ in listed], np.int64), lengths)
             codes = np.concatenate([part.codes for _, part in listed]).astype(np.int64)
@@ -209,13 +213,14 @@ class HourlyCounts:
                 np.add.at(self.log.setdefault(hour, np.zeros(LOG_CODES, np.int64)), codes, counts)
                 continue
             if axis == "fact":
-                self._add_facts(hour, slices, codes, counts)
+                if is_own:
+                    self._add_facts(hour, slices, codes, counts)
                 continue
             scalar = codes < SCALARS
             store = self.scalars if axis == "event" else self.due
             rows = store.setdefault(hour, np.zeros((len(self.layout.slices), SCALARS), np.int64))
             np.add.at(rows, (slices[scalar], codes[scalar]), counts[scalar])
-            if axis == "event":
+            if axis == "event" and is_own:
                 self._add_cells(hour, slices, codes, counts)
 
     def _add_cells(self, hour: Hour, slices: Ints, codes: Ints, counts: Ints) -> None:

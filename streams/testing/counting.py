@@ -58,4 +58,5 @@ def plane_parts(plan: ModelPlan, rows: pl.DataFrame, *, version: str = "v1", par
                 order[at] + TOPIC_FEEDBACK, offsets[at], nobody, feedback, ~nobody, feedback, nobody,
             )  # fmt: skip
             found += count_truths(plan, truths, cuts, partition)
-    return [Part(plan.model, version, "champion", a.slice, a.axis, a.window_us, a.codes, a.counts) for a in found]
+    own = (plan.model, version, "champion")
+    return [Part(*own, a.slice, a.axis, a.window_us, a.codes, a.counts, plan.profile.profile_id) for a in found]

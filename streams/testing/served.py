@@ -67,7 +67,7 @@ class World:
             "parts": [
                 {
                     "model": p.model, "version": p.version, "role": p.role, "slice": p.slice, "axis": p.axis,
-                    "window": p.window_us, "profile": "x", "codes": p.codes.astype("<i4").tobytes(),
+                    "window": p.window_us, "profile": p.profile, "codes": p.codes.astype("<i4").tobytes(),
                     "counts": p.counts.astype("<i8").tobytes(),
                 }
                 for p in parts

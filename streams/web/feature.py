@@ -19,7 +19,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from retrain.registry import CHAMPION
-from schemas.parts import CELLS, Part
+from schemas.parts import CELLS, N, Part
 from schemas.profile import FeatureProfile
 from schemas.times import HOUR_US
 from streams.config import ModelConfig
@@ -53,6 +53,8 @@ class ServedDays:
         The model's clock.
     versions
         Rows by version.
+    elsewhere
+        Rows that were counted in the cells of another profile, and cannot be compared.
     """
 
     layout: Layout
@@ -60,6 +62,7 @@ class ServedDays:
     hours: dict[Hour, Ints]
     local: LocalHours
     versions: dict[str, int]
+    elsewhere: int = 0
 
     @cached_property
     def total(self) -> Ints:
@@ -95,7 +98,11 @@ def by_day(layout: Layout, parts: Iterable[Part], local: LocalHours) -> ServedDa
     """Cells of parts by hour, and the local days that they make."""
     hours: dict[Hour, Ints] = {}
     versions: dict[str, int] = {}
+    elsewhere = 0
     for part in parts:
+        if not part.is_of(layout.profile.profile_id):
+            elsewhere += int(part.counts[part.codes == N].sum())
+            continue
         place = part.codes.astype(np.int64) - CELLS
         known = (place >= 0) & (place < len(layout.column_of_code))
         column = layout.column_of_code[place[known]]
@@ -106,7 +113,7 @@ def by_day(layout: Layout, parts: Iterable[Part], local: LocalHours) -> ServedDa
         versions[part.version] = versions.get(part.version, 0) + int(part.counts[known][first].sum())
     served = {hour: hours[hour] for hour in sorted(hours) if hours[hour].any()}
     named = {name: n for name, n in sorted(versions.items()) if n}
-    found = ServedDays(layout, (), served, local, named)
+    found = ServedDays(layout, (), served, local, named, elsewhere)
     return replace(found, days=tuple(dict.fromkeys(found.day(hour) for hour in served)))
 
 

@@ -139,6 +139,10 @@ class View:
             asked = {"slice_name": shown["slice"], "until_us": until}
             served = served_days(windows, connection, configured, from_us=start, **asked)
             recent = served_days(windows, connection, configured, from_us=until - choice.days * DAY_US, **asked)
+            if recent.elsewhere:
+                notes.append(
+                    f"{recent.elsewhere:,} rows were counted in another profile's cells: they are not compared."
+                )
             feature = _feature(configured, choice.feature, served, recent, notes)
             channel = channel_days(connection, model, feature["name"], shown["slice"], recent.days)
         shown["feature"] = feature | {"channel": channel}

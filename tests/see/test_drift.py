@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import xml.dom.minidom
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +16,11 @@ import pytest
 from click.testing import CliRunner, Result
 from scipy.spatial import distance
 
-from retrain.testing import START_US
+from retrain.testing import START_US, small_rows
+from schemas.database import read
 from schemas.errors import BrokerUnreachableError
 from schemas.history import history_parts
+from schemas.parts import N
 from schemas.profile import FieldSpec, build_profile
 from schemas.times import DAY_US, HOUR_US
 from streams.cli import cli
@@ -28,12 +31,13 @@ from streams.logic.policy import MonitorPolicy
 from streams.logic.staleness import Meter
 from streams.merging import Merger
 from streams.status import StatusReader
-from streams.testing.served import World, parts_of_rows
+from streams.testing.served import World, open_world, parts_of_rows
 from streams.watch import Watch, Watched
 from streams.web import html
 from streams.web.charts import Mark, Point, evidence
 from streams.web.feature import by_day, evidence_of, readings, scores_of
 from streams.web.view import Choice, View
+from streams.windows import WindowReader
 
 AWAY = LogEnds("embedded", error=BrokerUnreachableError())
 
@@ -246,3 +250,25 @@ def test_the_evidence_of_channel_d_is_kept_with_the_monitor_and_drawn_with_its_l
     assert "z 12.0, the line is at" in drawn
     view = View(StatusReader(world.config, world.engine, world.codec)).gather(Choice(feature="delay"), AWAY)
     assert "evidence against the weeks before" in html.page(view, "n")
+
+
+def test_rows_that_another_profile_counted_are_told_and_not_compared(world: World) -> None:
+    """The seventh day is counted in the cells of a new profile, the days before are of the old one."""
+    contract, old = world.config.model("small").contract, world.config.model("small").profile
+    past = small_rows(20, 50, first_day=-20).with_columns(pl.col("delay") * 3.0)
+    new = build_profile(past, contract.fields, model="small", labels=contract.target.labels)
+    parts = [part for part in parts_of_rows(world, world.rows, world.scores) if part.slice == "all"]
+    mixed = [replace(part, profile=old.profile_id) for part in parts if part.axis == "event"]
+    layout, local = Layout(new, ("all",)), LocalHours("UTC")
+    assert by_day(layout, mixed, local).elsewhere == world.rows.height
+    assert not by_day(layout, mixed, local).hours
+    (world.root / "profile.json").write_text(new.to_json())
+    later = open_world(world.root)
+    move(later)
+    done = run(later)
+    assert "small v1, all: 200 rows of 1 days" in done.stdout
+    assert f"{world.rows.height:,} rows more were counted in another profile's cells" in done.stdout
+    assert told(later, "delay")["rows_of_other_profiles"] == world.rows.height
+    with read(later.engine) as connection:
+        totals = WindowReader(later.codec).totals(connection, "small")
+    assert totals["v1", "champion"][N] == world.rows.height + 200, "counts that need no cells are of all rows"
