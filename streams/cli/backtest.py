@@ -104,13 +104,13 @@ def backtest(session: Session, /, table: Path | None, model: str | None, as_json
             found = run(recording, policies, rules, plants, bar.update)
     if options["plot"] is not None:
         draw_trade_off(found, f"What rules would have told: {name}", lines_said(found, name), options["plot"])
-    told = _told(name, options["seed"], notes, found)
+    told = _told(name, options["seed"], notes, found) | {"unjudged": dict(recording.unjudged)}
     if as_json:
         echo_json(told)
         return
     for label, each in told["policies"].items():
         echo_lines(_lines(label, each))
-    echo_lines(_beside(told["rules"]))
+    echo_lines([*_beside(told["rules"]), *_unjudged(told["unjudged"])])
     if options["plot"] is not None:
         click.echo(f"drawn: {options['plot']}", err=True)
 
@@ -282,6 +282,14 @@ def _beside(rules: dict[str, Any]) -> list[str]:
             f"{_share(None if matched is None else matched['within_24_h'], 10)}"
         )
     return [*found, ""]
+
+
+def _unjudged(rules: dict[str, str]) -> list[str]:
+    """The rules that are silent here whatever happens, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for rule, reason in rules.items():
+        by_reason.setdefault(reason, []).append(rule)
+    return [f"not judged here: {', '.join(names)}, because {reason}" for reason, names in by_reason.items()]
 
 
 def _share(share: float | None, width: int = 9) -> str:

@@ -13,6 +13,7 @@ from retrain.registry import Version
 from schemas.errors import FlywheelError
 from schemas.times import DAY_US, HOUR_US, format_us
 from streams.history import predict_of, version_rows
+from streams.lab.arrivals import counted, recorded_facts
 from streams.lab.planted import Outcome, Plant, outcome, plant, shares
 from streams.lab.recording import MONTH_DAYS, Recording, Watched, watch
 from streams.lab.rules import Rule
@@ -184,7 +185,13 @@ def recorded(
             action="Choose another --since or --learn-from.",
         )
     predict = predict_of(runtime, version)
-    return Recording(rows, plan.contract, plan.profile, start_us, predict, version.version)
+    log, unjudged = counted(runtime, model, last)
+    facts = recorded_facts(runtime.config.archive_dir, plan.contract)
+    if facts.height:
+        rows = rows.join(facts, on="prediction_id", how="left", maintain_order="left")
+    return Recording(
+        rows, plan.contract, plan.profile, start_us, predict, version.version, log=log, unjudged=unjudged
+    )  # fmt: skip
 
 
 def beginning(first_us: int, last_us: int, since_us: int | None) -> int:

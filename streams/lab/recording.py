@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from schemas.contract import Contract
-from schemas.history import fact_parts, history_parts
+from schemas.history import fact_parts, history_parts, outside_parts
 from schemas.parts import ALL_SLICE, Part
 from schemas.profile import Profile
 from schemas.times import DAY_US, HOUR_US
@@ -43,6 +43,10 @@ class Recording:
         The model, for the put-back and for rows that are changed; None: drift only warns.
     is_stand_in
         It is not the model that answered, but one that answers nearly so: only its differences count.
+    log
+        Parts of the log axis: what came of each topic.
+    unjudged
+        Rules of the monitor that this past cannot tell of, and why.
     """
 
     rows: pl.DataFrame
@@ -52,6 +56,8 @@ class Recording:
     predict: Predict | None = None
     version: str = "1"
     is_stand_in: bool = False
+    log: Sequence[Part] = ()
+    unjudged: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def slices(self) -> list[tuple[str, str]]:
@@ -76,9 +82,10 @@ class Recording:
             rows, self.profile, version=self.version, slices=self.slices, kind=target.kind,  # type: ignore[arg-type]
             unit=target.unit,
         )  # fmt: skip
+        served, fields = rows.filter(pl.col("event_time") >= self.start_us), self.contract.fields
+        listed += outside_parts(served, self.profile, fields, version=self.version, slices=self.slices)
         if "fact_time" not in rows.columns:
             return listed
-        served, fields = rows.filter(pl.col("event_time") >= self.start_us), self.contract.fields
         return listed + fact_parts(served, self.profile, fields, version=self.version, slices=self.slices)
 
     def monitor(self, policy: MonitorPolicy) -> Monitor:
@@ -87,9 +94,11 @@ class Recording:
         info = MonitorInfo(
             self.contract.model, self.version, self.contract.timezone, names, self.contract.target.unit,
             tuple(self.contract.paired().items()),
+            tuple(each.name for each in self.contract.fields if each.max_age_s is not None),
         )  # fmt: skip
         monitor = Monitor(policy, info, self.profile, self.start_us, is_history_honest=True)
         monitor.add(self.parts(self.between(0, self.start_us)))
+        monitor.add(part for part in self.log if part.window_us < self.start_us)
         return monitor
 
     def impact(self, policy: MonitorPolicy) -> Impact | None:
@@ -193,7 +202,7 @@ def _run(
     memories: dict[int, bytes] = {}
     rows = recording.between(start_us - DUE_DAYS * DAY_US, end_us)
     by_hour: dict[int, list[Part]] = {}
-    for part in recording.parts(rows):
+    for part in (*recording.parts(rows), *recording.log):
         if part.window_us >= start_us:
             by_hour.setdefault(part.window_us // HOUR_US, []).append(part)
     for first_us, after_us in pairwise([*cuts, end_us]):

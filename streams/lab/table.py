@@ -23,6 +23,7 @@ from schemas.contract import Contract, Target
 from schemas.profile import build_profile
 from schemas.times import DAY_US, format_us
 from streams.history import as_counted
+from streams.lab.arrivals import RESCORED, TYPED, UNSCORED, UNTIMED, of_table
 from streams.lab.backtest import REFERENCE_ROWS_MIN, beginning
 from streams.lab.recording import Recording
 from streams.logic.impact import Predict
@@ -73,21 +74,24 @@ def from_table(
     TableError
         If there are too few rows to learn from or to watch, or none has an answer or a truth.
     """
-    rows = _rows(past, contract)
-    rows = rows.filter(pl.col("event_time").is_between(reference_from_us or 0, until_us or 1 << 62, closed="left"))
+    is_in = pl.col("event_time").is_between(reference_from_us or 0, until_us or 1 << 62, closed="left")
+    rows = _rows(past, contract).filter(is_in)
     if not rows.height:
         raise TableError("No row of the table lies between these times.", action="Look at its times and the options.")
     start_us = beginning(int(rows["event_time"][0]), int(rows["event_time"][-1]), since_us)
     reference = rows.filter(pl.col("event_time") < start_us)
     _check(rows, reference, start_us)
     notes, is_stand_in = [*past.notes], False
+    unjudged = {"late": UNTIMED, "type": TYPED}
     if predict is not None:
+        unjudged["unscored"] = RESCORED
         rows = _answered(rows, np.asarray(predict(rows)), None, contract.target)
     elif reference["score"].null_count() < reference.height:
         predict, is_stand_in = _copy(reference, contract), True
         notes.append(_likeness(predict, rows.filter(pl.col("event_time") >= start_us)))
     elif reference["y"].null_count() < reference.height:
         rows, predict = _model(rows, start_us, contract)
+        unjudged["unscored"] = UNSCORED
         notes.append("The table has no scores: a model that was fitted to the truths of the reference rows answers.")
     else:
         raise TableError("The reference rows have neither scores nor truths.", action="Name them: --score, --target.")
@@ -102,7 +106,13 @@ def from_table(
         known, contract.fields, model=contract.model, fingerprint=contract.fingerprint, score=known["score"],
         label=known["label"] if contract.target.labels else None, labels=contract.target.labels,
     )  # fmt: skip
-    return TablePast(Recording(rows, contract, profile, start_us, predict, version, is_stand_in), tuple(notes))
+    return TablePast(
+        Recording(
+            rows, contract, profile, start_us, predict, version, is_stand_in,
+            log=of_table(past.rows.filter(is_in), contract.model), unjudged=unjudged,
+        ),
+        tuple(notes),
+    )  # fmt: skip
 
 
 def _rows(past: Past, contract: Contract) -> pl.DataFrame:
@@ -110,8 +120,11 @@ def _rows(past: Past, contract: Contract) -> pl.DataFrame:
     features = [pl.col(f"x_{f.name}").cast(KIND_TYPES[f.kind]).alias(f.name) for f in contract.fields]
     target = contract.target
     truth = pl.col("truth").cast(pl.Float64) if target.kind == "regression" else label_value(pl.col("truth"), target)
+    came = pl.when(pl.col("truth").is_not_null()).then(pl.col("truth_time"))
+    facts = [pl.col(f"f_{name}").alias(f"fact_{name}") for name in contract.facts if f"f_{name}" in past.rows.columns]
+    facts = [came.alias("fact_time"), *facts] if facts else []
     rows = past.rows.select(
-        "prediction_id", "event_time", *features, "score", "label", due_time="truth_due", y=truth
+        "prediction_id", "event_time", *features, *facts, "score", "label", due_time="truth_due", y=truth
     ).unique("prediction_id", keep="first", maintain_order=True)
     return rows.sort("event_time", "prediction_id")
 
