@@ -29,6 +29,8 @@ FIELD_ATTRIBUTES = frozenset(
 )
 RECORD_ATTRIBUTES = frozenset("type name namespace doc fields model version target facts timezone fairness".split())
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+SLICE_CHARS_MAX = 256
+"""Of ``field=value``, as it stands in summaries and in the database."""
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 FEATURES_MAX = 1_000
 """The counters have room for so many (see :mod:`schemas.parts`)."""
@@ -203,7 +205,10 @@ def parse_contract(document: Any, place: str = "contract") -> Contract:
     taken = sorted(RESERVED.intersection(names))
     if taken:
         raise ContractError(f"{place}: '{taken[0]}' is the name of an event's own column; call the field otherwise.")
-    facts = tuple(document.get("facts", ()))
+    listed = document.get("facts", [])
+    if not isinstance(listed, list) or not all(isinstance(name, str) and NAME.fullmatch(name) for name in listed):
+        raise ContractError(f"{place}: 'facts' must be a list of names.")
+    facts = tuple(listed)
     for f in fields:
         if f.fact is not None and f.fact not in facts:
             raise ContractError(f"{place}.{f.name}: the fact '{f.fact}' is not among the record's 'facts'.")
@@ -263,12 +268,19 @@ def _field(row: Any, place: str) -> Field:
         if name in row and not 0 <= row[name] < math.inf:
             raise ContractError(f"{place}: '{name}' must not be negative.")
     if "fact" in row and KINDS[avro_type] == "category":
-        raise ContractError(f"{place}: 'fact' needs a field of numbers or booleans.")
+        raise ContractError(
+            f"{place}: 'fact' needs a field of numbers or booleans: feedback brings facts as numbers, and a text is "
+            "held against none. Leave it out, or log what is to be compared as a number or boolean of its own."
+        )
     for name in ("domain", "slices"):
         if name in row and not (isinstance(row[name], list) and all(isinstance(v, str) for v in row[name])):
             raise ContractError(f"{place}: '{name}' must be a list of texts.")
         if row.get(name) and KINDS[avro_type] != "category":
             raise ContractError(f"{place}: '{name}' needs a field of texts.")
+    for value in row.get("slices", ()):
+        if len(f"{row['name']}={value}") > SLICE_CHARS_MAX:
+            told = f"'{value[:40]}...' has {len(value):,}, and its name stands before it"
+            raise ContractError(f"{place}: a slice has at most {SLICE_CHARS_MAX} characters; {told}.")
     kept = {k: v for k, v in row.items() if k not in {"name", "type", "doc", "default", "domain", "slices"}}
     domain = tuple(row["domain"]) if "domain" in row else None
     return Field(str(row["name"]), avro_type, is_nullable, domain=domain, slices=tuple(row.get("slices", ())), **kept)

@@ -89,11 +89,7 @@ def prepare(
         raise TableError("The rows have no time.", action="Name the column with --time, or give --start TIME.")
     renamed = {feature_name(name): name for name in table.columns}
     features = [_feature(table, f, renamed) for f in contract.fields]
-    facts = [
-        table[renamed[name]].cast(pl.Float64, strict=False).alias(f"f_{name}")
-        for name in contract.facts
-        if name in renamed
-    ]
+    facts = [_fact(table, name, renamed) for name in contract.facts if name in renamed]
     truth, came = _truths(table, contract, columns, asked, truth_delay_s)
     delays = came - asked
     due_s = truth_due_s if truth_due_s is not None else contract.target.truth_timeout_s
@@ -135,6 +131,15 @@ def _feature(table: pl.DataFrame, f: Field, renamed: Mapping[str, str]) -> pl.Se
     if cast.null_count() and not f.is_nullable:
         raise TableError(f"'{renamed[f.name]}' has {cast.null_count()} nulls, which the contract does not allow.")
     return cast.alias(f"x_{f.name}")
+
+
+def _fact(table: pl.DataFrame, name: str, renamed: Mapping[str, str]) -> pl.Series:
+    values = table[renamed[name]]
+    fact = values.cast(pl.Float64, strict=False)
+    if fact.null_count() > values.null_count():
+        lost = fact.null_count() - values.null_count()
+        raise TableError(f"{lost} values of the fact '{renamed[name]}' ({values.dtype}) are no numbers.")
+    return fact.alias(f"f_{name}")
 
 
 def _truths(
