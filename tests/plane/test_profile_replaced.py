@@ -78,12 +78,8 @@ def test_a_windows_counts_belong_to_the_profile_that_they_were_made_with(
     world.seed = 4
     kafka = FakeKafka(PARTITIONS, 4)
     kafka.fill(world.events(600))
-    for name, stand_in in (
-        ("loop.Consumer", kafka.consumer),
-        ("emit.Producer", kafka.producer),
-        ("loop.time", kafka.time),
-    ):
-        monkeypatch.setattr(f"streams.plane.{name}", stand_in)
+    for name, fake in kafka.fakes.items():
+        monkeypatch.setattr(name, fake)
     plane = Plane(world, tmp_path, segment_records=128)
     kafka.kill_at = kill_at
     with pytest.raises(Killed):
