@@ -110,7 +110,9 @@ def test_a_watch_too_short_for_planted_changes_says_so(pipe: Place) -> None:
     done = pipe.run(*options)
     assert done.exit_code == 0, (done.output, done.exception)
     assert "Nothing was planted: 9 days are needed" in done.stderr
-    assert "  -" in done.stdout.splitlines()[-2], "no week was whole"
+    (weekly,) = [line for line in done.stdout.splitlines() if line.startswith("psi:")]
+    assert "  -" in weekly, "no week was whole"
+    assert "not judged here: late, because a table does not say when a row came" in done.stdout
     done = pipe.run(*options, "--plot", str(pipe.folder / "a.svg"))
     assert "Nothing was planted" in str(done.exception)
     done = pipe.run("--score", "answer", "--kind", "renamed")
