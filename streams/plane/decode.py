@@ -157,7 +157,7 @@ class Decoder:
             own = [n for n, other in enumerate(ids) if other == schema_id]
             places = np.concatenate([np.arange(firsts[n], firsts[n + 1]) for n in own])
             deltas = places - np.repeat(firsts[own], [chunk.batches[n].count for n in own])
-            frame = self._framed(schema_id, b"".join([bodies[n] for n in own]), deltas)
+            frame = self._framed(schema_id, [bodies[n] for n in own], deltas)
             if frame is None:
                 return None
             all_keys.append(frame["_key"])
@@ -168,7 +168,7 @@ class Decoder:
         chunk.known_keys = keys
         return found
 
-    def _framed(self, schema_id: int, body: bytes, deltas: Ints) -> pl.DataFrame | None:
+    def _framed(self, schema_id: int, bodies: Sequence[memoryview], deltas: Ints) -> pl.DataFrame | None:
         """Records of one schema, with what is around their data; None if anything is not as it should be.
 
         Parameters
@@ -182,14 +182,17 @@ class Decoder:
             return None
         if head is None:
             return None
-        block = b"".join((head.records, _zigzag(len(deltas)), _zigzag(len(body)), body, SYNC))
+        size = sum(map(len, bodies))
+        before = head.records + _zigzag(len(deltas)) + _zigzag(size)
+        block = b"".join((before, *bodies, SYNC))
         frame = _guarded(lambda: pl.read_avro(io.BytesIO(block)))
         if frame is None or frame.height != len(deltas):
             return None
         framing = Framing.of(frame)
-        if not framing.is_exact(len(body), schema_id, deltas):
+        if not framing.is_exact(size, schema_id, deltas):
             return None
-        is_exact = head.layout.is_exact(frame, memoryview(body), framing.starts, framing.ends)
+        body = memoryview(block)[len(before) : len(before) + size]
+        is_exact = head.layout.is_exact(frame, body, framing.starts, framing.ends)
         return frame if is_exact and (frame[self._id] == frame["_key"]).all() else None
 
     def _whole(self, values: Packed, keys: Packed) -> Decoded | None:
