@@ -339,6 +339,7 @@ class Watch:
             return None
         policy = watched.monitor.policy
         predict, local = predict_of(self.runtime, version), LocalHours(watched.monitor.info.timezone)
+        scale = self.runtime.plans[model].contract.target.answer_scale
 
         def impact(slice_name: str, feature: str, start_us: int, end_us: int) -> ImpactEvidence | None:
             served = of_slice(watched.rows.between(start_us, end_us), slice_name)
@@ -354,7 +355,7 @@ class Watch:
             names = ["prediction_id", "event_time", *feature_columns(self.runtime.plans[model].contract)]
             if not served.height or not donors.height:
                 return None
-            return put_back(served.select(names), donors.select(names), feature, predict, local, policy)
+            return put_back(served.select(names), donors.select(names), feature, predict, local, policy, scale)
 
         return impact
 

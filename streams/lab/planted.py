@@ -180,11 +180,12 @@ def draw(
         return []
     if kinds is not None or features:
         return [_drawn(recording, hours, rng, possible, in_slice=bool(number % 2)) for number in range(count)]
+    limit = impact * recording.contract.target.answer_scale
     wanted = {True: round(HURTING_SHARE * count), False: count - round(HURTING_SHARE * count)}
     found: list[Plant] = []
     for number in range(DRAWS * count):
         plant_ = _drawn(recording, hours, rng, possible, in_slice=bool(number % 2))
-        is_hurting = not _hurt(recording, plant_, plant_.moment_us + DAY_US) < impact
+        is_hurting = not _hurt(recording, plant_, plant_.moment_us + DAY_US) < limit
         if wanted[is_hurting]:
             wanted[is_hurting] -= 1
             found.append(plant_)

@@ -96,7 +96,7 @@ class Recording:
         """The put-back on these rows."""
         if self.predict is None:
             return None
-        local, predict = LocalHours(self.contract.timezone), self.predict
+        local, predict, scale = LocalHours(self.contract.timezone), self.predict, self.contract.target.answer_scale
         names = ["prediction_id", "event_time", *self.contract.feature_names]
 
         def of_slice(rows: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -111,7 +111,7 @@ class Recording:
             donors = of_slice(self.between(newest - policy.baseline_days * DAY_US, newest), slice_name)
             if not served.height or not donors.height:
                 return None
-            return put_back(served.select(names), donors.select(names), feature, predict, local, policy)
+            return put_back(served.select(names), donors.select(names), feature, predict, local, policy, scale)
 
         return impact
 

@@ -355,7 +355,7 @@ class Monitor:
                 if impact is None:
                     judged.add(candidate.feature)
                     sightings.append(drift_sighting(candidate, None, self.policy, _slices_of(candidate, found)))
-            elif abs(given.impact) >= self.policy.impact:
+            elif given.weight >= self.policy.impact:
                 judged.add(candidate.feature)
                 sightings.append(drift_sighting(candidate, given, self.policy, _slices_of(candidate, found)))
         return sightings, unjudged

@@ -32,7 +32,10 @@ class MonitorPolicy(BaseModel):
     # Channel D: a change of a margin that also changes what the model answers.
     drift_hours: Hours = (2, 4, 8, 24, 72)
     drift_z: Positive = Field(default=7.5, description="evidence of a candidate, in tempered standard deviations")
-    impact: Positive = Field(default=0.05, description="mean change of the score when the feature is put back")
+    impact: Positive = Field(
+        default=0.05,
+        description="mean change of the score with the feature put back, as a share of the answers' scale",
+    )
     put_back_rows: Count = 150
     put_back_draws: Count = 6
     candidates_max: Count = Field(default=6, description="candidates put back in one hour, the strongest first")
@@ -101,7 +104,7 @@ class MonitorPolicy(BaseModel):
 
     # The incident.
     critical_share: Share = Field(default=0.95, description="of all rows that break a rule which pages: critical")
-    critical_impact: Positive = Field(default=0.2, description="change of the answers, or bias of all rows: critical")
+    critical_impact: Positive = Field(default=0.2, description="mean change of the score: critical")
     quiet_hours: Count = Field(default=24, description="hours without evidence that close an incident")
     world_hours: Count = Field(default=24, description="drift this recent makes a bias the pipe's")
 

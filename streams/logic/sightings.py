@@ -135,8 +135,8 @@ def drift_sighting(
     direction = "higher" if impact.impact > 0 else "lower"
     message = f"{head}; it makes the answers {abs(impact.impact):.3f} {direction}: look at the pipe first."
     detail |= {"impact": impact.impact, "impact_rows": impact.rows, "served": impact.served}
-    detail["put_back"] = impact.put_back
-    is_critical = abs(impact.impact) >= policy.critical_impact
+    detail |= {"put_back": impact.put_back, "limit": policy.impact * impact.scale}
+    is_critical = impact.weight >= policy.critical_impact
     return Sighting("drift", candidate.feature, *window, PAGE, message, detail, is_critical=is_critical)
 
 
