@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.parts import N_INPUT
-from schemas.profile import CELL_NAN, CELL_NEG_INF, CELL_NEW, CELL_NULL, CELL_POS_INF
+from schemas.profile import CELL_NAN, CELL_NEG_INF, CELL_NEW, CELL_NULL, CELL_POS_INF, FeatureProfile
 from streams.logic.counts import Floats, Hour, HourlyCounts, Ints, Layout
 from streams.logic.coverage import FROZEN, NAN, UNSEEN, gap
 from streams.logic.policy import MonitorPolicy
@@ -279,6 +279,31 @@ class Invariants:
             if cell >= feature.specials and not is_open and share < policy.frozen_share:
                 window = int(runs.hours[s, f]), int(runs.rows[s, f])
                 found.append(Breach("frozen", self._slice(s), feature.name, *window, 1.0, float(allowed[s, f]), "page"))
+        return found
+
+    def standing(self, counts: HourlyCounts, hour: Hour) -> list[tuple[str, FeatureProfile, int]]:
+        """(slice, feature, hours) of numbers of which all rows lie in one cell of many values, up to this hour."""
+        if hour not in counts.cells:
+            return []
+        runs, has_rows = self.runs, counts.scalar(hour, N_INPUT)[:, None] > 0
+        is_long = (runs.rows >= self.policy.rows_min) & (runs.hours > 1) & has_rows & self._is_judged & self._can_freeze
+        found = []
+        for s, f in zip(*(a.tolist() for a in np.nonzero(is_long)), strict=True):
+            if self._may_stand[f][int(runs.cell[s, f])]:
+                found.append((self._slice(s), self.layout.profile.features[f], int(runs.hours[s, f])))
+        return found
+
+    @cached_property
+    def _may_stand(self) -> list[npt.NDArray[np.bool_]]:
+        """By feature, the cells in which one value is no news: none of what is no number, or where it is usual."""
+        found = []
+        for feature in self.layout.profile.features:
+            allowed = np.zeros(feature.cell_count, bool)
+            if feature.is_number:
+                allowed[feature.specials :] = True
+                allowed[feature.specials + 1 + np.flatnonzero(np.isin(feature.edges, feature.atoms))] = False
+                allowed &= np.array(feature.counts) < self.policy.frozen_share * max(1, feature.rows)
+            found.append(allowed)
         return found
 
     def _slice(self, place: int) -> str:

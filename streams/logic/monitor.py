@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from schemas.parts import ALL_SLICE, Part
+from schemas.parts import ALL_SLICE, N_INPUT, Part
 from schemas.profile import Profile
 from schemas.times import HOUR_US
 from streams.logic.arrivals import ArrivalRules
@@ -38,6 +38,7 @@ from streams.logic.sightings import (
     user_sighting,
 )
 from streams.logic.staleness import Meter, Reading, Staleness
+from streams.logic.still import Rows, Still
 from streams.logic.users import judge_users, user_days
 
 FORESEEN_HOURS = 48
@@ -126,6 +127,7 @@ class Monitor:
     last_pipe: Hour | None = None
     today: Today | None = None
     meter: Meter = field(init=False)
+    still: Still = field(init=False)
     _history_correlation: Floats | None = None
 
     def __post_init__(self) -> None:
@@ -137,6 +139,7 @@ class Monitor:
         self.spread = Spread.empty(layout, lengths)
         self.bias_spread = BiasSpread.empty(len(self.policy.bias_hours), len(layout.slices))
         self.paired = PairedRecord.empty(layout, self.policy.paired_hours)
+        self.still = Still(self.policy, self.local)
         self.invariants = Invariants.of(layout, self.policy, self.info.aged)
         self.incidents = Incidents(self.info.model, self.info.version, self.policy.quiet_hours)
         self.meter = Meter(layout, self.policy, self.local)
@@ -180,7 +183,7 @@ class Monitor:
         model, version = self.info.model, self.info.version
         self.counts.add(p for p in parts if p.model == model and (p.version == version or p.axis in ("fact", "log")))
 
-    def advance(self, watermark_us: int, impact: Impact | None = None) -> list[AlertRecord]:
+    def advance(self, watermark_us: int, impact: Impact | None = None, rows: Rows | None = None) -> list[AlertRecord]:
         """Judge every hour that is closed at this watermark and was not judged yet.
 
         Parameters
@@ -189,11 +192,13 @@ class Monitor:
             Event time up to which everything has arrived.
         impact
             The put-back; without it a drift candidate only warns.
+        rows
+            What was served, value by value; without it a frozen feed is told by its cells alone, hours later.
         """
         alerts: list[AlertRecord] = []
         closed = (watermark_us - self.policy.grace_s * 1_000_000) // HOUR_US
         while self.next_hour < closed:
-            alerts += self._close(self.next_hour, impact)
+            alerts += self._close(self.next_hour, impact, rows)
             self.next_hour += 1
         return alerts
 
@@ -291,12 +296,12 @@ class Monitor:
 
     # -- one hour ----------------------------------------------------------------------------------------------------
 
-    def _close(self, hour: Hour, impact: Impact | None) -> list[AlertRecord]:
+    def _close(self, hour: Hour, impact: Impact | None, rows: Rows | None) -> list[AlertRecord]:
         day, _ = self.local(hour)
         is_new_day = self.today is None or self.today.baseline.day != day
         if is_new_day:
             self._begin_day(day)
-        sightings = self._see_contract(hour) + self._see_paired(hour)
+        sightings = self._see_contract(hour, rows) + self._see_paired(hour)
         sightings += self._see_drift(hour, impact)
         if any((s.severity == PAGE and s.is_new) or self.incidents.is_open(s.key) for s in sightings):
             self.last_pipe = hour
@@ -305,8 +310,10 @@ class Monitor:
             sightings += self._see_users(day)
         return self.incidents.step(hour, sightings)
 
-    def _see_contract(self, hour: Hour) -> list[Sighting]:
-        breaches = self.invariants.step(self.counts, hour)
+    def _see_contract(self, hour: Hour, rows: Rows | None) -> list[Sighting]:
+        breaches, today = self.invariants.step(self.counts, hour), self.today
+        if rows is not None and today is not None and today.baseline.days >= self.policy.baseline_days_min:
+            breaches += self.still.judge(self.invariants.standing(self.counts, hour), hour, today.baseline.day, rows)
         found = [breach_sighting(breach, slices, self.policy) for breach, slices in strongest_breaches(breaches)]
         return found + [arrival_sighting(arrival, self.policy) for arrival in self.arrivals.broken(hour)]
 
@@ -420,6 +427,7 @@ class Monitor:
             self.folded_day += 1
             self._fold(self.folded_day, is_history=self.folded_day < start_day)
         self._history_correlation = None
+        self.still.usual.clear()
         self._fold_paired(day)
         self.today = self._judge_by(day)
         self.invariants.end_day()
@@ -470,7 +478,9 @@ class Monitor:
                 self._keep_record(hour, strongest(z, windows, self.layout, len(lengths)), set())
             self.spread.fold(block, windows)
         if healthy:
-            self.spread.end_day(self.layout.spread_out(self.counts.column_sums(healthy)) > 0)
+            rows = np.sum([self.counts.scalar(hour, N_INPUT) for hour in healthy], axis=0)
+            occurred = self.layout.spread_out(self.counts.column_sums(healthy))
+            self.spread.end_day((occurred > 0) & (occurred < rows[:, None]))
 
     def _fold_bias(self, day: int, hours: Sequence[Hour]) -> None:
         usual, lengths = self._usual(day), self.policy.bias_hours

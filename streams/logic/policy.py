@@ -80,6 +80,7 @@ class MonitorPolicy(BaseModel):
     outside_hours: Count = 4
     frozen_rows: Count = Field(default=30, description="rows in one cell before a field may be called frozen")
     frozen_factor: Positive = Field(default=3.0, description="times the longest such run of healthy days")
+    still_factor: Positive = Field(default=6.0, description="the same of rows that repeat one value exactly")
     frozen_hours: Count = Field(default=3, description="hours that it must last")
     frozen_share: Share = Field(default=0.3, description="a cell that holds this share of training cannot freeze")
 
