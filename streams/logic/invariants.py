@@ -59,6 +59,22 @@ class Breach:
     severity: str
 
 
+@dataclass(frozen=True)
+class Run:
+    """Consecutive rows that say the same.
+
+    Attributes
+    ----------
+    rows
+        How many.
+    hours
+        How many of the hours that have rows they touch.
+    """
+
+    rows: int = 0
+    hours: int = 0
+
+
 @dataclass
 class Runs:
     """Rows of consecutive hours that lie in one cell, by slice and feature.
@@ -281,17 +297,17 @@ class Invariants:
                 found.append(Breach("frozen", self._slice(s), feature.name, *window, 1.0, float(allowed[s, f]), "page"))
         return found
 
-    def standing(self, counts: HourlyCounts, hour: Hour) -> list[tuple[str, FeatureProfile, int]]:
-        """(slice, feature, hours) of numbers of which all rows lie in one cell of many values, up to this hour."""
+    def standing(self, counts: HourlyCounts, hour: Hour) -> list[tuple[str, FeatureProfile, Run]]:
+        """Numbers of which all rows lie in one cell of many values, up to this hour: where, and how long."""
         if hour not in counts.cells:
             return []
         runs, has_rows = self.runs, counts.scalar(hour, N_INPUT)[:, None] > 0
         is_long = (runs.rows >= self.policy.rows_min) & (runs.hours > 1) & has_rows & self._is_judged & self._can_freeze
-        found = []
-        for s, f in zip(*(a.tolist() for a in np.nonzero(is_long)), strict=True):
-            if self._may_stand[f][int(runs.cell[s, f])]:
-                found.append((self._slice(s), self.layout.profile.features[f], int(runs.hours[s, f])))
-        return found
+        return [
+            (self._slice(s), self.layout.profile.features[f], Run(int(runs.rows[s, f]), int(runs.hours[s, f])))
+            for s, f in zip(*(a.tolist() for a in np.nonzero(is_long)), strict=True)
+            if self._may_stand[f][int(runs.cell[s, f])]
+        ]
 
     @cached_property
     def _may_stand(self) -> list[npt.NDArray[np.bool_]]:
