@@ -186,6 +186,20 @@ def test_correlated_windows_teach_a_spread_and_independent_ones_none() -> None:
     assert learn(0.0) < 0.004
 
 
+def test_values_that_are_missing_are_named_and_not_the_share_of_the_others() -> None:
+    layout = small_layout()
+    first = int(np.flatnonzero(layout.owners == layout.profile.index["x"])[0])
+    window = one_window(90.0, 100, 0.1, layout)
+    z = np.zeros((1, layout.directions))
+    z[0, first], z[0, first + 20] = 9.0, -10.0
+    (found,) = candidates(z, window, np.zeros((5, 2, 2)), layout, POLICY)
+    assert (found.direction, found.z) == ("null", 9.0)
+    assert found.strength == pytest.approx(10.0 / POLICY.drift_z), "it is judged by the strongest all the same"
+    z[0, first] = 7.9
+    (found,) = candidates(z, window, np.zeros((5, 2, 2)), layout, POLICY)
+    assert found.direction != "null"
+
+
 def test_what_is_always_true_teaches_no_spread_and_storms_in_other_slices_do() -> None:
     x = pl.Series("x", np.random.default_rng(1).normal(size=500))
     c = pl.Series("c", ["a", "b"] * 250)
