@@ -26,9 +26,10 @@ from streams.logic.policy import MonitorPolicy
 from streams.logic.staleness import Meter
 from streams.logic.tempering import Spread as WindowSpread
 
-FORMAT = 3
+FORMAT = 4
 STORES = ("cells", "outside", "scalars", "due", "facts", "log")
 SPREAD_ARRAYS = ("season", "location", "scale", "cells")
+RUN_ARRAYS = ("cell", "rows", "hours", "longest", "longest_hours")
 PAIRED_ARRAYS = ("rows", "differ", "excess", "scale", "strongest")
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -54,7 +55,7 @@ def snapshot(monitor: Monitor) -> bytes:
     }
     arrays |= {f"paired_{name}": getattr(monitor.paired, name) for name in PAIRED_ARRAYS}
     runs = monitor.invariants.runs
-    arrays |= {"run_cell": runs.cell, "run_rows": runs.rows, "run_hours": runs.hours, "run_longest": runs.longest}
+    arrays |= {f"run_{name}": getattr(runs, name) for name in RUN_ARRAYS}
     for name in STORES:
         _pack(arrays, name, getattr(monitor.counts, name))
     _pack(arrays, "day_records", monitor.day_records)
@@ -120,7 +121,7 @@ def restore(data: bytes, policy: MonitorPolicy, profile: Profile) -> Monitor:
     paired: dict[str, Any] = {name: arrays[f"paired_{name}"] for name in PAIRED_ARRAYS}
     monitor.paired = PairedRecord(**paired, **meta["paired"])
     monitor.invariants.null_record = arrays["null_record"]
-    monitor.invariants.runs = Runs(*(arrays[name] for name in ("run_cell", "run_rows", "run_hours", "run_longest")))
+    monitor.invariants.runs = Runs(**{name: arrays[f"run_{name}"] for name in RUN_ARRAYS})
     for name in STORES:
         setattr(monitor.counts, name, _unpack(arrays, name))
     monitor.day_records = _unpack(arrays, "day_records")

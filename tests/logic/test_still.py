@@ -8,11 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from schemas.parts import N_INPUT, Part, cell_code
 from schemas.profile import FeatureProfile, FieldSpec, build_profile
 from schemas.times import DAY_US, HOUR_US
-from streams.logic.counts import LocalHours
+from streams.logic.counts import HourlyCounts, Layout, LocalHours
 from streams.logic.incident import AlertRecord
-from streams.logic.invariants import Run
+from streams.logic.invariants import Invariants, Run
 from streams.logic.policy import MonitorPolicy
 from streams.logic.state import restore, snapshot
 from streams.logic.still import Still, in_order, last_run, longest_run
@@ -109,3 +110,19 @@ def test_a_frozen_feed_is_told_within_two_hours_and_only_later_without_the_rows(
 
 def test_restarts_change_nothing() -> None:
     assert watched(by_rows=True, restarts=True) == watched(by_rows=True)
+
+
+def test_the_end_of_a_scale_is_no_frozen_feed() -> None:
+    """A share that is 1 for hours of a storm stands still because it cannot grow."""
+    share = pl.DataFrame({"x": np.append(np.random.default_rng(3).random(2_000), [1.0] * 20)})
+    profile = build_profile(share, [FieldSpec("x", "number")], model="m")
+    layout, counts = Layout(profile, ("all",)), HourlyCounts(Layout(profile, ("all",)))
+    rules = Invariants.of(layout, MonitorPolicy())
+    for value, stands in ((1.0, False), (0.44, True)):
+        code = int(profile.features[0].codes(pl.Series([value]))[0])
+        for hour in (10, 11) if value == 1.0 else (12, 13):
+            codes = np.array([N_INPUT, cell_code(0, code)], np.int32)
+            rows = np.array([15, 15], np.int64)
+            counts.add([Part("m", "1", "champion", "all", "event", hour * HOUR_US, codes, rows)])
+            rules.step(counts, hour)
+        assert bool(rules.standing(counts, hour)) is stands
