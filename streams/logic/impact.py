@@ -40,12 +40,16 @@ class ImpactEvidence:
         Mean score as served, and with the feature as it used to be.
     scale
         Of the answers (:attr:`schemas.contract.Target.answer_scale`): the policy's limits are in it.
+    scatter
+        Mean absolute change beyond what two draws of healthy values differ by: a clock that is an hour off makes some
+        answers higher and others lower.
     """
 
     rows: int
     served: float
     put_back: float
     scale: float = 1.0
+    scatter: float = 0.0
 
     @property
     def impact(self) -> float:
@@ -55,7 +59,7 @@ class ImpactEvidence:
     @property
     def weight(self) -> float:
         """How much that is, whatever the model predicts: what the policy's limits are held against."""
-        return abs(self.impact) / self.scale
+        return max(abs(self.impact), self.scatter) / self.scale
 
 
 class Impact(Protocol):
@@ -120,7 +124,10 @@ def _score(
     repeated = rows[np.repeat(np.arange(rows.height), draws)].with_columns(donors[feature].gather(places.ravel()))
     scores = predict(pl.concat([rows, repeated]))
     served, replaced = float(scores[: rows.height].mean()), float(scores[rows.height :].mean())
-    return ImpactEvidence(rows.height, served, replaced, scale)
+    drawn = np.asarray(scores[rows.height :]).reshape(rows.height, draws)
+    change = np.abs(np.asarray(scores[: rows.height])[:, None] - drawn).mean()
+    scatter = float(change - np.abs(np.diff(drawn, axis=1)).mean())
+    return ImpactEvidence(rows.height, served, replaced, scale, scatter)
 
 
 def _donor_places(asked: npt.NDArray[np.int64], offered: npt.NDArray[np.int64], draws: int) -> npt.NDArray[np.int64]:

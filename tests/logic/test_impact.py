@@ -86,3 +86,23 @@ def test_what_a_regression_answers_is_weighed_in_the_size_of_its_usual_errors() 
     assert found.impact == pytest.approx(scale * usual.impact)
     assert found.weight == pytest.approx(usual.weight)
     assert found.weight >= POLICY.impact
+
+
+def test_a_change_that_makes_some_answers_higher_and_others_lower_counts_too() -> None:
+    def even(table: pl.DataFrame) -> npt.NDArray[np.float64]:
+        return np.asarray(0.5 + 0.2 * (-1.0) ** table["x"].to_numpy())
+
+    clock = (pl.col("event_time") // HOUR_US).cast(pl.Float64)
+    donors = rows(3000, 0.0, 2, "d").with_columns(x=clock)
+    an_hour_off = rows(480, 0.0, 1, "s").with_columns(x=(clock + 1) % 24)
+    found = put_back(an_hour_off, donors, "x", even, LOCAL, POLICY)
+    assert found is not None
+    assert abs(found.impact) < POLICY.impact
+    assert found.scatter == pytest.approx(0.4)
+    assert found.weight == pytest.approx(0.4)
+
+
+def test_rows_that_only_differ_as_healthy_ones_do_scatter_nothing() -> None:
+    found = put_back(rows(400, 0.0, 1, "s"), rows(3000, 0.0, 2, "d"), "x", model, LOCAL, POLICY)
+    assert found is not None
+    assert abs(found.scatter) < 0.02

@@ -41,12 +41,6 @@ def frozen(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(level=pl.lit(0.8))
 
 
-def tenfold(rows: pl.DataFrame) -> pl.DataFrame:
-    """A rush: ten times the traffic, each row for itself."""
-    some = [rows.with_columns(pl.col("prediction_id") + f"-{k}") for k in range(10)]
-    return pl.concat(some).sort("event_time", "prediction_id")
-
-
 def harmless(rows: pl.DataFrame) -> pl.DataFrame:
     """A true change of a feature that the answers hardly depend on."""
     return rows.with_columns(pl.col("level") * 0.6)
@@ -101,10 +95,6 @@ def run(fault: Fault | None) -> list[AlertRecord]:
 
 def test_nobody_is_woken_in_a_healthy_world() -> None:
     assert run(None) == []
-
-
-def test_a_rush_is_no_frozen_feed() -> None:
-    assert [a for a in run(tenfold) if a.detail.get("rule") == "frozen"] == []
 
 
 def test_a_shift_is_found_within_hours_and_named_with_its_effect() -> None:

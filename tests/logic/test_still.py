@@ -112,17 +112,40 @@ def test_restarts_change_nothing() -> None:
     assert watched(by_rows=True, restarts=True) == watched(by_rows=True)
 
 
-def test_the_end_of_a_scale_is_no_frozen_feed() -> None:
-    """A share that is 1 for hours of a storm stands still because it cannot grow."""
+def learnt() -> tuple[Invariants, HourlyCounts, list[int]]:
+    """Rules that know 20 days of a number that changes its cell every six hours, ten rows an hour; and two cells."""
     share = pl.DataFrame({"x": np.append(np.random.default_rng(3).random(2_000), [1.0] * 20)})
     profile = build_profile(share, [FieldSpec("x", "number")], model="m")
-    layout, counts = Layout(profile, ("all",)), HourlyCounts(Layout(profile, ("all",)))
-    rules = Invariants.of(layout, MonitorPolicy())
-    for value, stands in ((1.0, False), (0.44, True)):
-        code = int(profile.features[0].codes(pl.Series([value]))[0])
-        for hour in (10, 11) if value == 1.0 else (12, 13):
-            codes = np.array([N_INPUT, cell_code(0, code)], np.int32)
-            rows = np.array([15, 15], np.int64)
-            counts.add([Part("m", "1", "champion", "all", "event", hour * HOUR_US, codes, rows)])
-            rules.step(counts, hour)
-        assert bool(rules.standing(counts, hour)) is stands
+    layout = Layout(profile, ("all",))
+    rules, counts = Invariants.of(layout, MonitorPolicy()), HourlyCounts(layout)
+    cells = [int(code) for code in profile.features[0].codes(pl.Series([0.44, 0.66]))]
+    for hour in range(20 * 24):
+        add(counts, hour, cells[hour // 6 % 2], 10)
+        rules.learn(counts, hour)
+    rules.learned_days = 20
+    return rules, counts, cells
+
+
+def add(counts: HourlyCounts, hour: int, cell: int, rows: int) -> None:
+    codes, found = np.array([N_INPUT, cell_code(0, cell)], np.int32), np.array([rows, rows], np.int64)
+    counts.add([Part("m", "1", "champion", "all", "event", hour * HOUR_US, codes, found)])
+
+
+@pytest.mark.parametrize(("rows_an_hour", "hours", "is_told"), [(100, 6, False), (10, 18, False), (10, 19, True)])
+def test_a_rush_is_no_frozen_feed_and_three_times_as_long_is(rows_an_hour: int, hours: int, is_told: bool) -> None:
+    rules, counts, cells = learnt()
+    found = []
+    for hour in range(480, 480 + hours):
+        add(counts, hour, cells[0], rows_an_hour)
+        found = rules.step(counts, hour)
+    assert [breach.rule for breach in found] == ["frozen"] * is_told
+
+
+def test_the_end_of_a_scale_is_no_frozen_feed() -> None:
+    """A share that is 1 for hours of a storm stands still because it cannot grow."""
+    rules, counts, cells = learnt()
+    end = int(rules.layout.profile.features[0].codes(pl.Series([1.0]))[0])
+    for hour, cell in ((480, end), (481, end), (482, cells[0]), (483, cells[0])):
+        add(counts, hour, cell, 15)
+        rules.step(counts, hour)
+        assert bool(rules.standing(counts, hour)) is (hour == 483)
