@@ -120,6 +120,8 @@ class Monitor:
     incidents: Incidents = field(init=False)
     record: Floats = field(init=False)
     old_record: Floats = field(init=False)
+    block_record: Floats = field(init=False)
+    block: tuple[int, int] = (0, 0)
     day_records: dict[int, Floats] = field(default_factory=dict)
     excluded: list[Interval] = field(default_factory=list)
     epochs: list[Hour] = field(default_factory=list)
@@ -144,7 +146,7 @@ class Monitor:
         self.incidents = Incidents(self.info.model, self.info.version, self.policy.quiet_hours)
         self.meter = Meter(layout, self.policy, self.local)
         self.record = np.zeros((len(lengths), len(layout.slices), len(self.profile.features)))
-        self.old_record = self.record.copy()
+        self.old_record, self.block_record = self.record.copy(), self.record.copy()
 
     @property
     def arrivals(self) -> ArrivalRules:
@@ -339,7 +341,7 @@ class Monitor:
         tracks = [(n, track) for n in names for track in TRACKS if any(is_(f"drift/{n}", track) for is_ in known)]
         open_now = {name for name, _ in tracks}
         seen = [Sighting("drift", name, ALL_SLICE, 0, track, is_new=False) for name, track in tracks if name in active]
-        found = candidates(z, windows, self.record, self.layout, self.policy)
+        found = candidates(z, windows, self._known_record(hour), self.layout, self.policy)
         fresh, unjudged = self._put_back(hour, [c for c in found if c.feature not in open_now], impact)
         self._keep_record(hour, best, open_now | unjudged | {s.subject for s in fresh})
         return seen + fresh
@@ -367,6 +369,16 @@ class Monitor:
                 sightings.append(drift_sighting(candidate, given, self.policy, _slices_of(candidate, found)))
         return sightings, unjudged
 
+    def _known_record(self, hour: Hour) -> Floats:
+        """The record that an hour's evidence must beat before it is asked what it does to the answers.
+
+        What was harmless at night may not be so by day: evidence of today is asked again in each block of the day.
+        """
+        day, of_day = self.local(hour)
+        before = [record for at, record in self.day_records.items() if at < day]
+        now = [self.block_record] if self.block == (day, of_day // BLOCK_HOURS) else []
+        return np.asarray(np.max([self.old_record, *before, *now], axis=0))
+
     def _keep_record(self, hour: Hour, best: Floats, suspicious: set[str]) -> None:
         """The strongest evidence of a healthy hour; what is under suspicion never sets a record."""
         kept = best.copy()
@@ -375,6 +387,9 @@ class Monitor:
         if not kept.any():
             return
         day = self.local(hour)[0]
+        block = day, self.local(hour)[1] // BLOCK_HOURS
+        self.block_record = np.maximum(self.block_record, kept) if self.block == block else kept
+        self.block = block
         known = self.day_records.get(day)
         self.day_records[day] = kept if known is None else np.maximum(known, kept)
         self.record = np.maximum(self.record, kept)

@@ -46,6 +46,7 @@ def snapshot(monitor: Monitor) -> bytes:
     arrays: Arrays = {
         "record": monitor.record,
         "old_record": monitor.old_record,
+        "block_record": monitor.block_record,
         "spread_excess": monitor.spread.excess,
         "spread_scale": monitor.spread.scale,
         "spread_seen": monitor.spread.seen,
@@ -72,6 +73,7 @@ def snapshot(monitor: Monitor) -> bytes:
         "start_us": monitor.start_us,
         "is_history_honest": monitor.is_history_honest,
         "next_hour": monitor.next_hour,
+        "block": monitor.block,
         "days": [monitor.spread.days, monitor.bias_spread.days, monitor.invariants.learned_days],
         "paired": {name: getattr(monitor.paired, name) for name in ("days", "folded_day", "is_changed")},
         "incidents": monitor.incidents.to_dict(),
@@ -116,6 +118,7 @@ def restore(data: bytes, policy: MonitorPolicy, profile: Profile) -> Monitor:
     monitor.next_hour, monitor.is_history_honest = meta["next_hour"], meta["is_history_honest"]
     spread_days, bias_days, monitor.invariants.learned_days = meta["days"]
     monitor.record, monitor.old_record = arrays["record"], arrays["old_record"]
+    monitor.block_record, monitor.block = arrays["block_record"], tuple(meta["block"])
     monitor.spread = Spread(arrays["spread_excess"], arrays["spread_scale"], arrays["spread_seen"], spread_days)
     monitor.bias_spread = BiasSpread(arrays["bias_excess"], arrays["bias_scale"], bias_days)
     paired: dict[str, Any] = {name: arrays[f"paired_{name}"] for name in PAIRED_ARRAYS}
