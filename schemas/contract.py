@@ -28,6 +28,8 @@ FIELD_ATTRIBUTES = frozenset(
     " relative_tolerance max_age_s".split()
 )
 RECORD_ATTRIBUTES = frozenset("type name namespace doc fields model version target facts timezone fairness".split())
+ERRORS_IN_SCALE = 4.0
+"""A probability that errs by a quarter (root mean square) is usual; so a regression's errors are weighed likewise."""
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SLICE_CHARS_MAX = 256
 """Of ``field=value``, as it stands in summaries and in the database."""
@@ -105,6 +107,15 @@ class Target:
     undecided: str | None = None
     truth_timeout_s: int | None = None
     unit: float = 1.0
+
+    @property
+    def answer_scale(self) -> float:
+        """What a change of the answers is weighed by: 1 for a probability, of a regression some usual errors.
+
+        >>> Target("binary", ("no", "yes"), "yes").answer_scale, Target("regression", unit=50.0).answer_scale
+        (1.0, 200.0)
+        """
+        return ERRORS_IN_SCALE * self.unit if self.kind == "regression" else 1.0
 
 
 @dataclass(frozen=True)

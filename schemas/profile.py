@@ -20,6 +20,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -106,6 +107,11 @@ class FeatureProfile:
     def is_number(self) -> bool:
         """Whether the cells are ordered."""
         return self.kind == "number"
+
+    @property
+    def atoms(self) -> tuple[float, ...]:
+        """Values of a number that are frequent enough for a cell of their own."""
+        return tuple(low for low, high in pairwise(self.edges) if math.nextafter(low, math.inf) == high)
 
     @property
     def specials(self) -> int:

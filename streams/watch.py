@@ -38,6 +38,7 @@ from streams.logic.impact import Impact, ImpactEvidence, put_back
 from streams.logic.incident import AlertRecord
 from streams.logic.monitor import Monitor, MonitorInfo
 from streams.logic.state import SnapshotMismatchError, restore, snapshot
+from streams.logic.still import Rows
 from streams.merging import Merger
 from streams.notify import queue
 from streams.notify.policy import NotifierConfig
@@ -165,7 +166,7 @@ class Watch:
         found: list[AlertRecord] = []
         with self._lock:
             for model, watched in self.models.items():
-                alerts = watched.monitor.advance(watermark_us, self._impact(model, watched))
+                alerts = watched.monitor.advance(watermark_us, self._impact(model, watched), self._rows(model, watched))
                 alerts += self._foresight.take_back(watched.monitor, alerts)
                 self._unwritten += alerts
                 found += alerts
@@ -338,28 +339,39 @@ class Watch:
 
     # -- put-back -----------------------------------------------------------------------------------------------------
 
+    def _rows(self, model: str, watched: Watched) -> Rows:
+        """What was served, the base's rows before it; by slice and event time."""
+        names = ["prediction_id", "event_time", *feature_columns(self.runtime.plans[model].contract)]
+
+        def rows(slice_name: str, start_us: int, end_us: int) -> pl.DataFrame:
+            found = of_slice(watched.rows.between(start_us, end_us), slice_name)
+            if watched.base.height:
+                known = watched.base.filter((pl.col("event_time") >= start_us) & (pl.col("event_time") < end_us))
+                earlier = of_slice(known, slice_name)
+                found = pl.concat([found, earlier], how="diagonal_relaxed") if found.height else earlier
+                found = found.unique("prediction_id", keep="first", maintain_order=True)
+            return found.select(name for name in names if name in found.columns)
+
+        return rows
+
     def _impact(self, model: str, watched: Watched) -> Impact | None:
         version = watched.version
         if version is None:
             return None
-        policy = watched.monitor.policy
+        policy, rows = watched.monitor.policy, self._rows(model, watched)
         predict, local = predict_of(self.runtime, version), LocalHours(watched.monitor.info.timezone)
+        scale = self.runtime.plans[model].contract.target.answer_scale
 
         def impact(slice_name: str, feature: str, start_us: int, end_us: int) -> ImpactEvidence | None:
             served = of_slice(watched.rows.between(start_us, end_us), slice_name)
             if feature not in served.columns:
                 return None
             newest = end_us - policy.baseline_gap_days * DAY_US
-            oldest = newest - policy.baseline_days * DAY_US
-            donors = of_slice(watched.rows.between(oldest, newest), slice_name)
-            if watched.base.height:
-                known = watched.base.filter((pl.col("event_time") >= oldest) & (pl.col("event_time") < newest))
-                earlier = of_slice(known, slice_name)
-                donors = pl.concat([donors, earlier], how="diagonal_relaxed") if donors.height else earlier
+            donors = rows(slice_name, newest - policy.baseline_days * DAY_US, newest)
             names = ["prediction_id", "event_time", *feature_columns(self.runtime.plans[model].contract)]
             if not served.height or not donors.height:
                 return None
-            return put_back(served.select(names), donors.select(names), feature, predict, local, policy)
+            return put_back(served.select(names), donors.select(names), feature, predict, local, policy, scale)
 
         return impact
 

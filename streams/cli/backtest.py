@@ -62,7 +62,8 @@ plot_option = click.option(
 @click.option(
     "--kind", "kinds", multiple=True, metavar="KIND[:SIZE]",
     help="Of the planted changes: shifted (by SIZE standard deviations), scaled (by a factor), missing, default, "
-    "frozen, renamed (in that share of the rows); may be repeated. Default: all of them.",
+    "frozen, renamed (in that share of the rows); may be repeated. Default: all of these. Also: noisy, rounded (SIZE "
+    "standard deviations), shuffled (other rows' values), respelled (lower case and a blank).",
 )  # fmt: skip
 @click.option("--feature", "features", multiple=True, help="Plant in these only; may be repeated.")
 @click.option("--seed", default=1, show_default=True, help="Of the planted changes.")

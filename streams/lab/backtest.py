@@ -58,7 +58,8 @@ class Backtest:
     @property
     def is_hurting(self) -> list[bool]:
         """Which of the planted changes move the answers by the policy's impact."""
-        return [not o.hurt < self.watched.policy.impact for o in self.outcomes]
+        limit = self.watched.policy.impact * self.watched.recording.contract.target.answer_scale
+        return [not o.hurt < limit for o in self.outcomes]
 
     def interval(self, alpha: float = 0.05) -> tuple[float, float]:
         """Of the pages a month, were they independent (Garwood's exact interval of a Poisson mean)."""

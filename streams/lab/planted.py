@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy.special import ndtri
 
 from schemas.errors import UsageError
 from schemas.parts import ALL_SLICE
@@ -17,15 +18,23 @@ from schemas.times import DAY_US, HOUR_US
 from streams.lab.recording import Recording, Watched, watch_changed
 from streams.logic.incident import PAGING, AlertRecord
 
-Kind = Literal["missing", "default", "shifted", "scaled", "frozen", "renamed"]
-NUMBER_KINDS: tuple[Kind, ...] = ("missing", "default", "shifted", "scaled", "frozen")
-CATEGORY_KINDS: tuple[Kind, ...] = ("missing", "renamed", "frozen")
+Kind = Literal[
+    "missing", "default", "shifted", "scaled", "frozen", "renamed", "noisy", "rounded", "shuffled", "respelled"
+]
+NUMBER_KINDS: tuple[Kind, ...] = ("missing", "default", "shifted", "scaled", "frozen", "noisy", "rounded", "shuffled")
+CATEGORY_KINDS: tuple[Kind, ...] = ("missing", "renamed", "frozen", "shuffled", "respelled")
+DRAWN: tuple[Kind, ...] = ("missing", "default", "shifted", "scaled", "frozen", "renamed")
+"""Unless kinds are asked for: what margins can show."""
 FOLLOWED_DAYS = 8
 """Whoever is not told within a week will not be."""
 SIZES: Mapping[Kind, float] = {
-    "missing": 1.0, "default": 1.0, "shifted": 1.0, "scaled": 1.609344, "frozen": 1.0, "renamed": 1.0,
+    "missing": 1.0, "default": 1.0, "shifted": 1.0, "scaled": 1.609344, "frozen": 1.0, "renamed": 1.0, "noisy": 0.5,
+    "rounded": 1.0, "shuffled": 1.0, "respelled": 1.0,
 }  # fmt: skip
-"""Standard deviations of a shift, the factor of a scale (miles to kilometres), else the share of rows that it hits."""
+"""Standard deviations of a shift, of noise and of a step that is rounded down to, the factor of a scale (miles to
+kilometres), else the share of rows that it hits."""
+AMOUNTS = ("shifted", "scaled", "noisy", "rounded")
+"""Kinds whose size is no share of the rows."""
 SHARE_PARTS = 1_000_000
 RENAMED = "renamed"
 HURTING_SHARE = 0.75
@@ -53,7 +62,7 @@ def parse_kind(text: str) -> tuple[Kind, float | None]:
         amount = float(size) if size else None
     except ValueError:
         raise UsageError(f"'{size}' is not a number.", action="Such as shifted:0.5 or missing:0.2.") from None
-    is_share = kind not in ("shifted", "scaled")
+    is_share = kind not in AMOUNTS
     if amount is not None and not (0 < amount <= 1 if is_share else amount and math.isfinite(amount)):
         raise UsageError(f"The size of '{text}' makes no sense.", action="Shares are above 0 and at most 1.")
     return kind, amount
@@ -87,22 +96,41 @@ class Plant:
             field, _, value = self.slice.partition("=")
             hit = pl.col(field).cast(pl.String) == value
         size = self.amount
-        if self.kind not in ("shifted", "scaled") and size < 1:
-            hit &= pl.col("prediction_id").hash(seed=self.moment_us) % SHARE_PARTS < round(size * SHARE_PARTS)
+        chance = pl.col("prediction_id").hash(seed=self.moment_us) % SHARE_PARTS
+        if self.kind not in AMOUNTS and size < 1:
+            hit &= chance < round(size * SHARE_PARTS)
         column = pl.col(name)
         deviation = float(rows[name].std() or 1.0) if rows[name].dtype.is_numeric() else 1.0  # type: ignore[arg-type]
         known = rows[name].drop_nulls()
         usual = known.mode().sort()[0] if len(known) else None
-        changed = {
-            "missing": pl.lit(None),
-            "default": pl.lit(0),
-            "shifted": column + size * deviation,
-            "scaled": column * size,
-            "frozen": pl.lit(known[0] if len(known) else None),
-            "renamed": pl.when(column == pl.lit(usual)).then(pl.lit(RENAMED)).otherwise(column),
-        }[self.kind]
-        dtype = rows[name].dtype
+        changes: Mapping[Kind, Callable[[], pl.Expr]] = {
+            "missing": lambda: pl.lit(None),
+            "default": lambda: pl.lit(0),
+            "shifted": lambda: column + size * deviation,
+            "scaled": lambda: column * size,
+            "frozen": lambda: pl.lit(known[0] if len(known) else None),
+            "renamed": lambda: pl.when(column == pl.lit(usual)).then(pl.lit(RENAMED)).otherwise(column),
+            "noisy": lambda: column + size * deviation * pl.lit(_normals(rows.select(chance).to_series())),
+            "rounded": lambda: (column / (size * deviation)).floor() * (size * deviation),
+            "shuffled": lambda: pl.lit(_shuffled(rows.with_columns(hit=hit, chance=chance), name)),
+            "respelled": lambda: column.cast(pl.String).str.to_lowercase() + " ",
+        }
+        changed, dtype = changes[self.kind](), rows[name].dtype
         return rows.with_columns(pl.when(hit).then(changed.cast(dtype, strict=False)).otherwise(column).alias(name))
+
+
+def _normals(chance: pl.Series) -> pl.Series:
+    """Standard normal noise, the same one for the same row."""
+    return pl.Series(ndtri((chance.to_numpy() + 0.5) / SHARE_PARTS))
+
+
+def _shuffled(rows: pl.DataFrame, name: str) -> pl.Series:
+    """The values of rows that are hit go to the next such row in chance's order of the same hour: a wrong join, which
+    keeps every margin."""
+    numbered = rows.with_row_index("place")
+    hit = numbered.filter("hit").sort(pl.col("event_time") // HOUR_US, "chance")
+    moved = hit.select("place", moved=pl.col(name).gather((pl.int_range(pl.len()) - 1) % pl.len()))
+    return numbered.join(moved, on="place", how="left", maintain_order="left")["moved"]
 
 
 @dataclass(frozen=True)
@@ -162,7 +190,7 @@ def draw(
     Parameters
     ----------
     kinds
-        Kinds to draw, with their size (None: the usual one); None: all.
+        Kinds to draw, with their size (None: the usual one); None: :data:`DRAWN`.
     features
         To draw from; empty: all.
 
@@ -175,16 +203,17 @@ def draw(
     rng = np.random.default_rng(seed)
     served = recording.between(recording.start_us + DAY_US, recording.end_us - FOLLOWED_DAYS * DAY_US)["event_time"]
     hours = np.unique(served.to_numpy() // HOUR_US * HOUR_US)
-    possible = _possible(recording, SIZES if kinds is None else kinds, features)
+    possible = _possible(recording, dict.fromkeys(DRAWN) if kinds is None else kinds, features)
     if not len(hours) or not possible:
         return []
     if kinds is not None or features:
         return [_drawn(recording, hours, rng, possible, in_slice=bool(number % 2)) for number in range(count)]
+    limit = impact * recording.contract.target.answer_scale
     wanted = {True: round(HURTING_SHARE * count), False: count - round(HURTING_SHARE * count)}
     found: list[Plant] = []
     for number in range(DRAWS * count):
         plant_ = _drawn(recording, hours, rng, possible, in_slice=bool(number % 2))
-        is_hurting = not _hurt(recording, plant_, plant_.moment_us + DAY_US) < impact
+        is_hurting = not _hurt(recording, plant_, plant_.moment_us + DAY_US) < limit
         if wanted[is_hurting]:
             wanted[is_hurting] -= 1
             found.append(plant_)

@@ -75,6 +75,11 @@ class Recording:
         first, last = (int(times.search_sorted(at, side="left")) for at in (start_us, end_us))
         return self.rows[first:last]
 
+    def of_slice(self, slice_name: str, start_us: int, end_us: int) -> pl.DataFrame:
+        """Those of a slice."""
+        rows, (column, _, value) = self.between(start_us, end_us), slice_name.partition("=")
+        return rows if slice_name == ALL_SLICE else rows.filter(pl.col(column).cast(pl.String) == value)
+
     def parts(self, rows: pl.DataFrame) -> list[Part]:
         """Hourly counts of rows, as the data plane makes them."""
         target = self.contract.target
@@ -105,22 +110,18 @@ class Recording:
         """The put-back on these rows."""
         if self.predict is None:
             return None
-        local, predict = LocalHours(self.contract.timezone), self.predict
+        local, predict, scale = LocalHours(self.contract.timezone), self.predict, self.contract.target.answer_scale
         names = ["prediction_id", "event_time", *self.contract.feature_names]
-
-        def of_slice(rows: pl.DataFrame, name: str) -> pl.DataFrame:
-            column, _, value = name.partition("=")
-            return rows if name == ALL_SLICE else rows.filter(pl.col(column).cast(pl.String) == value)
 
         def impact(slice_name: str, feature: str, start_us: int, end_us: int) -> ImpactEvidence | None:
             if feature not in names:
                 return None
-            served = of_slice(self.between(start_us, end_us), slice_name)
+            served = self.of_slice(slice_name, start_us, end_us)
             newest = end_us - policy.baseline_gap_days * DAY_US
-            donors = of_slice(self.between(newest - policy.baseline_days * DAY_US, newest), slice_name)
+            donors = self.of_slice(slice_name, newest - policy.baseline_days * DAY_US, newest)
             if not served.height or not donors.height:
                 return None
-            return put_back(served.select(names), donors.select(names), feature, predict, local, policy)
+            return put_back(served.select(names), donors.select(names), feature, predict, local, policy, scale)
 
         return impact
 
@@ -210,5 +211,5 @@ def _run(
             memories[first_us] = snapshot(monitor)
         for hour in range(first_us // HOUR_US, after_us // HOUR_US):
             monitor.add(by_hour.get(hour, ()))
-        alerts += monitor.advance(after_us, impact)
+        alerts += monitor.advance(after_us, impact, recording.of_slice)
     return alerts, memories

@@ -230,7 +230,7 @@ class Spread:
     scale
         float64[block, length, slice, direction]: sum of N^2 p(1-p).
     seen
-        int64[slice, direction]: days on which the direction occurred.
+        int64[slice, direction]: days on which the direction occurred, and did not in some rows.
     days
         Days folded in.
     """
@@ -259,21 +259,36 @@ class Spread:
         self.scale[block][at] += expected * (n - expected)  # N^2 e(1-e)
 
     def end_day(self, occurred: npt.NDArray[np.bool_]) -> None:
-        """Close a folded day on which these directions occurred, bool[slice, direction]."""
+        """Close a folded day that says something of these directions, bool[slice, direction]: both sides occurred."""
         self.seen += occurred
         self.days += 1
 
     def correlation(self, layout: Layout, policy: MonitorPolicy) -> Floats:
         """The intra-class correlation to reckon with, in the shape of ``excess``.
 
-        A direction that was seen on few days is judged by its feature's others; what was never seen varies most.
+        A direction that was seen on few days is judged by what the other slices of its field saw of it (a storm at one
+        airport comes to the next one, too), and that by its feature's other directions; what was never seen varies
+        most.
         """
-        scale = np.maximum(self.scale, 1e-9)
-        own = np.minimum(np.maximum(self.excess, 0.0) / scale, 1.0)
+        own = _correlation(self.excess, self.scale)
+        fields = layout.slice_fields
+        near = _correlation(_of_others(self.excess, fields, 3), _of_others(self.scale, fields, 2))
+        near_seen = _of_others(self.seen, fields, 0).astype(np.float64)
         starts = layout.owner_starts
-        pooled_scale = np.maximum(np.add.reduceat(self.scale, starts, axis=-1), 1e-9)
-        pooled = np.minimum(np.maximum(np.add.reduceat(self.excess, starts, axis=-1), 0.0) / pooled_scale, 1.0)
-        pool = pooled[..., layout.owners]
-        seen = self.seen.astype(np.float64)
-        weighted = (seen * own + policy.spread_days * pool) / (seen + policy.spread_days)
+        pool = _correlation(np.add.reduceat(self.excess, starts, axis=-1), np.add.reduceat(self.scale, starts, axis=-1))
+        seen, days = self.seen.astype(np.float64), policy.spread_days
+        pool = pool[..., layout.owners]
+        believed = np.maximum(pool, (near_seen * near + days * pool) / (near_seen + days))
+        weighted = (seen * own + days * believed) / (seen + days)
         return np.asarray(np.minimum(1.0, policy.spread_factor * weighted))
+
+
+def _correlation(excess: Floats, scale: Floats) -> Floats:
+    return np.asarray(np.minimum(np.maximum(excess, 0.0) / np.maximum(scale, 1e-9), 1.0))
+
+
+def _of_others(x: npt.NDArray[Any], fields: Ints, axis: int) -> npt.NDArray[Any]:
+    """In the place of each slice the sum over the others of its field."""
+    sums = np.zeros_like(x)
+    np.add.at(np.moveaxis(sums, axis, 0), fields, np.moveaxis(x, axis, 0))
+    return np.asarray(np.take(sums, fields, axis=axis) - x)

@@ -89,6 +89,12 @@ class Layout:
         return {name: i for i, name in enumerate(self.slices)}
 
     @cached_property
+    def slice_fields(self) -> Ints:
+        """Of each slice the place of the first one of the same field."""
+        fields = [name.partition("=")[0] for name in self.slices]
+        return np.array([fields.index(name) for name in fields], np.int64)
+
+    @cached_property
     def offsets(self) -> Ints:
         """First column of each feature, and the number of columns at the end."""
         return np.cumsum([0, *(f.cell_count for f in self.profile.features)])

@@ -38,16 +38,28 @@ class ImpactEvidence:
         Served rows that were scored again.
     served, put_back
         Mean score as served, and with the feature as it used to be.
+    scale
+        Of the answers (:attr:`schemas.contract.Target.answer_scale`): the policy's limits are in it.
+    scatter
+        Mean absolute change beyond what two draws of healthy values differ by: a clock that is an hour off makes some
+        answers higher and others lower.
     """
 
     rows: int
     served: float
     put_back: float
+    scale: float = 1.0
+    scatter: float = 0.0
 
     @property
     def impact(self) -> float:
         """I: positive where the change makes the answers higher."""
         return self.served - self.put_back
+
+    @property
+    def weight(self) -> float:
+        """How much that is, whatever the model predicts: what the policy's limits are held against."""
+        return max(abs(self.impact), self.scatter) / self.scale
 
 
 class Impact(Protocol):
@@ -64,6 +76,7 @@ def put_back(
     predict: Predict,
     local: LocalHours,
     policy: MonitorPolicy,
+    scale: float = 1.0,
 ) -> ImpactEvidence | None:
     """Score rows as served and with one feature drawn from healthy rows.
 
@@ -80,6 +93,8 @@ def put_back(
         The contract's clock.
     policy
         Rows, draws and the limit.
+    scale
+        Of the answers.
 
     Notes
     -----
@@ -90,19 +105,29 @@ def put_back(
     order = ["event_time", "prediction_id"]
     rows = _evenly(served.sort(order), policy.put_back_rows)
     known = donors.select(*order, feature).sort(order)
-    probe = _score(_evenly(rows, PROBE_ROWS), known, feature, predict, local, PROBE_DRAWS)
-    if abs(probe.impact) < policy.impact / 2:
+    probe = _score(_evenly(rows, PROBE_ROWS), known, feature, predict, local, PROBE_DRAWS, scale)
+    if probe.weight < policy.impact / 2:
         return probe
-    return _score(rows, known, feature, predict, local, policy.put_back_draws)
+    return _score(rows, known, feature, predict, local, policy.put_back_draws, scale)
 
 
 def _score(
-    rows: pl.DataFrame, donors: pl.DataFrame, feature: str, predict: Predict, local: LocalHours, draws: int
+    rows: pl.DataFrame,
+    donors: pl.DataFrame,
+    feature: str,
+    predict: Predict,
+    local: LocalHours,
+    draws: int,
+    scale: float,
 ) -> ImpactEvidence:
     places = _donor_places(_local_hours(rows, local), _local_hours(donors, local), draws)
     repeated = rows[np.repeat(np.arange(rows.height), draws)].with_columns(donors[feature].gather(places.ravel()))
     scores = predict(pl.concat([rows, repeated]))
-    return ImpactEvidence(rows.height, float(scores[: rows.height].mean()), float(scores[rows.height :].mean()))
+    served, replaced = float(scores[: rows.height].mean()), float(scores[rows.height :].mean())
+    drawn = np.asarray(scores[rows.height :]).reshape(rows.height, draws)
+    change = np.abs(np.asarray(scores[: rows.height])[:, None] - drawn).mean()
+    scatter = float(change - np.abs(np.diff(drawn, axis=1)).mean())
+    return ImpactEvidence(rows.height, served, replaced, scale, scatter)
 
 
 def _donor_places(asked: npt.NDArray[np.int64], offered: npt.NDArray[np.int64], draws: int) -> npt.NDArray[np.int64]:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.parts import N_INPUT
-from schemas.profile import CELL_NAN, CELL_NEG_INF, CELL_NEW, CELL_NULL, CELL_POS_INF
+from schemas.profile import CELL_NAN, CELL_NEG_INF, CELL_NEW, CELL_NULL, CELL_POS_INF, FeatureProfile
 from streams.logic.counts import Floats, Hour, HourlyCounts, Ints, Layout
 from streams.logic.coverage import FROZEN, NAN, UNSEEN, gap
 from streams.logic.policy import MonitorPolicy
@@ -59,6 +59,22 @@ class Breach:
     severity: str
 
 
+@dataclass(frozen=True)
+class Run:
+    """Consecutive rows that say the same.
+
+    Attributes
+    ----------
+    rows
+        How many.
+    hours
+        How many of the hours that have rows they touch.
+    """
+
+    rows: int = 0
+    hours: int = 0
+
+
 @dataclass
 class Runs:
     """Rows of consecutive hours that lie in one cell, by slice and feature.
@@ -69,20 +85,21 @@ class Runs:
         Cell of the last hour with rows, -1 where they lay in several.
     rows, hours
         Length of the running run.
-    longest
-        The longest one of healthy history.
+    longest, longest_hours
+        The longest one of healthy history, by each.
     """
 
     cell: Ints
     rows: Ints
     hours: Ints
     longest: Ints
+    longest_hours: Ints
 
     @classmethod
     def empty(cls, slices: int, features: int) -> Runs:
         """No row seen."""
         shape = (slices, features)
-        return cls(np.full(shape, -1, np.int64), *(np.zeros(shape, np.int64) for _ in range(3)))
+        return cls(np.full(shape, -1, np.int64), *(np.zeros(shape, np.int64) for _ in range(4)))
 
     def step(self, grid: npt.NDArray[np.int32], rows: Ints, layout: Layout, limit: npt.NDArray[Any] | None) -> None:
         """Take in one hour's cells; a run that ends is healthy if it stayed below ``limit`` (None: in any case)."""
@@ -95,6 +112,7 @@ class Runs:
         has_ended = has_rows & ~goes_on
         is_healthy = has_ended if limit is None else has_ended & (self.rows <= limit)
         self.longest = np.where(is_healthy, np.maximum(self.longest, self.rows), self.longest)
+        self.longest_hours = np.where(is_healthy, np.maximum(self.longest_hours, self.hours), self.longest_hours)
         added = np.where(is_one, rows[:, None], 0)
         self.rows = np.where(has_ended, added, self.rows + added)
         self.hours = np.where(has_ended, 1, self.hours + 1)
@@ -269,7 +287,8 @@ class Invariants:
             return []
         runs, policy, allowed = self.runs, self.policy, self._run_limit
         found = []
-        is_long = (runs.rows > allowed) & (runs.hours >= policy.frozen_hours) & self._is_judged & self._can_freeze
+        is_long = (runs.rows > allowed) & (runs.hours > runs.longest_hours)  # not only more rows an hour
+        is_long = is_long & (runs.hours >= policy.frozen_hours) & self._is_judged & self._can_freeze
         for s, f in zip(*(a.tolist() for a in np.nonzero(is_long)), strict=True):
             feature = self.layout.profile.features[f]
             cell = int(runs.cell[s, f])
@@ -279,6 +298,31 @@ class Invariants:
             if cell >= feature.specials and not is_open and share < policy.frozen_share:
                 window = int(runs.hours[s, f]), int(runs.rows[s, f])
                 found.append(Breach("frozen", self._slice(s), feature.name, *window, 1.0, float(allowed[s, f]), "page"))
+        return found
+
+    def standing(self, counts: HourlyCounts, hour: Hour) -> list[tuple[str, FeatureProfile, Run]]:
+        """Numbers of which all rows lie in one cell of many values, up to this hour: where, and how long."""
+        if hour not in counts.cells:
+            return []
+        runs, has_rows = self.runs, counts.scalar(hour, N_INPUT)[:, None] > 0
+        is_long = (runs.rows >= self.policy.rows_min) & (runs.hours > 1) & has_rows & self._is_judged & self._can_freeze
+        return [
+            (self._slice(s), self.layout.profile.features[f], Run(int(runs.rows[s, f]), int(runs.hours[s, f])))
+            for s, f in zip(*(a.tolist() for a in np.nonzero(is_long)), strict=True)
+            if self._may_stand[f][int(runs.cell[s, f])]
+        ]
+
+    @cached_property
+    def _may_stand(self) -> list[npt.NDArray[np.bool_]]:
+        """By feature, the cells in which a value that is repeated is news: not where it fills the cell alone anyway."""
+        found = []
+        for feature in self.layout.profile.features:
+            allowed = np.zeros(feature.cell_count, bool)
+            if feature.is_number:
+                allowed[feature.specials + 1 : -1] = True  # not beyond training's range, nor at the end of a scale
+                allowed[feature.specials + 1 + np.flatnonzero(np.isin(feature.edges, feature.atoms))] = False
+                allowed &= np.array(feature.counts) < self.policy.frozen_share * max(1, feature.rows)
+            found.append(allowed)
         return found
 
     def _slice(self, place: int) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from schemas.parts import ALL_SLICE, Part
+from schemas.parts import ALL_SLICE, N_INPUT, Part
 from schemas.profile import Profile
 from schemas.times import HOUR_US
 from streams.logic.arrivals import ArrivalRules
@@ -39,6 +39,7 @@ from streams.logic.sightings import (
     user_sighting,
 )
 from streams.logic.staleness import Meter, Reading, Staleness
+from streams.logic.still import Rows, Still
 from streams.logic.users import judge_users, user_days
 
 FORESEEN_HOURS = 48
@@ -120,6 +121,8 @@ class Monitor:
     incidents: Incidents = field(init=False)
     record: Floats = field(init=False)
     old_record: Floats = field(init=False)
+    block_record: Floats = field(init=False)
+    block: tuple[int, int] = (0, 0)
     day_records: dict[int, Floats] = field(default_factory=dict)
     excluded: list[Interval] = field(default_factory=list)
     epochs: list[Hour] = field(default_factory=list)
@@ -128,6 +131,7 @@ class Monitor:
     today: Today | None = None
     meter: Meter = field(init=False)
     course: Course = field(init=False)
+    still: Still = field(init=False)
     _history_correlation: Floats | None = None
 
     def __post_init__(self) -> None:
@@ -139,12 +143,13 @@ class Monitor:
         self.spread = Spread.empty(layout, lengths)
         self.bias_spread = BiasSpread.empty(len(self.policy.bias_hours), len(layout.slices))
         self.paired = PairedRecord.empty(layout, self.policy.paired_hours)
+        self.still = Still(self.policy, self.local)
         self.invariants = Invariants.of(layout, self.policy, self.info.aged)
         self.incidents = Incidents(self.info.model, self.info.version, self.policy.quiet_hours)
         self.meter = Meter(layout, self.policy, self.local)
         self.course = Course(layout, self.info.version)
         self.record = np.zeros((len(lengths), len(layout.slices), len(self.profile.features)))
-        self.old_record = self.record.copy()
+        self.old_record, self.block_record = self.record.copy(), self.record.copy()
 
     @property
     def arrivals(self) -> ArrivalRules:
@@ -183,7 +188,7 @@ class Monitor:
         model, version = self.info.model, self.info.version
         self.counts.add(p for p in parts if p.model == model and (p.version == version or p.axis in ("fact", "log")))
 
-    def advance(self, watermark_us: int, impact: Impact | None = None) -> list[AlertRecord]:
+    def advance(self, watermark_us: int, impact: Impact | None = None, rows: Rows | None = None) -> list[AlertRecord]:
         """Judge every hour that is closed at this watermark and was not judged yet.
 
         Parameters
@@ -192,11 +197,13 @@ class Monitor:
             Event time up to which everything has arrived.
         impact
             The put-back; without it a drift candidate only warns.
+        rows
+            What was served, value by value; without it a frozen feed is told by its cells alone, hours later.
         """
         alerts: list[AlertRecord] = []
         closed = (watermark_us - self.policy.grace_s * 1_000_000) // HOUR_US
         while self.next_hour < closed:
-            alerts += self._close(self.next_hour, impact)
+            alerts += self._close(self.next_hour, impact, rows)
             self.next_hour += 1
         return alerts
 
@@ -295,12 +302,12 @@ class Monitor:
 
     # -- one hour ----------------------------------------------------------------------------------------------------
 
-    def _close(self, hour: Hour, impact: Impact | None) -> list[AlertRecord]:
+    def _close(self, hour: Hour, impact: Impact | None, rows: Rows | None) -> list[AlertRecord]:
         day, _ = self.local(hour)
         is_new_day = self.today is None or self.today.baseline.day != day
         if is_new_day:
             self._begin_day(day)
-        sightings = self._see_contract(hour) + self._see_paired(hour)
+        sightings = self._see_contract(hour, rows) + self._see_paired(hour)
         sightings += self._see_drift(hour, impact)
         if any((s.severity == PAGE and s.is_new) or self.incidents.is_open(s.key) for s in sightings):
             self.last_pipe = hour
@@ -309,8 +316,10 @@ class Monitor:
             sightings += self._see_users(day)
         return self.incidents.step(hour, sightings)
 
-    def _see_contract(self, hour: Hour) -> list[Sighting]:
-        breaches = self.invariants.step(self.counts, hour)
+    def _see_contract(self, hour: Hour, rows: Rows | None) -> list[Sighting]:
+        breaches, today = self.invariants.step(self.counts, hour), self.today
+        if rows is not None and today is not None and today.baseline.days >= self.policy.baseline_days_min:
+            breaches += self.still.judge(self.invariants.standing(self.counts, hour), hour, today.baseline.day, rows)
         found = [breach_sighting(breach, slices, self.policy) for breach, slices in strongest_breaches(breaches)]
         return found + [arrival_sighting(arrival, self.policy) for arrival in self.arrivals.broken(hour)]
 
@@ -341,7 +350,7 @@ class Monitor:
         tracks = [(n, track) for n in names for track in TRACKS if any(is_(f"drift/{n}", track) for is_ in known)]
         open_now = {name for name, _ in tracks}
         seen = [Sighting("drift", name, ALL_SLICE, 0, track, is_new=False) for name, track in tracks if name in active]
-        found = candidates(z, windows, self.record, self.layout, self.policy)
+        found = candidates(z, windows, self._known_record(hour), self.layout, self.policy)
         fresh, unjudged = self._put_back(hour, [c for c in found if c.feature not in open_now], impact)
         self._keep_record(hour, best, open_now | unjudged | {s.subject for s in fresh})
         return seen + fresh
@@ -364,10 +373,20 @@ class Monitor:
                 if impact is None:
                     judged.add(candidate.feature)
                     sightings.append(drift_sighting(candidate, None, self.policy, _slices_of(candidate, found)))
-            elif abs(given.impact) >= self.policy.impact:
+            elif given.weight >= self.policy.impact:
                 judged.add(candidate.feature)
                 sightings.append(drift_sighting(candidate, given, self.policy, _slices_of(candidate, found)))
         return sightings, unjudged
+
+    def _known_record(self, hour: Hour) -> Floats:
+        """The record that an hour's evidence must beat before it is asked what it does to the answers.
+
+        What was harmless at night may not be so by day: evidence of today is asked again in each block of the day.
+        """
+        day, of_day = self.local(hour)
+        before = [record for at, record in self.day_records.items() if at < day]
+        now = [self.block_record] if self.block == (day, of_day // BLOCK_HOURS) else []
+        return np.asarray(np.max([self.old_record, *before, *now], axis=0))
 
     def _keep_record(self, hour: Hour, best: Floats, suspicious: set[str]) -> None:
         """The strongest evidence of a healthy hour; what is under suspicion never sets a record."""
@@ -377,6 +396,9 @@ class Monitor:
         if not kept.any():
             return
         day = self.local(hour)[0]
+        block = day, self.local(hour)[1] // BLOCK_HOURS
+        self.block_record = np.maximum(self.block_record, kept) if self.block == block else kept
+        self.block = block
         known = self.day_records.get(day)
         self.day_records[day] = kept if known is None else np.maximum(known, kept)
         self.record = np.maximum(self.record, kept)
@@ -429,6 +451,7 @@ class Monitor:
             self.folded_day += 1
             self._fold(self.folded_day, is_history=self.folded_day < start_day)
         self._history_correlation = None
+        self.still.usual.clear()
         self._fold_paired(day)
         self.today = self._judge_by(day)
         self.invariants.end_day()
@@ -479,7 +502,9 @@ class Monitor:
                 self._keep_record(hour, strongest(z, windows, self.layout, len(lengths)), set())
             self.spread.fold(block, windows)
         if healthy:
-            self.spread.end_day(self.layout.spread_out(self.counts.column_sums(healthy)) > 0)
+            rows = np.sum([self.counts.scalar(hour, N_INPUT) for hour in healthy], axis=0)
+            occurred = self.layout.spread_out(self.counts.column_sums(healthy))
+            self.spread.end_day((occurred > 0) & (occurred < rows[:, None]))
 
     def _fold_bias(self, day: int, hours: Sequence[Hour]) -> None:
         usual, lengths = self._usual(day), self.policy.bias_hours

@@ -32,7 +32,10 @@ class MonitorPolicy(BaseModel):
     # Channel D: a change of a margin that also changes what the model answers.
     drift_hours: Hours = (2, 4, 8, 24, 72)
     drift_z: Positive = Field(default=7.5, description="evidence of a candidate, in tempered standard deviations")
-    impact: Positive = Field(default=0.05, description="mean change of the score when the feature is put back")
+    impact: Positive = Field(
+        default=0.05,
+        description="mean change of the score with the feature put back, as a share of the answers' scale",
+    )
     put_back_rows: Count = 150
     put_back_draws: Count = 6
     candidates_max: Count = Field(default=6, description="candidates put back in one hour, the strongest first")
@@ -77,6 +80,7 @@ class MonitorPolicy(BaseModel):
     outside_hours: Count = 4
     frozen_rows: Count = Field(default=30, description="rows in one cell before a field may be called frozen")
     frozen_factor: Positive = Field(default=3.0, description="times the longest such run of healthy days")
+    still_factor: Positive = Field(default=6.0, description="the same of rows that repeat one value exactly")
     frozen_hours: Count = Field(default=3, description="hours that it must last")
     frozen_share: Share = Field(default=0.3, description="a cell that holds this share of training cannot freeze")
 
@@ -101,7 +105,7 @@ class MonitorPolicy(BaseModel):
 
     # The incident.
     critical_share: Share = Field(default=0.95, description="of all rows that break a rule which pages: critical")
-    critical_impact: Positive = Field(default=0.2, description="change of the answers, or bias of all rows: critical")
+    critical_impact: Positive = Field(default=0.2, description="mean change of the score: critical")
     quiet_hours: Count = Field(default=24, description="hours without evidence that close an incident")
     world_hours: Count = Field(default=24, description="drift this recent makes a bias the pipe's")
 

@@ -132,11 +132,13 @@ def drift_sighting(
     if impact is None:
         message = f"{head}; no model was there to say whether it matters."
         return Sighting("drift", candidate.feature, *window, WARN, message, detail)
-    direction = "higher" if impact.impact > 0 else "lower"
-    message = f"{head}; it makes the answers {abs(impact.impact):.3f} {direction}: look at the pipe first."
-    detail |= {"impact": impact.impact, "impact_rows": impact.rows, "served": impact.served}
-    detail["put_back"] = impact.put_back
-    is_critical = abs(impact.impact) >= policy.critical_impact
+    effect = f"{abs(impact.impact):.3f} {'higher' if impact.impact > 0 else 'lower'}"
+    if impact.scatter > abs(impact.impact):
+        effect = f"{impact.scatter:.3f} higher or lower"
+    message = f"{head}; it makes the answers {effect}: look at the pipe first."
+    detail |= {"impact": impact.impact, "impact_rows": impact.rows, "scatter": impact.scatter, "served": impact.served}
+    detail |= {"put_back": impact.put_back, "limit": policy.impact * impact.scale}
+    is_critical = impact.weight >= policy.critical_impact
     return Sighting("drift", candidate.feature, *window, PAGE, message, detail, is_critical=is_critical)
 
 

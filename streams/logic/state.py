@@ -29,6 +29,7 @@ from streams.logic.tempering import Spread as WindowSpread
 FORMAT = 4
 STORES = ("cells", "outside", "scalars", "due", "facts", "log")
 SPREAD_ARRAYS = ("season", "location", "scale", "cells")
+RUN_ARRAYS = ("cell", "rows", "hours", "longest", "longest_hours")
 PAIRED_ARRAYS = ("rows", "differ", "excess", "scale", "strongest")
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -48,6 +49,7 @@ def snapshot(monitor: Monitor) -> bytes:
     arrays: Arrays = {
         "record": monitor.record,
         "old_record": monitor.old_record,
+        "block_record": monitor.block_record,
         "spread_excess": monitor.spread.excess,
         "spread_scale": monitor.spread.scale,
         "spread_seen": monitor.spread.seen,
@@ -58,7 +60,7 @@ def snapshot(monitor: Monitor) -> bytes:
     }
     arrays |= {f"paired_{name}": getattr(monitor.paired, name) for name in PAIRED_ARRAYS}
     runs = monitor.invariants.runs
-    arrays |= {"run_cell": runs.cell, "run_rows": runs.rows, "run_hours": runs.hours, "run_longest": runs.longest}
+    arrays |= {f"run_{name}": getattr(runs, name) for name in RUN_ARRAYS}
     for name in STORES:
         _pack(arrays, name, getattr(monitor.counts, name))
     _pack(arrays, "day_records", monitor.day_records)
@@ -75,6 +77,7 @@ def snapshot(monitor: Monitor) -> bytes:
         "start_us": monitor.start_us,
         "is_history_honest": monitor.is_history_honest,
         "next_hour": monitor.next_hour,
+        "block": monitor.block,
         "days": [monitor.spread.days, monitor.bias_spread.days, monitor.invariants.learned_days],
         "paired": {name: getattr(monitor.paired, name) for name in ("days", "folded_day", "is_changed")},
         "incidents": monitor.incidents.to_dict(),
@@ -120,12 +123,13 @@ def restore(data: bytes, policy: MonitorPolicy, profile: Profile) -> Monitor:
     monitor.next_hour, monitor.is_history_honest = meta["next_hour"], meta["is_history_honest"]
     spread_days, bias_days, monitor.invariants.learned_days = meta["days"]
     monitor.record, monitor.old_record = arrays["record"], arrays["old_record"]
+    monitor.block_record, monitor.block = arrays["block_record"], tuple(meta["block"])
     monitor.spread = Spread(arrays["spread_excess"], arrays["spread_scale"], arrays["spread_seen"], spread_days)
     monitor.bias_spread = BiasSpread(arrays["bias_excess"], arrays["bias_scale"], bias_days)
     paired: dict[str, Any] = {name: arrays[f"paired_{name}"] for name in PAIRED_ARRAYS}
     monitor.paired = PairedRecord(**paired, **meta["paired"])
     monitor.invariants.null_record = arrays["null_record"]
-    monitor.invariants.runs = Runs(*(arrays[name] for name in ("run_cell", "run_rows", "run_hours", "run_longest")))
+    monitor.invariants.runs = Runs(**{name: arrays[f"run_{name}"] for name in RUN_ARRAYS})
     for name in STORES:
         setattr(monitor.counts, name, _unpack(arrays, name))
     monitor.day_records = _unpack(arrays, "day_records")

@@ -18,6 +18,7 @@ from streams.logic.counts import LocalHours
 from streams.logic.impact import Impact, ImpactEvidence, put_back
 from streams.logic.monitor import Monitor, MonitorInfo
 from streams.logic.policy import MonitorPolicy
+from streams.logic.still import Rows
 
 TIMEZONE = "America/New_York"
 FIRST_US = to_us(datetime(2024, 1, 1, 5, tzinfo=UTC))
@@ -111,14 +112,20 @@ def make_monitor(profile: Profile, start_day: int, policy: MonitorPolicy | None 
     return Monitor(policy or MonitorPolicy(), info, profile, start_us, is_history_honest=True)
 
 
-def make_impact(rows: pl.DataFrame, policy: MonitorPolicy | None = None) -> Impact:
-    """The put-back on these rows with the world's model."""
-    rules, local = policy or MonitorPolicy(), LocalHours(TIMEZONE)
+def make_rows(rows: pl.DataFrame) -> Rows:
+    """These rows, by slice and time."""
 
     def between(slice_name: str, start_us: int, end_us: int) -> pl.DataFrame:
         found = rows.filter((pl.col("event_time") >= start_us) & (pl.col("event_time") < end_us))
         field, _, value = slice_name.partition("=")
         return found.filter(pl.col(field) == value) if value else found
+
+    return between
+
+
+def make_impact(rows: pl.DataFrame, policy: MonitorPolicy | None = None) -> Impact:
+    """The put-back on these rows with the world's model."""
+    rules, local, between = policy or MonitorPolicy(), LocalHours(TIMEZONE), make_rows(rows)
 
     def impact(slice_name: str, feature: str, start_us: int, end_us: int) -> ImpactEvidence | None:
         newest = end_us - rules.baseline_gap_days * DAY_US

@@ -186,6 +186,43 @@ def test_correlated_windows_teach_a_spread_and_independent_ones_none() -> None:
     assert learn(0.0) < 0.004
 
 
+def test_values_that_are_missing_are_named_and_not_the_share_of_the_others() -> None:
+    layout = small_layout()
+    first = int(np.flatnonzero(layout.owners == layout.profile.index["x"])[0])
+    window = one_window(90.0, 100, 0.1, layout)
+    z = np.zeros((1, layout.directions))
+    z[0, first], z[0, first + 20] = 9.0, -10.0
+    (found,) = candidates(z, window, np.zeros((5, 2, 2)), layout, POLICY)
+    assert (found.direction, found.z) == ("null", 9.0)
+    assert found.strength == pytest.approx(10.0 / POLICY.drift_z), "it is judged by the strongest all the same"
+    z[0, first] = 7.9
+    (found,) = candidates(z, window, np.zeros((5, 2, 2)), layout, POLICY)
+    assert found.direction != "null"
+
+
+def test_what_is_always_true_teaches_no_spread_and_storms_in_other_slices_do() -> None:
+    x = pl.Series("x", np.random.default_rng(1).normal(size=500))
+    c = pl.Series("c", ["a", "b"] * 250)
+    profile = build_profile(pl.DataFrame([x, c]), [FieldSpec("x", "number"), FieldSpec("c", "category")], model="m")
+    layout = Layout(profile, ("all", "c=a", "c=b", "d=z"))
+    spread, shape = Spread.empty(layout, POLICY.drift_hours), (4, layout.directions)
+    certain, half = 3, 4  # of 'x': one that was true in every row, and one that varies
+    spread.scale[...] = 1.0
+    spread.excess[:, :, :, :, half] = 0.4
+    spread.excess[:, :, :, 2, certain] = 0.9
+    occurred = np.zeros(shape, bool)
+    occurred[:, half] = occurred[2, certain] = True
+    for _ in range(40):
+        spread.end_day(occurred)
+    found = spread.correlation(layout, POLICY)[1, 0, 0]
+    own, pool = found[2, certain], found[3, certain]
+    assert found[0, half] == pytest.approx(1.3 * 0.4, rel=0.25)
+    assert own > 1.0 * 0.9 * 0.9
+    assert found[1, certain] > 2 * pool, "what was seen in c=b may come in c=a"
+    assert found[0, certain] == pytest.approx(pool), "all rows and another field's slices know nothing of it"
+    assert pool > 0, "its feature's other directions vary"
+
+
 def test_a_profile_without_numbers_has_directions_too() -> None:
     table = pl.DataFrame({"c": ["a", "b"]})
     profile: Profile = build_profile(table, [FieldSpec("c", "category")], model="m")

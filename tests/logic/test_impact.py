@@ -7,6 +7,7 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
+from schemas.contract import Target
 from schemas.times import HOUR_US
 from streams.logic.counts import LocalHours
 from streams.logic.impact import put_back
@@ -69,3 +70,39 @@ def test_few_donors_of_an_hour_are_replaced_by_all() -> None:
     found = put_back(rows(50, 1.0, 1, "s"), donors, "x", model, LOCAL, POLICY)
     assert found is not None
     assert found.put_back == pytest.approx(0.5 + 0.1 * float(donors["x"].mean()), abs=0.02)  # type: ignore[arg-type]
+
+
+def test_what_a_regression_answers_is_weighed_in_the_size_of_its_usual_errors() -> None:
+    scale = Target("regression", unit=50.0).answer_scale
+    served, donors = rows(400, 1.0, 1, "s"), rows(3000, 0.0, 2, "d")
+
+    def counted(table: pl.DataFrame) -> npt.NDArray[np.float64]:
+        return scale * model(table)
+
+    found = put_back(served, donors, "x", counted, LOCAL, POLICY, scale)
+    usual = put_back(served, donors, "x", model, LOCAL, POLICY)
+    assert found is not None
+    assert usual is not None
+    assert found.impact == pytest.approx(scale * usual.impact)
+    assert found.weight == pytest.approx(usual.weight)
+    assert found.weight >= POLICY.impact
+
+
+def test_a_change_that_makes_some_answers_higher_and_others_lower_counts_too() -> None:
+    def even(table: pl.DataFrame) -> npt.NDArray[np.float64]:
+        return np.asarray(0.5 + 0.2 * (-1.0) ** table["x"].to_numpy())
+
+    clock = (pl.col("event_time") // HOUR_US).cast(pl.Float64)
+    donors = rows(3000, 0.0, 2, "d").with_columns(x=clock)
+    an_hour_off = rows(480, 0.0, 1, "s").with_columns(x=(clock + 1) % 24)
+    found = put_back(an_hour_off, donors, "x", even, LOCAL, POLICY)
+    assert found is not None
+    assert abs(found.impact) < POLICY.impact
+    assert found.scatter == pytest.approx(0.4)
+    assert found.weight == pytest.approx(0.4)
+
+
+def test_rows_that_only_differ_as_healthy_ones_do_scatter_nothing() -> None:
+    found = put_back(rows(400, 0.0, 1, "s"), rows(3000, 0.0, 2, "d"), "x", model, LOCAL, POLICY)
+    assert found is not None
+    assert abs(found.scatter) < 0.02

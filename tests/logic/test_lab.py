@@ -105,6 +105,11 @@ def test_a_change_of_nothing_gives_the_same_alerts_from_a_memory_as_from_the_sta
         ("frozen", "level", "all"),
         ("renamed", "region", "all"),
         ("missing", "region", "all"),
+        ("noisy", "delay", "region=south"),
+        ("rounded", "delay", "all"),
+        ("shuffled", "delay", "region=south"),
+        ("shuffled", "region", "all"),
+        ("respelled", "region", "all"),
     ],
 )
 def test_a_change_changes_one_feature_where_it_says_and_nothing_else(kind: str, feature: str, slice_name: str) -> None:
@@ -126,6 +131,21 @@ def test_a_change_has_the_size_that_is_asked_for() -> None:
     assert gone == pytest.approx(0.2 * rows.height, rel=0.1)
     plants = draw(recording(), 6, POLICY.impact, 3, dict([parse_kind("shifted:0.5")]), ["delay"])
     assert {(each.kind, each.feature, each.size) for each in plants} == {("shifted", "delay", 0.5)}
+
+
+def test_what_is_shuffled_keeps_every_margin_and_what_is_rounded_and_noisy_its_size() -> None:
+    rows = recording().between(MOMENT_US, MOMENT_US + 5 * DAY_US)
+    here = rows["region"] == "south"
+    moved = Plant("shuffled", "delay", "region=south", MOMENT_US).change(rows)["delay"]
+    assert moved.filter(here).sort().equals(rows["delay"].filter(here).sort())
+    assert float(np.mean((moved == rows["delay"]).filter(here).to_numpy())) < 0.05
+    deviation = float(np.std(rows["delay"].to_numpy(), ddof=1))
+    noise = Plant("noisy", "delay", "all", MOMENT_US, 0.5).change(rows)["delay"] - rows["delay"]
+    assert float(np.std(noise.to_numpy())) == pytest.approx(0.5 * deviation, rel=0.05)
+    steps = Plant("rounded", "delay", "all", MOMENT_US, 2.0).change(rows)["delay"] / (2.0 * deviation)
+    assert steps.to_numpy() == pytest.approx(np.round(steps.to_numpy()), abs=1e-9)
+    names = Plant("respelled", "region", "all", MOMENT_US).change(rows)["region"]
+    assert set(names) == {"north ", "south "}
 
 
 @pytest.mark.parametrize("text", ["moved", "shifted:x", "missing:1.5", "shifted:0", "scaled:inf"])

@@ -97,6 +97,17 @@ def test_nobody_is_woken_in_a_healthy_world() -> None:
     assert run(None) == []
 
 
+def test_what_was_harmless_at_night_is_asked_again_by_day_and_not_every_day() -> None:
+    monitor = fresh()
+    midnight = day_us(FAULT_DAY) // HOUR_US
+    strong = np.zeros_like(monitor.record)
+    strong[0, 0, monitor.profile.index["delay"]] = 99.0
+    monitor._keep_record(midnight + 1, strong, set())
+    asked_for = [float(monitor._known_record(midnight + hour).max()) for hour in (2, 7, 25)]
+    assert asked_for[0] == asked_for[2] == 99.0
+    assert asked_for[1] < 99.0
+
+
 def test_a_shift_is_found_within_hours_and_named_with_its_effect() -> None:
     alerts = run(later)
     first = alerts[0]
