@@ -406,5 +406,5 @@ def group(
     distinct, sums = distinct[sums != 0], sums[sums != 0]
     owner, code_of = distinct >> 32, (distinct & 0xFFFFFFFF).astype(np.int32)
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    ends = np.append(starts[1:], len(owner))
+    ends = np.append(starts, len(owner))[1:]
     return [(int(owner[a]), code_of[a:b], sums[a:b]) for a, b in zip(starts, ends, strict=True)]

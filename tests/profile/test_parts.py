@@ -112,3 +112,10 @@ def test_the_bin_of_a_delay_is_that_of_a_search_among_the_edges(delays: list[int
     delay = np.concatenate([np.array(delays, np.int64), edges - 1, edges, edges + 1])
     found = parts.delay_code(delay, np.zeros(len(delay))) - parts.DELAY
     assert found.tolist() == np.searchsorted(edges, delay, side="right").tolist()
+
+
+def test_rows_that_count_nothing_are_no_group() -> None:
+    groups, ones, zeros = np.array([0, 0, 1]), np.array([0, 0, 3]), np.zeros(3, np.int64)
+    assert group(groups, [(5, zeros)]) == []
+    ((owner, codes, counts),) = group(groups, [(5, ones)])
+    assert (owner, codes.tolist(), counts.tolist()) == (1, [5], [3])
