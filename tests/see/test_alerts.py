@@ -217,6 +217,29 @@ def test_odd_names_arrive_everywhere_and_call_nobody(bare: World, receiver: Rece
     assert "<" not in chat
 
 
+def test_a_mail_server_that_never_ends_its_answer_is_cut_off_at_the_deadline(bare: World) -> None:
+    is_cut, never = threading.Event(), threading.Event()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            try:
+                for _ in range(100):
+                    self.wfile.write(b"220-and more\r\n")
+                    never.wait(0.05)
+            except OSError:
+                is_cut.set()
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"smtp://127.0.0.1:{server.server_address[1]}"
+        told = {"mail": notifier(kind="email", url=url, sender="a@b.c", to=["d@e.f"], timeout_s=0.5)}
+        keep(bare, told, record())
+        assert send(bare, told) == 0
+        assert is_cut.wait(5), "it could send all it wanted to"
+        server.shutdown()
+    assert states(bare) == {("f0", "mail"): "waiting"}
+
+
 @contextmanager
 def mail_server() -> Iterator[tuple[int, list[str]]]:
     """The few words of SMTP that one mail takes."""
