@@ -160,7 +160,8 @@ def _draw(path: Path, told: dict[str, Any], view: dict[str, Any], configured: Mo
         for each in told["features"][:PICTURED]:
             one = _one(configured, served, each["feature"])
             charts.append(histogram_chart({"name": each["feature"], "cells": one["cells"]}))
-        head = ["feature", *(title for title, _ in SCORES.values()), "chi-square p", "effect", "evidence", "changed"]
+        titles = [title for title, _ in SCORES.values()]
+        head = ["feature", *titles, "chi-square p", "effect, sd", "evidence", "changed"]
         rows = [[row["feature"], *_figures(row, "")] for row in told["features"]]
         tables.append(Table("All features, the most moved first", head, rows))
     else:
@@ -194,7 +195,7 @@ def _figures(row: dict[str, Any], nothing: str = "-") -> list[str]:
 
     scores = [row[name] for name in ("psi", "ks", "js", "w1", "hellinger", "linf")]
     shown = [nothing if value is None else f"{value:.3f}" for value in scores]
-    return [*shown, p_value(row["chi2_p"]), f"{row['eps']:.3f}", _orders(row["orders"]), row["change"] or nothing]
+    return [*shown, p_value(row["chi2_p"]), f"{row['shift']:.3f}", _orders(row["orders"]), row["change"] or nothing]
 
 
 def _orders(orders: float | None) -> str:
@@ -218,7 +219,8 @@ def _table(told: dict[str, Any]) -> list[str]:
         f"{name.upper()} {value:.3f}" for name, value in top["by_chance"].items() if name in ("psi", "js")
     )
     said = f"By chance alone '{top['feature']}' would have {by_chance}: see 'flywheel drift {top['feature']}'."
-    return [*lines, "", said, "Evidence: orders of magnitude above the e-detector's line."]
+    effect = "Effect: the shift, in standard deviations, that moves a normal feature's cells as much."
+    return [*lines, "", said, effect, "Evidence: orders of magnitude above the e-detector's line."]
 
 
 def _detail(told: dict[str, Any]) -> list[str]:
