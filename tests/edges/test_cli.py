@@ -162,6 +162,35 @@ def test_a_database_that_cannot_be_written_is_told_without_a_traceback(
     assert "Traceback" not in done.err
 
 
+def test_where_there_is_nothing_to_look_at_every_command_ends_with_two(flywheel: Any, table: Path) -> None:
+    assert flywheel("init", table, "--model", "m", "--target", "y", "--time", "when").code == 0
+    for command, words in (("drift", "Nothing was served"), ("parity", "no event of"), ("backtest", "no champion")):
+        done = flywheel(command, "--json")
+        assert (done.code, done.err) == (2, "")
+        assert words in done.json["error"]["message"]
+
+
+def test_the_figures_of_a_demo_are_printed_before_its_page_stays_up(
+    flywheel: Any, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = ""
+
+    class Kept:
+        def wait(self) -> None:
+            nonlocal printed
+            printed = capsys.readouterr().out
+            raise KeyboardInterrupt
+
+    def run(*_: object, at_end: Any, **__: object) -> None:
+        at_end({"versions": 2}, "http://127.0.0.1:1/")
+
+    monkeypatch.setattr("streams.demo.story.run", run)
+    assert flywheel("demo", "--json").json == {"versions": 2}
+    monkeypatch.setattr("streams.cli.demo.threading.Event", Kept)
+    assert flywheel("demo", "--json", "--keep").code == EXIT_INTERRUPTED
+    assert json.loads(printed) == {"versions": 2}
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "streams.cli", "config", "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
