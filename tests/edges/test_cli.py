@@ -232,6 +232,12 @@ def test_validation_reads_what_the_file_names(flywheel: Any, table: Path, tmp_pa
     done = flywheel("config", "validate")
     assert done.code == 2
     assert "sure_and_wrong" in done.err
+    for kind in ("profile.json", "base.parquet"):
+        assert f"/{kind}" in text
+        file.write_text(text.replace(f"/{kind}", f"/no-{kind}"))
+        done = flywheel("config", "validate")
+        assert done.code == 2
+        assert f"m/no-{kind}" in done.err
     file.write_text(text)
     (tmp_path / "m" / "contract.avsc").write_text("{}")
     done = flywheel("config", "validate")
