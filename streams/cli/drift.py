@@ -69,10 +69,9 @@ def drift(
         with looking_at(reader.engine) as connection:
             newest = reader.windows.newest_us(connection, name)
             until_us = (newest or 0) + HOUR_US
-            from_us = _beginning(configured, newest or 0, since_us)
             served = served_days(
-                reader.windows, connection, configured,
-                slice_name=slice_name, from_us=from_us, until_us=until_us, version=version,
+                reader.windows, connection, configured, version=version, slice_name=slice_name,
+                from_us=_beginning(configured, newest or 0, since_us), until_us=until_us,
             )  # fmt: skip
         if not served.days:
             raise UsageError(
@@ -80,7 +79,8 @@ def drift(
                 action="See 'flywheel status', or name another --since, --version or --slice.",
             )
         told: dict[str, Any] = {
-            "model": name, "slice": slice_name, "from": format_us(from_us), "until": format_us(until_us),
+            "model": name, "slice": slice_name,
+            "from": format_us(min(served.hours) * HOUR_US), "until": format_us((max(served.hours) + 1) * HOUR_US),
             "versions": served.versions, "days": len(served.days),
             "reference_rows": configured.profile.m,
         }  # fmt: skip

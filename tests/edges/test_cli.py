@@ -170,6 +170,19 @@ def test_where_there_is_nothing_to_look_at_every_command_ends_with_two(flywheel:
         assert words in done.json["error"]["message"]
 
 
+def test_what_backtest_is_to_run_with_is_checked_by_name(flywheel: Any, table: Path) -> None:
+    assert flywheel("init", table, "--model", "m", "--target", "y", "--time", "when").code == 0
+    for options, words in (
+        (("--set", "drift_zz=3"), "has no key 'drift_zz'. Did you mean 'drift_z'?"),
+        (("--set", "qqqqqqqq=3"), "has no key 'qqqqqqqq'. See 'flywheel config schema'."),
+        (("--rule", "psi:abc"), "'abc' in 'psi:abc' is neither a limit nor a window's length"),
+        (("--rule", "psi:0.1:abc"), "'abc' in 'psi:0.1:abc' is not a window's length"),
+    ):
+        done = flywheel("backtest", *options, "--json")
+        assert done.code == 2
+        assert words in done.json["error"]["message"]
+
+
 def test_the_figures_of_a_demo_are_printed_before_its_page_stays_up(
     flywheel: Any, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

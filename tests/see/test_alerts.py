@@ -288,6 +288,12 @@ def test_an_incident_is_listed_shown_acknowledged_and_closed(bare: World) -> Non
     run(bare, "close", INCIDENT, "--as", "fixed", code=1)  # it closed by itself
 
 
+def test_an_empty_name_is_no_incident(bare: World) -> None:
+    keep(bare, {}, record())
+    done = CliRunner().invoke(cli, [*bare.argv, "alerts", "show", ""])
+    assert str(done.exception).startswith("No incident ''.")
+
+
 def test_closing_goes_to_the_worker_with_the_verdict(bare: World) -> None:
     keep(bare, {}, record(), record(1, state="extended"))
     run(bare, "close", INCIDENT, "--as", "false-alarm", "--who", "ann", "--note", "a holiday")
@@ -297,6 +303,9 @@ def test_closing_goes_to_the_worker_with_the_verdict(bare: World) -> None:
     assert json.loads(row.record["detail"]) == {"settled_as": "false_alarm", "by": "ann", "note": "a holiday"}
     keep(bare, {}, row.record)  # as the worker does
     (told,) = json.loads(run(bare, "list", "--all", "--json"))
+    shown = json.loads(run(bare, "show", INCIDENT, "--json"))
+    assert told["alert_count"] == shown["alert_count"] == len(shown["alerts"]) == 3
+    assert told.keys() < shown.keys()
     assert (told["state"], told["verdict"], told["closed_us"]) == ("closed", "false_alarm", OPENED_US + HOUR_US)
     assert "no such incidents" in run(bare, "list")
 

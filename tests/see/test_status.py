@@ -376,8 +376,10 @@ def test_status_of_nothing_creates_nothing(tmp_path: Path, monkeypatch: pytest.M
 def test_a_database_with_other_tables_is_told_without_a_traceback(world: World) -> None:
     with write(world.engine) as connection:
         progress.drop(connection)
-    with pytest.raises(DatabaseUnreachableError, match="no such table: progress"):
+    with pytest.raises(DatabaseUnreachableError, match="no such table: progress") as caught:
         gathered(world)
+    assert caught.value.advice.startswith("See to the file")
+    assert "server" not in caught.value.advice
 
 
 def test_watching_ends_cleanly_with_ctrl_c(world: World) -> None:
