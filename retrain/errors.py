@@ -35,6 +35,12 @@ class ParityError(FlywheelError):
     action = "Try it with 'flywheel parity --model MODEL'; see 'function' under [models.MODEL.parity]."
 
 
+class NoParityError(UsageError):
+    """There is nothing to recompute, or no feature code to do it with."""
+
+    action = "Log inputs first, and name the function under [models.MODEL.parity] of flywheel.toml."
+
+
 class RunInProgressError(FlywheelError):
     """Another retraining run of this model is under way."""
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import polars as pl
 
-from retrain.errors import ParityError
+from retrain.errors import NoParityError, ParityError
 from retrain.joined import KIND_TYPES, feature_columns
 from retrain.launch import ONE_THREAD
 from retrain.policy import ParityPolicy
@@ -204,7 +204,7 @@ def _compared(both: pl.DataFrame, field: Field) -> FeatureParity:
 def check(root: Path, contract: Contract, policy: ParityPolicy, since_us: int, until_us: int, folder: Path) -> Parity:
     """Sample, recompute and compare; see :func:`recompute` for errors."""
     if policy.function is None:
-        raise ParityError(
+        raise NoParityError(
             f"No feature code is registered for '{contract.model}'.",
             action=f'Name it in flywheel.toml: [models.{contract.model}.parity] function = "module:function".',
         )

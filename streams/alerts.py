@@ -84,8 +84,8 @@ def get(engine: sa.Engine, name: str) -> Incident:
     with read(engine) as connection:
         like = alert.c.incident_id.startswith(name, autoescape=True)
         ids = sorted(connection.execute(sa.select(alert.c.incident_id).where(like).distinct()).scalars())
-        if name in ids:
-            ids = [name]
+        if name in ids or not name:  # everything begins with nothing
+            ids = [name] if name else []
         if len(ids) != 1:
             what = f"Several incidents begin with '{name}': {', '.join(ids[:5])}." if ids else f"No incident '{name}'."
             raise UsageError(what, action="See 'flywheel alerts list'.")

@@ -42,6 +42,11 @@ class Past:
     has_answers: bool
     notes: tuple[str, ...] = ()
 
+    def records(self, start: int, end: int) -> int:
+        """How many records of the topics these events are: an input and a prediction, or the feedback."""
+        kinds = self.events["kind"].slice(start, end - start)
+        return kinds.len() + int((kinds == ASKED).sum())
+
     @property
     def digest(self) -> str:
         """Of what will be sent: a position is of one file with one reading."""

@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from labeling import queries
 from retrain.registry import CHAMPION
 from retrain.tables import alias_event, model_version, retrain_decision, retrain_run, run_candidate
-from schemas.database import open_database, read
+from schemas.database import open_database, read, unreachable
 from schemas.database.outbox import outbox
-from schemas.errors import DatabaseUnreachableError, FlywheelError
+from schemas.errors import FlywheelError
 from schemas.events import SOURCES, topic
 from schemas.parts import N_TRUTH, N
 from schemas.registry import Codec
@@ -189,10 +189,7 @@ def looking_at(engine: sa.Engine) -> Iterator[sa.Connection]:
         with read(engine) as connection:
             yield connection
     except sa.exc.DBAPIError as error:
-        reason = str(error.orig).strip().partition("\n")[0]
-        raise DatabaseUnreachableError(
-            f"The database {engine.url.render_as_string()} does not answer: {reason}."
-        ) from error
+        raise unreachable(engine, error) from error
 
 
 def open_status(config: Config) -> StatusReader:

@@ -85,6 +85,7 @@ class Watch:
     _unwritten: list[AlertRecord] = field(default_factory=list)
     """Raised and not yet stored: an error in between must not lose them."""
     _saved: float = 0.0
+    _is_unsaved: bool = False
     _unseen: set[str] = field(default_factory=set)
     """Models with counts that nobody looked at yet."""
     _foresight: Foresight = field(init=False)
@@ -147,6 +148,7 @@ class Watch:
                     statement = upsert(connection, staleness_table).values(model=model, **values)
                     connection.execute(statement.on_conflict_do_update(index_elements=["model"], set_=values))
                 self._unseen.discard(model)
+            self._save_if_due(is_late=True)  # no hour may close any more: a stream that pauses, a replay that ended
 
     def _begin_late(self, model: str, parts: Sequence[Part]) -> None:
         """The first pair of a model that nobody registered; what came before it belongs to no version."""
@@ -170,10 +172,14 @@ class Watch:
                 alerts += self._foresight.take_back(watched.monitor, alerts)
                 self._unwritten += alerts
                 found += alerts
+            self._is_unsaved = True
             self._write_all()
-            if time.monotonic() - self._saved >= SNAPSHOT_INTERVAL_S:
-                self.save()
+            self._save_if_due()
         return found
+
+    def _save_if_due(self, *, is_late: bool = False) -> None:
+        if self._is_unsaved and time.monotonic() - self._saved >= SNAPSHOT_INTERVAL_S:
+            self.save(is_late=is_late)
 
     def _write_all(self) -> None:
         while self._unwritten:
@@ -194,8 +200,14 @@ class Watch:
             self._write_all()
         return found
 
-    def save(self) -> None:
-        """Keep what the monitors learnt."""
+    def save(self, *, is_late: bool = False) -> None:
+        """Keep what the monitors learnt.
+
+        Parameters
+        ----------
+        is_late
+            Some time after it was judged: another worker may have taken over and judged more, and then that stays.
+        """
         self._saved = time.monotonic()
         for model, watched in self.models.items():
             data = _lean(watched.monitor)
@@ -207,10 +219,13 @@ class Watch:
             with write(self.runtime.engine) as connection:
                 values = {"evaluated_us": hour_us, "snapshot": data, "learning": learning}
                 statement = upsert(connection, monitor_state).values(model=model, **values)
-                connection.execute(statement.on_conflict_do_update(index_elements=["model"], set_=values))
-                for each in days:
-                    _keep_day(connection, model, each)
+                where = monitor_state.c.evaluated_us < hour_us if is_late else None
+                statement = statement.on_conflict_do_update(index_elements=["model"], set_=values, where=where)
+                if connection.execute(statement).rowcount:
+                    for each in days:
+                        _keep_day(connection, model, each)
             watched.monitor.course.over.clear()  # not before they are kept
+        self._is_unsaved = False
 
     def promoted(self, model: str, time_us: int) -> None:
         """The champion of a model changed at an event time."""

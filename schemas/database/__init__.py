@@ -128,6 +128,18 @@ def read(engine: sa.Engine) -> Iterator[sa.Connection]:
         yield connection
 
 
+def unreachable(engine: sa.Engine, error: sa.exc.DBAPIError) -> DatabaseUnreachableError:
+    """What the driver says of a database that does not answer, and what to see to: a server, or a file."""
+    reason = str(error.orig).strip().partition("\n")[0] if error.orig else "no reason given"
+    is_file = engine.dialect.name == "sqlite"
+    return DatabaseUnreachableError(
+        f"The database {engine.url.render_as_string()} does not answer: {reason}.",
+        action="See to the file: that it is Flywheel's, the space on its disk, the rights on its folder."
+        if is_file
+        else None,
+    )
+
+
 def open_database(url: str, *, migrate: bool = True) -> sa.Engine:
     """Open the database and bring its schema up to date.
 
@@ -145,10 +157,7 @@ def open_database(url: str, *, migrate: bool = True) -> sa.Engine:
             upgrade(engine)
     except sa.exc.OperationalError as error:
         engine.dispose()
-        reason = str(error.orig).strip().splitlines()[0] if error.orig else "no reason given"
-        raise DatabaseUnreachableError(
-            f"The database {engine.url.render_as_string()} does not answer: {reason}."
-        ) from error
+        raise unreachable(engine, error) from error
     except BaseException:
         engine.dispose()
         raise

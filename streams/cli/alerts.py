@@ -233,7 +233,7 @@ def _told(incident: Incident) -> dict[str, Any]:
         "opened_us": incident.opened_us,
         "closed_us": incident.closed_us,
         "verdict": incident.verdict,
-        "alerts": len(incident.alerts),
+        "alert_count": len(incident.alerts),
         "message": incident.alerts[0]["message"],
         "actions": incident.actions,
     }

@@ -219,6 +219,7 @@ def _changed(policy: MonitorPolicy, changes: tuple[str, ...]) -> MonitorPolicy:
         If a key or value is not one of the policy's.
     """
     import tomllib
+    from difflib import get_close_matches
 
     from pydantic import ValidationError
 
@@ -227,8 +228,13 @@ def _changed(policy: MonitorPolicy, changes: tuple[str, ...]) -> MonitorPolicy:
     values = policy.model_dump()
     for text in changes:
         key, _, value = text.partition("=")
+        key = key.strip()
+        if key not in values:
+            near = get_close_matches(key, values, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else "See 'flywheel config schema'."
+            raise click.BadParameter(f"[models.NAME.monitor] has no key '{key}'. {hint}", param_hint="--set")
         try:
-            values[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+            values[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             raise click.BadParameter(f"'{text}' is not KEY=VALUE with a value as in TOML.") from None
     try:

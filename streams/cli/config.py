@@ -52,13 +52,17 @@ def _table(name: str, content: dict[str, Any]) -> None:
 @json_option
 @pass_session
 def validate(session: Session, as_json: bool) -> None:
-    """Check the configuration and every contract and profile that it names."""
+    """Check the configuration and every contract, profile and table that it names."""
+    from schemas.errors import ConfigError
+
     settings = session.config
     for model in settings.models.values():
-        if model.has_profile:
-            _check_rules(model, settings.window_s)
-        else:
-            _ = model.contract
+        _check_rules(model, settings.window_s)
+        if model.reference is not None and not model.reference.is_file():
+            raise ConfigError(
+                f"[models.{model.name}] names the reference {model.reference}, which is not there.",
+                action="Correct the path, or take it out: only the first training reads it.",
+            )
     if as_json:
         echo_json({"file": settings.file, "models": sorted(settings.models), "is_valid": True})
     else:

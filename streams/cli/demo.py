@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -54,7 +54,11 @@ def demo(
     def say(text: str) -> None:
         click.echo(text, err=as_json)
 
-    def stay(url: str) -> None:
+    def at_end(result: dict[str, Any], url: str) -> None:
+        if as_json:
+            click.echo(json.dumps(result, indent=1))
+        if not keep:
+            return
         click.echo(f"The status page stays up at {url}; Ctrl-C ends it.", err=True)
         threading.Event().wait()
 
@@ -63,14 +67,12 @@ def demo(
         from streams.demo import digits_story
 
         asked = _review if ask else None
-        result = digits_story.run(place, say, fresh=fresh, review=asked, keep=stay if keep else None)
+        digits_story.run(place, say, fresh=fresh, review=asked, at_end=at_end)
     else:
         from streams.demo import story
 
         cards = (lambda store: _review(store, CARDS)) if ask else None
-        result = story.run(place, say, fault=fault, fresh=fresh, review=cards, keep=stay if keep else None)
-    if as_json:
-        click.echo(json.dumps(result, indent=1))
+        story.run(place, say, fault=fault, fresh=fresh, review=cards, at_end=at_end)
 
 
 def _review(store: LabelStore, limit: int) -> None:

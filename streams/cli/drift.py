@@ -70,10 +70,9 @@ def drift(
         with looking_at(reader.engine) as connection:
             newest = reader.windows.newest_us(connection, name)
             until_us = (newest or 0) + HOUR_US
-            from_us = _beginning(configured, newest or 0, since_us)
             served = served_days(
-                reader.windows, connection, configured,
-                slice_name=slice_name, from_us=from_us, until_us=until_us, version=version,
+                reader.windows, connection, configured, version=version, slice_name=slice_name,
+                from_us=_beginning(configured, newest or 0, since_us), until_us=until_us,
             )  # fmt: skip
         if not served.days:
             raise UsageError(
@@ -81,7 +80,8 @@ def drift(
                 action="See 'flywheel status', or name another --since, --version or --slice.",
             )
         told: dict[str, Any] = {
-            "model": name, "slice": slice_name, "from": format_us(from_us), "until": format_us(until_us),
+            "model": name, "slice": slice_name,
+            "from": format_us(min(served.hours) * HOUR_US), "until": format_us((max(served.hours) + 1) * HOUR_US),
             "versions": served.versions, "days": len(served.days),
             "reference_rows": configured.profile.m, "rows_of_other_profiles": served.elsewhere,
         }  # fmt: skip
@@ -170,7 +170,8 @@ def _draw(path: Path, told: dict[str, Any], view: dict[str, Any], configured: Mo
         for each in told["features"][:PICTURED]:
             one = _one(configured, served, each["feature"])
             charts.append(histogram_chart({"name": each["feature"], "cells": one["cells"]}))
-        head = ["feature", *(title for title, _ in SCORES.values()), "chi-square p", "effect", "evidence", "changed"]
+        titles = [title for title, _ in SCORES.values()]
+        head = ["feature", *titles, "chi-square p", "effect, sd", "evidence", "changed"]
         rows = [[row["feature"], *_figures(row, "")] for row in told["features"]]
         tables.append(Table("All features, the most moved first", head, rows))
     else:
@@ -205,7 +206,7 @@ def _figures(row: dict[str, Any], nothing: str = "-") -> list[str]:
 
     scores = [row[name] for name in ("psi", "ks", "js", "w1", "hellinger", "linf")]
     shown = [nothing if value is None else f"{value:.3f}" for value in scores]
-    return [*shown, p_value(row["chi2_p"]), f"{row['eps']:.3f}", _orders(row["orders"]), row["change"] or nothing]
+    return [*shown, p_value(row["chi2_p"]), f"{row['shift']:.3f}", _orders(row["orders"]), row["change"] or nothing]
 
 
 def _orders(orders: float | None) -> str:
@@ -229,7 +230,8 @@ def _table(told: dict[str, Any]) -> list[str]:
         f"{name.upper()} {value:.3f}" for name, value in top["by_chance"].items() if name in ("psi", "js")
     )
     said = f"By chance alone '{top['feature']}' would have {by_chance}: see 'flywheel drift {top['feature']}'."
-    return [*lines, "", said, "Evidence: orders of magnitude above the e-detector's line."]
+    effect = "Effect: the shift, in standard deviations, that moves a normal feature's cells as much."
+    return [*lines, "", said, effect, "Evidence: orders of magnitude above the e-detector's line."]
 
 
 def _detail(told: dict[str, Any]) -> list[str]:

@@ -26,7 +26,7 @@ def parity(
     The function is named in flywheel.toml under [models.NAME.parity]. The worker does the same once a day. Ends with 1
     if more rows of a feature differ than the contract's tolerance and 'max_share' allow.
     """
-    from retrain.errors import ParityError
+    from retrain.errors import NoParityError
     from retrain.joined import newest_event_us
     from schemas.database import open_database
     from schemas.times import DAY_US
@@ -36,7 +36,7 @@ def parity(
     name = model or _only(list(config.models))
     newest = newest_event_us(config.archive_dir, config.model(name).contract)
     if newest is None:
-        raise ParityError(f"The archive holds no event of '{name}'.", action="Log inputs first.")
+        raise NoParityError(f"The archive holds no event of '{name}'.", action="Log inputs first.")
     end_us = until_us if until_us is not None else newest + 1
     engine = open_database(config.database_url)
     try:

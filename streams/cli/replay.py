@@ -89,7 +89,10 @@ def replay(
     if as_json:
         echo_json(told)
     else:
-        click.echo(f"{told['sent']} events sent, {told['before']} were sent before; {told['waiting']} not counted yet.")
+        click.echo(
+            f"{told['sent']} events sent (predictions with their inputs, and truths: {told['records']} records), "
+            f"{told['before']} were sent before; {told['waiting']} records are not counted yet."
+        )
 
 
 def _columns(config: Config, name: str, options: Mapping[str, Any]) -> ColumnsConfig:
@@ -139,12 +142,13 @@ def _run(config: Config, name: str, past: Past, endpoint: Endpoint, options: Map
         ) from error
     finally:
         engine.dispose()
-    sent = 0 if last is None else last.sent - before
+    end = before if last is None else last.sent
     return {
         "model": name,
         "events": past.events.height,
         "before": before,
-        "sent": sent,
+        "sent": end - before,
+        "records": past.records(before, end),
         "waiting": 0 if last is None else last.behind,
     }
 
@@ -219,14 +223,15 @@ def _shown(total: int, before: int) -> Iterator[Callable[[Progress], None]]:
             share = progress.sent / progress.total
             if share >= told[0] + LINE_EVERY or (share == 1.0 and told[0] < 1.0):
                 told[0] = share
-                click.echo(f"{share:4.0%} {format_us(progress.time)} {progress.behind} to be counted", err=True)
+                click.echo(f"{share:4.0%} {format_us(progress.time)} {progress.behind} records to be counted", err=True)
 
         yield line
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    texts = TextColumn("{task.fields[at]} {task.completed}/{task.total} events, {task.fields[behind]} to be counted")
+    sent, behind = "{task.completed}/{task.total} events", "{task.fields[behind]} records to be counted"
+    texts = TextColumn("{task.fields[at]} " + f"{sent}, {behind}")
     with Progress(BarColumn(), texts, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=total, completed=before, at="", behind=0)
         yield lambda now: bar.update(task, completed=now.sent, at=format_us(now.time), behind=now.behind)

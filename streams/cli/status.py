@@ -159,6 +159,8 @@ def _model(name: str, model: dict[str, Any]) -> list[str]:
 
 def _staleness(told: dict[str, Any] | None) -> list[str]:
     """The features that left training, the farthest first."""
+    from streams.logic.scores import shift_of
+
     if told is None:
         return []
     gone = [each for each in told["features"] if each["level"] != "quiet"]
@@ -171,7 +173,7 @@ def _staleness(told: dict[str, Any] | None) -> list[str]:
         cells = ", ".join(cell for cell, _ in each["top"])
         orders = max(each["orders"] or 0.0, each["skew_orders"] or 0.0, key=abs)
         line = f"{abs(orders):.1f} orders of magnitude {'above' if orders >= 0 else 'below'} the line"
-        found += _row("", f"{each['feature']} since {each['since']}: {each['eps']:.2f} sd, {line} ({cells})")
+        found += _row("", f"{each['feature']} since {each['since']}: {shift_of(each['eps']):.2f} sd, {line} ({cells})")
     return found if len(gone) <= STALE_SHOWN else [*found, *_row("", f"and {len(gone) - STALE_SHOWN} more (--json)")]
 
 

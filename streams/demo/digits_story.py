@@ -105,9 +105,9 @@ def _timed(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def run(
-    folder: Path, say: Say, *, fresh: bool, review: Review | None, keep: Callable[[str], None] | None
-) -> dict[str, Any]:
-    """Play the digits; the JSON of the end."""
+    folder: Path, say: Say, *, fresh: bool, review: Review | None, at_end: Callable[[dict[str, Any], str], None]
+) -> None:
+    """Play the digits; what is found is told at the end, while the page is still up."""
     workspace = Workspace.open(folder, {"demo": "digits"}, fresh=fresh)
     cut = digits.split(0)
     config = prepare(workspace, cut, say)
@@ -124,10 +124,8 @@ def run(
             result = _play(driver, cut, say, review)
             workspace.done("stream", is_finished=True)
             driver.close()
-            if keep is not None:
-                keep(f"http://{config.web_host}:{up.web_port}/")
+            at_end(result, f"http://{config.web_host}:{up.web_port}/")
             engine.dispose()
-    return result
 
 
 def _play(driver: Driver, cut: digits.Split, say: Say, review: Review | None) -> dict[str, Any]:

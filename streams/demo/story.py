@@ -356,9 +356,9 @@ def run(
     fault: str,
     fresh: bool,
     review: Review | None,
-    keep: Callable[[str], None] | None,
-) -> dict[str, Any]:
-    """Play the flights; the JSON of the end."""
+    at_end: Callable[[dict[str, Any], str], None],
+) -> None:
+    """Play the flights; what is found is told at the end, while the page is still up."""
     planted = fault_named(fault)
     workspace = Workspace.open(folder, {"demo": "flights", "fault": fault}, fresh=fresh)
     departures = flights.load_departures(folder.parent / "cache")
@@ -384,7 +384,5 @@ def run(
             result = story.to_json()
             workspace.done(flights.DEMO_LAST_DAY.isoformat(), is_finished=True)
             driver.close()
-            if keep is not None:
-                keep(f"http://{config.web_host}:{up.web_port}/")
+            at_end(result, f"http://{config.web_host}:{up.web_port}/")
             engine.dispose()
-    return result

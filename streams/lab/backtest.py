@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from scipy import stats
 
 from retrain.registry import Version
-from schemas.errors import FlywheelError
+from schemas.errors import UsageError
 from schemas.times import DAY_US, HOUR_US, format_us
 from streams.history import predict_of, version_rows
 from streams.lab.arrivals import counted, recorded_facts
@@ -28,7 +28,7 @@ HISTORY_DAYS = 60
 REFERENCE_ROWS_MIN = 100
 
 
-class NoPastError(FlywheelError):
+class NoPastError(UsageError):
     """There is not enough recorded to run a rule over."""
 
     action: ClassVar[str] = (

@@ -101,7 +101,11 @@ class Rule:
         is_share = kind.is_p or kind.statistic is None
         if not (0 < limit < 1 if is_share else 0 < limit < math.inf):
             raise RuleError(f"The limit of '{text}' must be above 0{' and below 1' if is_share else ''}.")
-        return cls(match[1], limit, 24 if match[3] is None else _hours(match[3]))
+        hours = 24 if match[3] is None else _hours(match[3])
+        if hours is None:
+            what = "neither a limit nor a window's length" if match[2] is None else "not a window's length"
+            raise RuleError(f"'{match[3]}' in '{text}' is {what} (hourly, daily, weekly, 6h, 3d).")
+        return cls(match[1], limit, hours)
 
     @property
     def kind(self) -> Kind:
@@ -123,11 +127,9 @@ class Rule:
 USUAL = tuple(Rule(name, kind.usual) for name, kind in KINDS.items())
 
 
-def _hours(text: str) -> int:
+def _hours(text: str) -> int | None:
     if text in LENGTHS:
         return LENGTHS[text]
     match = LENGTH.fullmatch(text)
     hours = int(match[1]) * (24 if match[2] == "d" else 1) if match else 0
-    if not 1 <= hours <= 31 * 24:
-        raise RuleError(f"'{text}' is not a window's length: hourly, daily, weekly, 6h, 3d.")
-    return hours
+    return hours if 1 <= hours <= 31 * 24 else None

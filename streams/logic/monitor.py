@@ -170,10 +170,9 @@ class Monitor:
         """What is silent because too little is known yet, and why, by channel."""
         policy, found = self.policy, {}
         baseline = self.today.baseline.days if self.today is not None else 0
-        known, needed = (baseline, policy.baseline_days_min)
-        if known >= needed:
-            known, needed = self.spread.days, policy.spread_days_min
-        if self.today is None or known < needed:
+        if self.today is None or not self._can_judge(self.today):  # a spread begins when a baseline is known
+            known = min(baseline, policy.baseline_days_min) + min(self.spread.days, policy.spread_days_min)
+            needed = policy.baseline_days_min + policy.spread_days_min
             found["drift"] = f"{known} of the {needed} healthy days that it needs are known"
         if self.invariants.is_learning:
             days, least = self.invariants.learned_days, policy.baseline_days_min

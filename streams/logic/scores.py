@@ -55,7 +55,8 @@ class DistanceScores:
     chi2, chi2_p
         Two-sample chi-square statistic, and its p-value: a large sample makes any of them small.
     eps, eps_low
-        Effect in units of a standard deviation, corrected for chance, and its lower confidence bound at z = 2.33.
+        Effect: the square root of the chi-square divergence, corrected for chance, and its lower confidence bound at
+        z = 2.33. A small one is a shift in standard deviations, a large one grows far beyond it: see :attr:`shift`.
     top
         (cell, (q-p)/sqrt(p)) of the three cells that contribute most.
     by_chance
@@ -77,6 +78,16 @@ class DistanceScores:
     by_chance: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def shift(self) -> float:
+        """The effect as people read it: the shift of a normal feature, in standard deviations, that moves as much."""
+        return shift_of(self.eps)
+
+    @property
+    def shift_low(self) -> float:
+        """The least that it is for certain."""
+        return shift_of(self.eps_low)
+
+    @property
     def psi_by_chance(self) -> float:
         """(K-1)(1/n + 1/m)."""
         return self.by_chance.get("psi", 0.0)
@@ -91,7 +102,7 @@ class DistanceScores:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""
-        names = ("psi", "ks", "js", "w1", "hellinger", "linf", "chi2", "chi2_p", "eps", "eps_low")
+        names = ("psi", "ks", "js", "w1", "hellinger", "linf", "chi2", "chi2_p", "eps", "eps_low", "shift", "shift_low")
         return {
             "rows": self.rows,
             **{name: getattr(self, name) for name in names},
@@ -151,6 +162,15 @@ def effect(q: Array, p: Array) -> float:
     0.182574185835
     """
     return math.sqrt(float(np.sum(np.square(q - p) / p)))
+
+
+def shift_of(eps: float) -> float:
+    """The shift of a normal feature, in standard deviations, whose chi-square divergence exp(d^2) - 1 is eps^2.
+
+    >>> round(shift_of(0.1), 4), round(shift_of(21.0), 4)
+    (0.0998, 2.4681)
+    """
+    return math.sqrt(math.log1p(eps * eps))
 
 
 def positions(feature: FeatureProfile) -> Array:

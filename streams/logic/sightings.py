@@ -203,8 +203,8 @@ def _stale(said: Staleness, hour: int, policy: MonitorPolicy, affected: tuple[st
     where = f"{abs(orders):.1f} orders of magnitude {'above' if orders >= 0 else 'below'}"
     cells = ", ".join(cell for cell, _ in said.top)
     message = (
-        f"{said.feature} left training at {format_us(said.since * HOUR_US)}: {scores.eps:.2f} sd"
-        f" (at least {scores.eps_low:.2f}) over {scores.rows} rows, most in {cells}; the evidence is {where} the line"
+        f"{said.feature} left training at {format_us(said.since * HOUR_US)}: {scores.shift:.2f} sd"
+        f" (at least {scores.shift_low:.2f}) over {scores.rows} rows, most in {cells}; the evidence is {where} the line"
         f" of one false page in {policy.a_page:,.0f} hours: the model is stale."
     )
     detail = {**said.as_dict(), "since_us": said.since * HOUR_US, "affected": list(affected), "verdict": STALE}

@@ -79,7 +79,7 @@ class Staleness:
         }  # fmt: skip
         if self.scores is None:
             return told
-        scores = {name: round(getattr(self.scores, name), 4) for name in ("eps", "eps_low", "psi")}
+        scores = {name: round(getattr(self.scores, name), 4) for name in ("eps", "eps_low", "shift", "psi")}
         top = [[cell, round(pull, 4)] for cell, pull in self.top]
         return told | {"since": format_us(self.since * HOUR_US), "rows": self.scores.rows, **scores, "top": top}
 

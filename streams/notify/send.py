@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import smtplib
-from collections.abc import Mapping, Sequence
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -22,15 +26,19 @@ from streams.notify.policy import NotifierConfig
 
 ERROR_CHARS = 300
 SMTP_PORTS = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
+CUT_AGAIN_S = 0.1
+"""At the deadline a connection may just be made: it is cut as soon as it is there."""
 
 log = structlog.get_logger("flywheel.notify")
 
 
 class Sender:
-    """Tells what one notifier is to tell, in its order; each has a timer of its own: a slow one holds up no other."""
+    """Tells what one notifier is to tell, in its order; each has a timer and a thread of its own: a slow one holds up
+    no other, nor the handlers that share the loop's threads."""
 
     def __init__(self, engine: sa.Engine, name: str, notifier: NotifierConfig) -> None:
         self._engine, self._name, self._notifier = engine, name, notifier
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"flywheel.notify.{name}")
 
     async def __call__(self) -> int:
         """Try what is due, up to the first that does not arrive; how much did."""
@@ -53,7 +61,7 @@ class Sender:
     async def _try(self, row: sa.RowMapping) -> bool:
         try:
             async with asyncio.timeout(self._notifier.timeout_s):
-                await deliver({**row, "state": row["alert_state"]}, self._notifier)
+                await deliver({**row, "state": row["alert_state"]}, self._notifier, self._thread)
         except Exception as error:
             await asyncio.to_thread(self._failed, row, _reason(error))
             return False
@@ -71,13 +79,17 @@ class Sender:
         tell("alert_not_told", notifier=self._name, alert=row["alert_id"], reason=reason, is_given_up=is_over)
 
 
-async def deliver(alert: Mapping[str, Any], notifier: NotifierConfig) -> None:
-    """One try; raises what went wrong."""
+async def deliver(alert: Mapping[str, Any], notifier: NotifierConfig, thread: ThreadPoolExecutor) -> None:
+    """One try; raises what went wrong. What blocks, blocks the thread that is given."""
+
+    async def blocking(work: Callable[..., None], *arguments: Any) -> None:
+        await asyncio.get_running_loop().run_in_executor(thread, work, *arguments)
+
     if notifier.kind == "file":
         assert notifier.path is not None
-        await asyncio.to_thread(_append, notifier.path, payloads.line(alert))
+        await blocking(_append, notifier.path, payloads.line(alert))
     elif notifier.kind == "email":
-        await asyncio.to_thread(_mail, payloads.email(alert, notifier), notifier)
+        await blocking(_mail, payloads.email(alert, notifier), notifier)
     elif notifier.kind == "slack":
         await _post(payloads.slack(alert, notifier))
     elif notifier.kind == "alertmanager":
@@ -118,12 +130,30 @@ def _mail(message: EmailMessage, notifier: NotifierConfig) -> None:
     where = urlsplit(notifier.url.get_secret_value())
     port = where.port or SMTP_PORTS[where.scheme]
     kind = smtplib.SMTP_SSL if where.scheme == "smtps" else smtplib.SMTP
-    with kind(where.hostname or "", port, timeout=notifier.timeout_s) as server:
-        if where.scheme == "smtp+starttls":
-            server.starttls()
-        if where.username and notifier.secret is not None:
-            server.login(unquote(where.username), notifier.secret.get_secret_value())
-        server.send_message(message)
+    server = kind(timeout=notifier.timeout_s)
+    vars(server)["_host"] = where.hostname  # given to the constructor it would connect, before there is what can be cut
+    is_over = threading.Event()
+    threading.Thread(target=_cut_at_deadline, args=(server, is_over, notifier.timeout_s), daemon=True).start()
+    try:
+        with server:
+            server.connect(where.hostname or "", port)
+            if where.scheme == "smtp+starttls":
+                server.starttls()
+            if where.username and notifier.secret is not None:
+                server.login(unquote(where.username), notifier.secret.get_secret_value())
+            server.send_message(message)
+    finally:
+        is_over.set()
+
+
+def _cut_at_deadline(server: smtplib.SMTP, is_over: threading.Event, timeout_s: float) -> None:
+    """The timeout of a socket is for each read: a server that sends a line now and then would never be over."""
+    is_over.wait(timeout_s)
+    while not is_over.wait(CUT_AGAIN_S):
+        connection = server.sock
+        if connection is not None:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def _reason(error: Exception) -> str:

@@ -34,8 +34,8 @@ def score_rows(scores: dict[str, Any]) -> list[list[str]]:
             chance, less = scores["by_chance"].get(name), scores["corrected"].get(name)
             rows.append([title, _figure(scores[name]), _figure(chance), _figure(less), usual])
     rows.append(["chi-square, and its p-value", f"{scores['chi2']:.1f}", "", p_value(scores["chi2_p"]), "p < 0.05"])
-    least = f"≥ {scores['eps_low']:.3f}"
-    return [*rows, ["effect, in standard deviations", _figure(scores["eps"]), "", least, "Flywheel: 0.1"]]
+    least = f"≥ {scores['shift_low']:.3f}"
+    return [*rows, ["effect, as a shift of a normal in sd", _figure(scores["shift"]), "", least, "Flywheel: 0.1"]]
 
 
 def p_value(p: float) -> str:

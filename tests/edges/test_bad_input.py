@@ -207,7 +207,7 @@ def test_a_monitor_says_what_it_does_not_judge_yet(tmp_path: Path) -> None:
     config = begun(tmp_path, table())
     monitor = Monitor(config.models["m"].monitor, MonitorInfo("m", "1", "UTC"), config.models["m"].profile, 0)
     assert monitor.learning() == {
-        "drift": "0 of the 14 healthy days that it needs are known",
+        "drift": "0 of the 28 healthy days that it needs are known",
         "frozen": "0 of the 14 healthy days that it needs are known",
     }
     assert "every channel: not monitored yet, because no worker has judged an hour" in told_of(config)["why_not"]

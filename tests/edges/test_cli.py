@@ -162,6 +162,48 @@ def test_a_database_that_cannot_be_written_is_told_without_a_traceback(
     assert "Traceback" not in done.err
 
 
+def test_where_there_is_nothing_to_look_at_every_command_ends_with_two(flywheel: Any, table: Path) -> None:
+    assert flywheel("init", table, "--model", "m", "--target", "y", "--time", "when").code == 0
+    for command, words in (("drift", "Nothing was served"), ("parity", "no event of"), ("backtest", "no champion")):
+        done = flywheel(command, "--json")
+        assert (done.code, done.err) == (2, "")
+        assert words in done.json["error"]["message"]
+
+
+def test_what_backtest_is_to_run_with_is_checked_by_name(flywheel: Any, table: Path) -> None:
+    assert flywheel("init", table, "--model", "m", "--target", "y", "--time", "when").code == 0
+    for options, words in (
+        (("--set", "drift_zz=3"), "has no key 'drift_zz'. Did you mean 'drift_z'?"),
+        (("--set", "qqqqqqqq=3"), "has no key 'qqqqqqqq'. See 'flywheel config schema'."),
+        (("--rule", "psi:abc"), "'abc' in 'psi:abc' is neither a limit nor a window's length"),
+        (("--rule", "psi:0.1:abc"), "'abc' in 'psi:0.1:abc' is not a window's length"),
+    ):
+        done = flywheel("backtest", *options, "--json")
+        assert done.code == 2
+        assert words in done.json["error"]["message"]
+
+
+def test_the_figures_of_a_demo_are_printed_before_its_page_stays_up(
+    flywheel: Any, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = ""
+
+    class Kept:
+        def wait(self) -> None:
+            nonlocal printed
+            printed = capsys.readouterr().out
+            raise KeyboardInterrupt
+
+    def run(*_: object, at_end: Any, **__: object) -> None:
+        at_end({"versions": 2}, "http://127.0.0.1:1/")
+
+    monkeypatch.setattr("streams.demo.story.run", run)
+    assert flywheel("demo", "--json").json == {"versions": 2}
+    monkeypatch.setattr("streams.cli.demo.threading.Event", Kept)
+    assert flywheel("demo", "--json", "--keep").code == EXIT_INTERRUPTED
+    assert json.loads(printed) == {"versions": 2}
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "streams.cli", "config", "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -203,6 +245,12 @@ def test_validation_reads_what_the_file_names(flywheel: Any, table: Path, tmp_pa
     done = flywheel("config", "validate")
     assert done.code == 2
     assert "sure_and_wrong" in done.err
+    for kind in ("profile.json", "base.parquet"):
+        assert f"/{kind}" in text
+        file.write_text(text.replace(f"/{kind}", f"/no-{kind}"))
+        done = flywheel("config", "validate")
+        assert done.code == 2
+        assert f"m/no-{kind}" in done.err
     file.write_text(text)
     (tmp_path / "m" / "contract.avsc").write_text("{}")
     done = flywheel("config", "validate")

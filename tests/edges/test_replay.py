@@ -229,7 +229,8 @@ def test_everything_is_sent_once_and_a_second_run_sends_nothing(past: Past, tmp_
     worker = Worker(Recorder())
     last = list(replaying(past, worker, tmp_path).run())[-1]
     assert (last.sent, last.total, last.behind) == (35, 35, 0)
-    assert len(worker.client.events) == 2 * 20 + 15
+    assert len(worker.client.events) == past.records(0, 35) == 2 * 20 + 15
+    assert past.records(0, 1) + past.records(1, 35) == 55
     assert worker.client.events[:2] == [("input", "k0"), ("prediction past 0.0", "k0")]
     assert list(replaying(past, worker, tmp_path).run()) == []
     assert len(worker.client.events) == 55

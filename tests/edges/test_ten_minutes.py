@@ -76,7 +76,7 @@ def test_a_model_of_one_s_own_is_watched_within_minutes(tmp_path: Path) -> None:
     flywheel(tmp_path, "retrain", "run", "--model", "bananas", "--initial", "bananas/base.parquet")
     with up(tmp_path):
         told = flywheel(tmp_path, "replay", "live.csv", "--champion")
-        assert told == {"model": "bananas", "events": 2000, "before": 0, "sent": 2000, "waiting": 0}
+        assert told == {"model": "bananas", "events": 2000, "before": 0, "sent": 2000, "records": 3000, "waiting": 0}
         assert flywheel(tmp_path, "replay", "live.csv", "--champion")["sent"] == 0
         status = flywheel(tmp_path, "status")
     model = status["models"]["bananas"]

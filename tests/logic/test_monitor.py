@@ -302,6 +302,18 @@ def test_without_history_drift_is_silent_and_says_that_it_learns() -> None:
     assert alerts == []
 
 
+def test_the_days_that_drift_still_needs_are_counted_through_baseline_and_spread() -> None:
+    known = []
+    for days in (17, 27, 30):
+        monitor = make_monitor(profile(), START_DAY)
+        history = served(None).filter(pl.col("event_time").is_between(day_us(START_DAY - days), day_us(START_DAY)))
+        monitor.add(make_parts(history, profile()))
+        monitor.advance(day_us(START_DAY) + 2 * HOUR_US)
+        known.append(monitor.learning()["drift"])
+    assert known == [f"{n} of the 28 healthy days that it needs are known" for n in (10, 14, 16)]
+    assert "drift" not in fresh().learning()
+
+
 def test_a_new_version_is_not_judged_by_what_its_inputs_used_to_mean() -> None:
     impact = make_impact(served(later))
     monitor = fresh()

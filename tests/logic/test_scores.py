@@ -119,6 +119,17 @@ def test_the_cells_that_moved_are_named_first() -> None:
     assert found.w1 is None
 
 
+@pytest.mark.parametrize("by", [0.1, 0.5, 1.0, 2.5])
+def test_the_effect_of_a_normal_feature_that_shifted_is_its_shift(by: float) -> None:
+    rng = np.random.default_rng(7)
+    training, served = rng.normal(size=100_000), rng.normal(by, 1.0, 100_000)
+    feature = build_feature(FieldSpec("x", "number"), pl.Series("x", training))
+    scores = compare(feature, np.bincount(feature.codes(pl.Series(served)), minlength=feature.cell_count))
+    assert scores.shift_low <= scores.shift == pytest.approx(by, rel=0.25)
+    assert scores.w1 is not None
+    assert scores.shift == pytest.approx(scores.w1, rel=0.35)
+
+
 def test_no_rows_a_constant_and_a_feature_that_is_all_null_have_scores_without_a_warning() -> None:
     assert compare(NUMBER, np.zeros(NUMBER.cell_count, np.int64)).psi == 0.0
     for values in ([1.0] * 200, [None] * 200):

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from retrain.testing import CLUSTER
-from schemas.database import read
+from schemas.database import read, write
 from schemas.database.outbox import pending
 from schemas.events import SOURCES
 from schemas.parts import Part
@@ -22,6 +23,7 @@ from streams.logic.incident import Sighting
 from streams.merging import Merger
 from streams.runtime import Runtime
 from streams.status import StatusReader
+from streams.tables import monitor_state
 from streams.testing.served import World, bare_world, parts_of_rows
 from streams.watch import Watch
 
@@ -134,6 +136,31 @@ def test_how_far_the_inputs_are_from_training_is_kept_once_for_each_news(world: 
     assert staleness_of(world)["looked"] >= told["looked"]  # type: ignore[index]
     for each in (worker, again):
         each.engine.dispose()
+
+
+def test_what_was_learnt_last_is_kept_though_no_hour_closes_any_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept() -> int | None:
+        with read(worker.engine) as connection:
+            return connection.execute(sa.select(monitor_state.c.evaluated_us)).scalar()
+
+    worker = Worker(world)
+    for message in messages(world):
+        worker.take(message)
+    judged = worker.watch.models["small"].monitor.next_hour * HOUR_US
+    worker.watch.look()
+    first = kept()
+    assert first is not None
+    assert first < judged  # all of it came in less than the interval
+    monkeypatch.setattr("streams.watch.SNAPSHOT_INTERVAL_S", 0.0)
+    worker.watch.look()
+    assert kept() == judged
+    with write(worker.engine) as connection:  # another worker has judged more meanwhile
+        connection.execute(sa.update(monitor_state).values(evaluated_us=judged + HOUR_US))
+    worker.watch.save(is_late=True)
+    assert kept() == judged + HOUR_US
+    worker.engine.dispose()
 
 
 def staleness_of(world: World) -> dict[str, Any] | None:

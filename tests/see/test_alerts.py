@@ -217,6 +217,29 @@ def test_odd_names_arrive_everywhere_and_call_nobody(bare: World, receiver: Rece
     assert "<" not in chat
 
 
+def test_a_mail_server_that_never_ends_its_answer_is_cut_off_at_the_deadline(bare: World) -> None:
+    is_cut, never = threading.Event(), threading.Event()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            try:
+                for _ in range(100):
+                    self.wfile.write(b"220-and more\r\n")
+                    never.wait(0.05)
+            except OSError:
+                is_cut.set()
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"smtp://127.0.0.1:{server.server_address[1]}"
+        told = {"mail": notifier(kind="email", url=url, sender="a@b.c", to=["d@e.f"], timeout_s=0.5)}
+        keep(bare, told, record())
+        assert send(bare, told) == 0
+        assert is_cut.wait(5), "it could send all it wanted to"
+        server.shutdown()
+    assert states(bare) == {("f0", "mail"): "waiting"}
+
+
 @contextmanager
 def mail_server() -> Iterator[tuple[int, list[str]]]:
     """The few words of SMTP that one mail takes."""
@@ -265,6 +288,12 @@ def test_an_incident_is_listed_shown_acknowledged_and_closed(bare: World) -> Non
     run(bare, "close", INCIDENT, "--as", "fixed", code=1)  # it closed by itself
 
 
+def test_an_empty_name_is_no_incident(bare: World) -> None:
+    keep(bare, {}, record())
+    done = CliRunner().invoke(cli, [*bare.argv, "alerts", "show", ""])
+    assert str(done.exception).startswith("No incident ''.")
+
+
 def test_closing_goes_to_the_worker_with_the_verdict(bare: World) -> None:
     keep(bare, {}, record(), record(1, state="extended"))
     run(bare, "close", INCIDENT, "--as", "false-alarm", "--who", "ann", "--note", "a holiday")
@@ -274,6 +303,9 @@ def test_closing_goes_to_the_worker_with_the_verdict(bare: World) -> None:
     assert json.loads(row.record["detail"]) == {"settled_as": "false_alarm", "by": "ann", "note": "a holiday"}
     keep(bare, {}, row.record)  # as the worker does
     (told,) = json.loads(run(bare, "list", "--all", "--json"))
+    shown = json.loads(run(bare, "show", INCIDENT, "--json"))
+    assert told["alert_count"] == shown["alert_count"] == len(shown["alerts"]) == 3
+    assert told.keys() < shown.keys()
     assert (told["state"], told["verdict"], told["closed_us"]) == ("closed", "false_alarm", OPENED_US + HOUR_US)
     assert "no such incidents" in run(bare, "list")
 

@@ -22,7 +22,7 @@ from schemas.errors import BrokerUnreachableError
 from schemas.history import history_parts
 from schemas.parts import N
 from schemas.profile import FieldSpec, build_profile
-from schemas.times import DAY_US, HOUR_US
+from schemas.times import DAY_US, HOUR_US, format_us
 from streams.cli import cli
 from streams.ends import LogEnds
 from streams.logic.counts import Layout, LocalHours
@@ -99,6 +99,9 @@ def test_a_slice_a_version_and_a_time_are_only_their_rows(world: World) -> None:
     newer = told(world, "delay", "--since", "2024-01-04")
     since = world.rows.filter(pl.col("event_time") >= START_US + 3 * DAY_US)
     assert newer["scores"]["rows"] == since.height
+    assert newer["from"] == format_us(int(since["event_time"].min()) // HOUR_US * HOUR_US)  # type: ignore[arg-type]
+    every = told(world, "delay")
+    assert every["from"] == format_us(int(world.rows["event_time"].min()) // HOUR_US * HOUR_US)  # type: ignore[arg-type]
     assert told(world, "delay", "--version", "v1")["scores"]["rows"] == world.rows.height
 
 

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from retrain.errors import ParityError
+from retrain.errors import NoParityError, ParityError
 from retrain.parity import check, compare, recompute, sample_rows
 from retrain.policy import ParityPolicy
 from retrain.testing import START_US, small_contract
@@ -133,7 +133,7 @@ def test_a_function_that_is_not_there_is_said_by_name(world: World) -> None:
     rows = sample_rows(world.config.archive_dir, small_contract(), START_US, END_US, 5)
     with pytest.raises(ParityError, match="No module named 'nowhere'"):
         recompute(rows, ParityPolicy(function="nowhere:compute"), world.root)
-    with pytest.raises(ParityError, match="No feature code is registered for 'small'"):
+    with pytest.raises(NoParityError, match="No feature code is registered for 'small'"):
         checked(world, ParityPolicy())
 
 

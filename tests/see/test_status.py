@@ -221,7 +221,7 @@ def test_what_left_training_is_told_the_farthest_first(world: World) -> None:
         assert told["models"]["small"]["staleness"]["features"] == features
         if len(features) == 2:
             assert "1 of 2 features left what v1 was trained on" in text
-            assert "delay since 2024-01-03T04:00:00Z: 0.41 sd, 12.3 orders of magnitude above the line" in text
+            assert "delay since 2024-01-03T04:00:00Z: 0.39 sd, 12.3 orders of magnitude above the line" in text
         else:
             assert "all 1 features are as v1 knows them; how its hours differ is still learnt" in text
 
@@ -376,8 +376,10 @@ def test_status_of_nothing_creates_nothing(tmp_path: Path, monkeypatch: pytest.M
 def test_a_database_with_other_tables_is_told_without_a_traceback(world: World) -> None:
     with write(world.engine) as connection:
         progress.drop(connection)
-    with pytest.raises(DatabaseUnreachableError, match="no such table: progress"):
+    with pytest.raises(DatabaseUnreachableError, match="no such table: progress") as caught:
         gathered(world)
+    assert caught.value.advice.startswith("See to the file")
+    assert "server" not in caught.value.advice
 
 
 def test_watching_ends_cleanly_with_ctrl_c(world: World) -> None:
