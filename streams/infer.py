@@ -319,7 +319,7 @@ def _range(values: pl.Series) -> dict[str, Any]:
         low = low if low == 0 else max(_rounded(low - margin, up=False), 0.0 if low >= 0 else -math.inf)
         high = min(_rounded(high + margin, up=True), 0.0 if high <= 0 else math.inf)
     if values.dtype.is_integer():
-        return {"min": max(int(low), LONGS[0]), "max": min(int(high), LONGS[1])}
+        return {name: min(max(int(bound), LONGS[0]), LONGS[1]) for name, bound in (("min", low), ("max", high))}
     return {"min": max(low, -sys.float_info.max), "max": min(high, sys.float_info.max)}
 
 
