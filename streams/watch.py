@@ -356,7 +356,7 @@ class Watch:
 
     def _rows(self, model: str, watched: Watched) -> Rows:
         """What was served, the base's rows before it; by slice and event time."""
-        names = ["prediction_id", "event_time", *feature_columns(self.runtime.plans[model].contract)]
+        names = ["prediction_id", "event_time", *(f.name for f in self.runtime.plans[model].contract.fields)]
 
         def rows(slice_name: str, start_us: int, end_us: int) -> pl.DataFrame:
             found = of_slice(watched.rows.between(start_us, end_us), slice_name)
@@ -365,7 +365,7 @@ class Watch:
                 earlier = of_slice(known, slice_name)
                 found = pl.concat([found, earlier], how="diagonal_relaxed") if found.height else earlier
                 found = found.unique("prediction_id", keep="first", maintain_order=True)
-            return found.select(name for name in names if name in found.columns)
+            return found.select([name for name in names if name in found.columns])
 
         return rows
 

@@ -198,6 +198,7 @@ def test_the_figures_of_a_demo_are_printed_before_its_page_stays_up(
         at_end({"versions": 2}, "http://127.0.0.1:1/")
 
     monkeypatch.setattr("streams.demo.story.run", run)
+    monkeypatch.setattr("streams.log.configure", lambda _: None)  # of the whole process
     assert flywheel("demo", "--json").json == {"versions": 2}
     monkeypatch.setattr("streams.cli.demo.threading.Event", Kept)
     assert flywheel("demo", "--json", "--keep").code == EXIT_INTERRUPTED
