@@ -11,8 +11,14 @@ import sys
 
 import structlog
 
-NOISY = {"faust": logging.WARNING, "mode": logging.WARNING, "aiokafka": logging.WARNING, "alembic": logging.WARNING}
-"""Libraries whose every rebalance is an INFO line."""
+NOISY = {
+    "faust": logging.WARNING,
+    "mode": logging.WARNING,
+    "mode.timers": logging.ERROR,
+    "aiokafka": logging.WARNING,
+    "alembic": logging.WARNING,
+}
+"""Libraries whose every rebalance is an INFO line, and whose timers warn of each tick of a busy machine."""
 TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 """Without the values of local variables: they hold payloads."""
 COMMON: tuple[structlog.typing.Processor, ...] = (

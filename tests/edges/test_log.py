@@ -16,6 +16,7 @@ log.info("after", n=2)
 log.debug("quiet")
 structlog.get_logger("other").info("plain", n=3)
 logging.getLogger("faust.app").info("noise")
+logging.getLogger("mode.timers").warning("Timer %s is overlapping", "flywheel.outbox")
 logging.getLogger("somebody").warning("foreign %s", 4)
 try:
     1 / 0
