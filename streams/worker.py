@@ -215,6 +215,7 @@ def run_worker(
         leave_for(config.join_dir, bootstrap)
     app, service = make_app(runtime, plane)
     worker = Watched(app, loglevel="WARNING", quiet=True, redirect_stdouts=False, override_logging=False)
+    worker.spinner = None  # it shows the terminal's cursor again, in a log too
     log.info("worker_started", brokers=bootstrap, cluster=cluster, models=sorted(runtime.plans))
     try:
         worker.execute_from_commandline()

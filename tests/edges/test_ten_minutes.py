@@ -40,7 +40,11 @@ def flywheel(folder: Path, *arguments: str) -> Any:
 def up(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     with (folder / "up.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "streams.cli", "up", "--web-port", "0"], cwd=folder, env=ENVIRONMENT, stderr=log
+            [sys.executable, "-m", "streams.cli", "up", "--web-port", "0"],
+            cwd=folder,
+            env=ENVIRONMENT,
+            stdout=log,
+            stderr=log,
         )
     up_file = folder / ".flywheel" / "up.json"
     try:
@@ -49,7 +53,9 @@ def up(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
-    assert process.returncode in (0, -signal.SIGKILL), (folder / "up.log").read_text()
+    said = (folder / "up.log").read_text()
+    assert process.returncode in (0, -signal.SIGKILL), said
+    assert "\x1b" not in said, "a log is no terminal"
 
 
 def bananas(folder: Path) -> None:
