@@ -19,7 +19,7 @@ from retrain.registry import CHAMPION
 from retrain.tables import alias_event, model_version, retrain_decision, retrain_run, run_candidate
 from schemas.database import open_database, read, unreachable
 from schemas.database.outbox import outbox
-from schemas.errors import FlywheelError
+from schemas.errors import FlywheelError, UsageError
 from schemas.events import SOURCES, topic
 from schemas.parts import N_TRUTH, N
 from schemas.registry import Codec
@@ -206,11 +206,29 @@ def open_for_reading(config: Config) -> sa.Engine:
     ------
     DatabaseNewerError, DatabaseUnreachableError
     """
-    path = sa.make_url(config.database_url).database
-    is_file = config.database_url.startswith("sqlite")
-    if is_file and not (config.root / (path or "")).exists():
-        return open_database("sqlite://")
+    return open_database("sqlite://" if _is_to_be_made(config) else config.database_url)
+
+
+def open_for_writing(config: Config) -> sa.Engine:
+    """The database; one that is not there is made for what is configured only, not in whatever folder this is.
+
+    Raises
+    ------
+    UsageError
+        If there is neither a configuration nor a database.
+    DatabaseNewerError, DatabaseUnreachableError
+    """
+    if config.file is None and _is_to_be_made(config):
+        raise UsageError(
+            f"There is no flywheel.toml in {config.root} or above it, and no state in {config.state_dir}.",
+            action="Go to the project's folder, or name its file: 'flywheel --config FILE ...'.",
+        )
     return open_database(config.database_url)
+
+
+def _is_to_be_made(config: Config) -> bool:
+    path = sa.make_url(config.database_url).database
+    return config.database_url.startswith("sqlite") and not (config.root / (path or "")).exists()
 
 
 # -- logs ------------------------------------------------------------------------------------------------------------

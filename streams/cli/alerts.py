@@ -44,10 +44,9 @@ def _duration_us(_context: click.Context, _option: click.Parameter, text: str) -
 
 @contextmanager
 def _database(session: Session, *, writes: bool) -> Iterator[sa.Engine]:
-    from schemas.database import open_database
-    from streams.status import open_for_reading
+    from streams.status import open_for_reading, open_for_writing
 
-    engine = open_database(session.config.database_url) if writes else open_for_reading(session.config)
+    engine = open_for_writing(session.config) if writes else open_for_reading(session.config)
     try:
         yield engine
     finally:

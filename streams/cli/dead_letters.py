@@ -144,15 +144,15 @@ def replay_command(
     often it is sent; what still cannot becomes a dead letter again, which names the first. Ends with code 1 when a
     record could not be sent.
     """
-    from schemas.database import open_database
     from streams.dead_letters import find, get, replay
+    from streams.status import open_for_writing
 
     if bool(identifiers) + (not filters.is_any) + is_all != 1:
         raise UsageError("Which dead letters?", action="Name IDs, or give filters, or --all: one of the three.")
     config = session.load(brokers=brokers)
-    log = _log(config)
-    engine = open_database(config.database_url)
+    engine = open_for_writing(config)
     try:
+        log = _log(config)
         if identifiers:
             letters = [get(engine, identifier) for identifier in dict.fromkeys(identifiers)]
         else:

@@ -149,6 +149,7 @@ def test_a_disk_that_refuses_is_told_without_a_traceback(
 def test_a_database_that_cannot_be_written_is_told_without_a_traceback(
     flywheel: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "flywheel.toml").write_text("[flywheel]\n")
     assert flywheel("alerts", "silence", "--for", "1h", "--channel", "drift").code == 0
 
     def only_read(connection: Any, _: Any) -> None:
@@ -160,6 +161,20 @@ def test_a_database_that_cannot_be_written_is_told_without_a_traceback(
     assert done.code == 1
     assert done.err.startswith("Error: The database refused: attempt to write a readonly database.\n")
     assert "Traceback" not in done.err
+
+
+def test_where_nothing_is_configured_nothing_is_written(flywheel: Any, tmp_path: Path) -> None:
+    for command in (
+        ("alerts", "silence", "--for", "1h", "--channel", "drift"),
+        ("alerts", "ack", "x"),
+        ("alerts", "close", "x", "--as", "fixed"),
+        ("alerts", "unsilence", "x"),
+        ("dead-letters", "replay", "--all"),
+    ):
+        done = flywheel(*command)
+        assert done.code == 2
+        assert f"There is no flywheel.toml in {tmp_path}" in done.err
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_where_there_is_nothing_to_look_at_every_command_ends_with_two(flywheel: Any, table: Path) -> None:
