@@ -76,4 +76,4 @@ def of_slice(rows: pl.DataFrame, slice_name: str) -> pl.DataFrame:
     if slice_name == ALL_SLICE or not rows.height:
         return rows
     name, _, value = slice_name.partition("=")
-    return rows.filter(pl.col(name) == value)
+    return rows.filter(pl.col(name).cast(pl.String) == value)

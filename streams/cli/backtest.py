@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PLANTED = 24
 PAGES_SHOWN = 20
+TENTHS = 10
 NONE = "none"
 PICTURES = (".svg", ".html")
 
@@ -100,9 +101,8 @@ def backtest(session: Session, /, table: Path | None, model: str | None, as_json
                 raise UsageError(notes[-1], action="Without planted changes there is no trade-off to draw.")
         for note in notes:
             click.echo(f"note: {note}", err=True)
-        total = len(policies) + len(rules) + len(plants)
-        with click.progressbar(length=total, label="backtest", file=click.get_text_stream("stderr")) as bar:
-            found = run(recording, policies, rules, plants, bar.update)
+        with _shown(len(policies) + len(rules) + len(plants)) as show:
+            found = run(recording, policies, rules, plants, show)
     if options["plot"] is not None:
         draw_trade_off(found, f"What rules would have told: {name}", lines_said(found, name), options["plot"])
     told = _told(name, options["seed"], notes, found) | {"unjudged": dict(recording.unjudged)}
@@ -114,6 +114,26 @@ def backtest(session: Session, /, table: Path | None, model: str | None, as_json
     echo_lines([*_beside(told["rules"]), *_unjudged(told["unjudged"])])
     if options["plot"] is not None:
         click.echo(f"drawn: {options['plot']}", err=True)
+
+
+@contextmanager
+def _shown(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, a line every tenth elsewhere; both on stderr."""
+    stderr = click.get_text_stream("stderr")
+    if stderr.isatty():
+        with click.progressbar(length=total, label="backtest", file=stderr) as bar:
+            yield bar.update
+        return
+    done = 0
+
+    def line(more: int) -> None:
+        nonlocal done
+        before, done = done, done + more
+        if done * TENTHS // total > before * TENTHS // total:
+            click.echo(f"backtest: {done} of {total} runs over the rows", err=True)
+
+    click.echo(f"backtest: 0 of {total} runs over the rows", err=True)
+    yield line
 
 
 def _unplanted(recording: Recording) -> str:

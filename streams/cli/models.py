@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from schemas.errors import UsageError
-from streams.cli import Session, echo_json, json_option, pass_session
+from streams.cli import Session, echo_json, echo_lines, json_option, pass_session
 from streams.cli.retrain import model_option, open_workshop, times
 
 if TYPE_CHECKING:
@@ -49,10 +49,8 @@ def list_(session: Session, model: str | None, as_json: bool) -> None:
         mark = "*" if version.version == serving else " "
         loss = version.metrics.get("log_loss")
         figure = "-" if loss is None else f"{loss:.4f}"
-        click.echo(
-            f"{mark} {version.version:<6} {version.approval:<9} {version.trainer:<17} log loss {figure:<8} "
-            f"{version.recipe['name']}"
-        )
+        line = f"{mark} {version.version:<6} {version.approval:<9} {version.trainer:<17} log loss {figure:<8}"
+        echo_lines([f"{line} {version.recipe['name']}"])
 
 
 @models.command()
@@ -87,8 +85,7 @@ def show(session: Session, version: str | None, model: str | None, as_json: bool
         "constants": found.constants or "-",
         "metrics": ", ".join(f"{k} {v:.4g}" for k, v in found.metrics.items()) or "-",
     }
-    for key, value in shown.items():
-        click.echo(f"  {key:<10} {value}")
+    echo_lines(f"  {key:<10} {value}" for key, value in shown.items())
 
 
 def _tell(event: AliasEvent, as_json: bool) -> None:
@@ -174,9 +171,7 @@ def history(session: Session, model: str | None, at: str | None, as_json: bool) 
         echo_json({"model": name, "history": [asdict(event) for event in events]})
         return
     for event in events:
-        click.echo(
-            f"{format_us(event.time_us)}  {event.alias:<9} {event.previous or '-':>5} -> {event.version:<5} "
-            f"{event.action:<11} by {event.actor}: {event.reason}"
-        )
+        moved = f"{event.alias:<9} {event.previous or '-':>5} -> {event.version:<5}"
+        echo_lines([f"{format_us(event.time_us)}  {moved} {event.action:<11} by {event.actor}: {event.reason}"])
     if not events:
         click.echo("No version was promoted yet.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from schemas.errors import GateRefusedError, UsageError
-from streams.cli import Session, echo_json, json_option, pass_session
+from streams.cli import Session, echo_json, echo_lines, json_option, pass_session
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -128,8 +128,7 @@ def run(
     if as_json:
         echo_json(result.to_json())
     else:
-        for line in result_lines(result):
-            click.echo(line)
+        echo_lines(result_lines(result))
     if result.state == "refused":
         ctx.exit(GateRefusedError.exit_code)
     if result.state == "failed":
@@ -257,11 +256,11 @@ def history(session: Session, model: str | None, decisions: bool, limit: int, as
     for row in runs:
         made = f" -> {row['version']}" if row["version"] else ""
         click.echo(f"{row['run_id']}  {format_us(row['as_of_us'])}  {row['trigger']:<9} {row['state']}{made}")
-        click.echo(f"    {row['reason']}")
-        click.echo(f"    {row['outcome']}")
+        echo_lines([f"    {row['reason']}", f"    {row['outcome']}"])
     for row in told:
         answer = "yes" if row["is_yes"] else "no"
-        click.echo(f"{format_us(row['time_us'])}  {answer:<3} x{row['times']:<4} {row['trigger']:<9} {row['reason']}")
+        when = format_us(row["time_us"])
+        echo_lines([f"{when}  {answer:<3} x{row['times']:<4} {row['trigger']:<9} {row['reason']}"])
     if not runs and not told:
         click.echo("No run yet.")
 
@@ -287,15 +286,18 @@ def show(session: Session, run_id: str, model: str | None, as_json: bool) -> Non
     if as_json:
         echo_json(found)
         return
-    click.echo(f"{found['run_id']}: {found['state']} ({found['trigger']}: {found['reason']})")
-    click.echo(f"dataset {found['dataset'] or '-'}, judged against {found['champion'] or '-'}")
+    lines = [
+        f"{found['run_id']}: {found['state']} ({found['trigger']}: {found['reason']})",
+        f"dataset {found['dataset'] or '-'}, judged against {found['champion'] or '-'}",
+    ]
     for candidate in found["candidates"]:
-        click.echo(f"{candidate['recipe']}: {candidate['verdict']}")
+        lines.append(f"{candidate['recipe']}: {candidate['verdict']}")
         for check in candidate["checks"]:
             slice_ = "" if check["slice"] == "all" else f" [{check['slice']}]"
-            click.echo(f"  {check['verdict']:<12} {check['name']}{slice_}: {check['reason']}")
+            lines.append(f"  {check['verdict']:<12} {check['name']}{slice_}: {check['reason']}")
         if not candidate["checks"]:
-            click.echo(f"  {candidate['reason']}")
+            lines.append(f"  {candidate['reason']}")
+    echo_lines(lines)
 
 
 @retrain.command()

@@ -11,7 +11,7 @@ import polars as pl
 
 from schemas.contract import Contract
 from schemas.history import fact_parts, history_parts, outside_parts
-from schemas.parts import ALL_SLICE, Part
+from schemas.parts import Part
 from schemas.profile import Profile
 from schemas.times import DAY_US, HOUR_US
 from streams.logic.counts import LocalHours
@@ -20,6 +20,7 @@ from streams.logic.incident import PAGING, AlertRecord
 from streams.logic.monitor import Monitor, MonitorInfo
 from streams.logic.policy import MonitorPolicy
 from streams.logic.state import restore, snapshot
+from streams.rows import of_slice
 
 Change = Callable[[pl.DataFrame], pl.DataFrame]
 MONTH_DAYS = 30.44
@@ -77,8 +78,7 @@ class Recording:
 
     def of_slice(self, slice_name: str, start_us: int, end_us: int) -> pl.DataFrame:
         """Those of a slice."""
-        rows, (column, _, value) = self.between(start_us, end_us), slice_name.partition("=")
-        return rows if slice_name == ALL_SLICE else rows.filter(pl.col(column).cast(pl.String) == value)
+        return of_slice(self.between(start_us, end_us), slice_name)
 
     def parts(self, rows: pl.DataFrame) -> list[Part]:
         """Hourly counts of rows, as the data plane makes them."""

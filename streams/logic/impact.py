@@ -126,7 +126,7 @@ def _score(
     served, replaced = float(scores[: rows.height].mean()), float(scores[rows.height :].mean())
     drawn = np.asarray(scores[rows.height :]).reshape(rows.height, draws)
     change = np.abs(np.asarray(scores[: rows.height])[:, None] - drawn).mean()
-    scatter = float(change - np.abs(np.diff(drawn, axis=1)).mean())
+    scatter = float(change - np.abs(np.diff(drawn, axis=1)).mean()) if draws > 1 else 0.0
     return ImpactEvidence(rows.height, served, replaced, scale, scatter)
 
 

@@ -103,9 +103,13 @@ class Table:
     rows: Sequence[Sequence[Any]]
 
 
+ILLEGAL = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127, *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], "\ufffd")
+"""What XML has no characters for."""
+
+
 def text(value: Any) -> str:
-    """Any value as text that is safe in HTML and SVG."""
-    return escape(str(value), quote=True)
+    """Any value as text that is safe in HTML and SVG; neither may hold control characters."""
+    return escape(str(value), quote=True).translate(ILLEGAL)
 
 
 def short(label: str) -> str:

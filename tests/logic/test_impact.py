@@ -106,3 +106,13 @@ def test_rows_that_only_differ_as_healthy_ones_do_scatter_nothing() -> None:
     found = put_back(rows(400, 0.0, 1, "s"), rows(3000, 0.0, 2, "d"), "x", model, LOCAL, POLICY)
     assert found is not None
     assert abs(found.scatter) < 0.02
+
+
+@pytest.mark.filterwarnings("error")
+def test_with_one_draw_there_is_nothing_to_tell_scatter_from_chance() -> None:
+    given = rows(400, 3.0, 1, "s"), rows(3000, 0.0, 2, "d"), "x", model, LOCAL
+    one, many = (put_back(*given, MonitorPolicy(put_back_draws=draws)) for draws in (1, 30))
+    assert one is not None
+    assert many is not None
+    assert one.scatter == 0.0 < many.scatter
+    assert one.weight == pytest.approx(many.weight, abs=0.02)

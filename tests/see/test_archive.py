@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -12,6 +13,7 @@ from schemas.archive import ArchiveFile
 from streams.routing import fetch, is_there
 from streams.rows import ArchiveRows
 from streams.testing.served import World
+from streams.watch import Watch, Watched
 
 
 def test_a_file_that_is_replaced_between_listing_and_reading_is_looked_for_again(tmp_path: Path) -> None:
@@ -73,3 +75,21 @@ def test_rows_of_a_file_that_was_replaced_are_found_in_its_successor(
     monkeypatch.setattr(ArchiveRows, "_paths", stale)
     assert rows.between(0, 2**62).height == world.rows.height
     assert len(listed) == 2
+
+
+def test_a_worker_s_monitor_is_given_rows_as_columns_with_those_of_training_before_them(world: World) -> None:
+    contract = world.config.model("small").contract
+    served = ArchiveRows(world.config.archive_dir, contract)
+    known = served.between(0, 2**62)
+    first_us = int(known["event_time"].min())  # type: ignore[arg-type]
+    older = known.head(3).with_columns(prediction_id=pl.Series(["o1", "o2", "o3"]), event_time=pl.lit(first_us - 5))
+    base = pl.concat([older, known.head(1)])  # a row that is in both is one
+    runtime = SimpleNamespace(engine=world.engine, plans={"small": SimpleNamespace(contract=contract)})
+    watch = Watch(runtime, world.merger)  # type: ignore[arg-type]
+    rows = watch._rows("small", Watched(None, served, base, None))  # type: ignore[arg-type]
+    given = rows("all", first_us - 10, 2**62)
+    assert given.columns == ["prediction_id", "event_time", *contract.feature_names]
+    assert given.height == known.height + 3
+    route = known["route"][0]
+    of_route = rows(f"route={route}", first_us - 10, 2**62)
+    assert of_route.height == given.filter(pl.col("route") == route).height > 0

@@ -280,6 +280,7 @@ def test_by_default_it_is_the_newest_day(world: World) -> None:
 @pytest.mark.parametrize(
     "query",
     [{"from": "yesterday"}, {"until": "2024-13-01"}, {"days": "many"}, {"days": "-3"}, {"days": "٣"}, {"slice": "x=y"},
+     {"slice": "\x00\x1b"}, {"model": "\ud800"},
      {"feature": "nothing"}, {"model": "nobody"}, {"from": "0001-01-01", "until": "9999-12-31"}],
 )  # fmt: skip
 def test_a_choice_that_cannot_be_is_the_default_with_a_note(world: World, query: dict[str, str]) -> None:
@@ -287,7 +288,9 @@ def test_a_choice_that_cannot_be_is_the_default_with_a_note(world: World, query:
     assert told["model"] == "small"
     assert len(told["days"]) in (1, 6)
     assert told["notes"] or "days" in query
-    assert html.page(told, "n")
+    page = html.page(told, "n")
+    assert not re.search("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f\ud800-\udfff]", page)
+    assert page.encode()
 
 
 def test_a_model_without_a_profile_has_quality_but_no_histogram(world: World) -> None:

@@ -260,6 +260,24 @@ def test_runs_come_with_what_was_said_of_each_challenger(world: World) -> None:
     assert told["candidates"] == [{"recipe": "mixed", "verdict": "fail", "reason": "worse"}]
 
 
+def test_what_a_run_quotes_cannot_steer_the_terminal(world: World) -> None:
+    hostile = "slice \x1b[2J"
+    with write(world.engine) as connection:
+        run = {
+            "run_id": "r1", "model": "small", "trigger": "alert", "reason": hostile, "state": "refused",
+            "as_of_us": START_US, "started_us": 1, "detail": {}, "champion": "v1",
+        }  # fmt: skip
+        connection.execute(retrain_run.insert().values(run))
+        tried = {"run_id": "r1", "recipe": "mixed", "verdict": "fail", "reason": hostile, "metrics": {}, "report": ""}
+        connection.execute(run_candidate.insert().values(tried))
+    promote(world, a_version("v1", 1), START_US, hostile)
+    for command in (("retrain", "history"), ("retrain", "show", "r1"), ("models", "history")):
+        done = CliRunner().invoke(cli, [*world.argv, *command], color=True)
+        assert done.exit_code == 0, (done.output, done.exception)
+        assert "slice ?[2J" in done.stdout
+        assert "\x1b" not in done.stdout
+
+
 def test_quality_by_day_is_what_the_rows_say(world: World) -> None:
     days = gathered(world)["models"]["small"]["quality"]
     assert len(days) == 6
