@@ -40,7 +40,6 @@ MISPLACED_SHARE = 0.03
 """Of the events, put on some partition by another partitioner."""
 START_MS = START_US // 1000
 IDLE_POLLS = 40
-CREATE_TIME, LOG_APPEND_TIME = 1, 2
 
 
 class Killed(BaseException):
@@ -48,43 +47,10 @@ class Killed(BaseException):
 
 
 @dataclass(frozen=True)
-class FakeMessage:
-    """A record as confluent-kafka hands it out."""
+class FakeRecord(Record):
+    """A record that is on its topic from a time of the clock on."""
 
-    topic_: str
-    partition_: int
-    offset_: int
-    timestamp_: tuple[int, int]
-    key_: bytes | None
-    value_: bytes | None
     visible_ms: int = 0
-    headers_: list[tuple[str, bytes]] | None = None
-
-    def topic(self) -> str:
-        return self.topic_
-
-    def partition(self) -> int:
-        return self.partition_
-
-    def offset(self) -> int:
-        return self.offset_
-
-    def timestamp(self) -> tuple[int, int]:
-        return self.timestamp_
-
-    def key(self) -> bytes | None:
-        return self.key_
-
-    def value(self) -> bytes | None:
-        return self.value_
-
-    def headers(self) -> list[tuple[str, bytes]] | None:
-        return self.headers_
-
-    @property
-    def record(self) -> LogRecord:
-        """For the oracle."""
-        return LogRecord(self.offset_, self.timestamp_[1], self.key_, self.value_)
 
 
 class FakeKafka:
@@ -104,7 +70,7 @@ class FakeKafka:
     def __init__(self, partitions: int, seed: int, *, is_log_append: bool = True) -> None:
         self.partitions = partitions
         self.is_log_append = is_log_append
-        self.logs: dict[tuple[str, int], list[FakeMessage]] = {
+        self.logs: dict[tuple[str, int], list[FakeRecord]] = {
             (topic(noun), p): [] for noun in SOURCES for p in range(partitions)
         }
         self.sent: list[tuple[str, bytes, bytes]] = []
@@ -132,19 +98,16 @@ class FakeKafka:
             if self.chance.random() < MISPLACED_SHARE:
                 partition = self.chance.randrange(self.partitions)
             log = self.logs[topic(event.noun), partition]
-            stamp = (LOG_APPEND_TIME, at)
-            if not self.is_log_append:
-                stamp = (CREATE_TIME, at - self.chance.randrange(SLACK_MS - 10))
-            log.append(FakeMessage(topic(event.noun), partition, len(log), stamp, event.key, event.value, at))
+            stamp = at if self.is_log_append else at - self.chance.randrange(SLACK_MS - 10)
+            log.append(FakeRecord(len(log), stamp, event.key, event.value, visible_ms=at))
 
     def append(self, name: str, partition: int, key: bytes | None, value: bytes | None) -> None:
         """Put one record on a topic, now; those that are to come later follow it."""
         log = self.logs[name, partition]
-        place = next((i for i, message in enumerate(log) if message.visible_ms > self.now_ms), len(log))
-        at = max(self.now_ms, log[place - 1].timestamp_[1] if place else 0)
-        kind = LOG_APPEND_TIME if self.is_log_append else CREATE_TIME
-        later = [replace(message, offset_=message.offset_ + 1) for message in log[place:]]
-        log[place:] = [FakeMessage(name, partition, place, (kind, at), key, value, self.now_ms), *later]
+        place = next((i for i, each in enumerate(log) if each.visible_ms > self.now_ms), len(log))
+        at = max(self.now_ms, log[place - 1].timestamp if place else 0)
+        later = [replace(each, offset=each.offset + 1) for each in log[place:]]
+        log[place:] = [FakeRecord(place, at, key, value, visible_ms=self.now_ms), *later]
 
     def deliver(self, sent: Iterable[tuple[str, bytes, bytes, int]]) -> None:
         """Take in what producers sent: to a source topic where a partition is named, else beside."""
@@ -156,7 +119,8 @@ class FakeKafka:
 
     def topics(self, partition: int) -> list[list[LogRecord]]:
         """The three logs of a partition number, for the oracle."""
-        return [[m.record for m in self.logs[topic(noun), partition]] for noun in SOURCES]
+        logs = (self.logs[topic(noun), partition] for noun in SOURCES)
+        return [[LogRecord(each.offset, each.timestamp, each.key, each.value) for each in log] for log in logs]
 
     def called(self) -> None:
         """One call of a client: perhaps the last."""
@@ -178,17 +142,16 @@ class FakeKafka:
         }  # fmt: skip
         return {f"streams.plane.{name}": fake for name, fake in own.items()}
 
-    def batches(self, messages: Sequence[FakeMessage]) -> list[RecordBatch]:
+    def batches(self, records: Sequence[FakeRecord]) -> list[RecordBatch]:
         """Records as the broker keeps them: batched anyhow, with any compression."""
         found: list[RecordBatch] = []
-        while messages:
+        while records:
             size = self.chance.choice((1, 3, 20, 100))
             if self.is_log_append:  # a batch has one time
-                stamps = [m.timestamp_ for m in messages[:size]]
+                stamps = [each.timestamp for each in records[:size]]
                 size = next((n for n, stamp in enumerate(stamps) if stamp != stamps[0]), size)
-            some, messages = messages[:size], messages[size:]
-            records = [Record(m.offset_, m.timestamp_[1], m.key_, m.value_, m.headers_ or []) for m in some]
-            found += split(encode(records, codec=self.chance.choice(CODECS), is_log_append=self.is_log_append))
+            some, records = records[:size], records[size:]
+            found += split(encode(some, codec=self.chance.choice(CODECS), is_log_append=self.is_log_append))
         return found
 
     def consumer(self, settings: Mapping[str, Any]) -> FakeConsumer:
@@ -272,7 +235,7 @@ class FakeConsumer:
                 end = sum(1 for m in log if m.visible_ms <= self._kafka.now_ms)
                 answers.append(TopicPartition(a.topic, a.partition, end))
                 continue
-            first = next((m.offset() for m in log if m.timestamp_[1] >= a.offset), -1)
+            first = next((each.offset for each in log if each.timestamp >= a.offset), -1)
             answers.append(TopicPartition(a.topic, a.partition, first))
         return answers
 

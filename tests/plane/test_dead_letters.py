@@ -18,7 +18,7 @@ from schemas.registry import HEADER, MAGIC, Codec, FileRegistry
 from streams.agents import pump
 from streams.originals import KEPT_BYTES_MAX
 from streams.plane import check, decode, emit
-from streams.plane.testing import START_MS, FakeKafka, FakeMessage, Killed, Plane
+from streams.plane.testing import START_MS, FakeKafka, FakeRecord, Killed, Plane
 from streams.reasons import REASONS
 from streams.testing.world import LATE, START_US, World
 
@@ -103,11 +103,11 @@ def run(world: World, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     return started
 
 
-def put(kafka: FakeKafka, name: str, key: bytes | None, value: bytes | None, headers: Any = None) -> FakeMessage:
+def put(kafka: FakeKafka, name: str, key: bytes | None, value: bytes | None, headers: Any = None) -> FakeRecord:
     """A record at the end of partition 0."""
     log = kafka.logs[topic(name), 0]
     at = START_MS + 7 * (len(log) + 1)
-    message = FakeMessage(topic(name), 0, len(log), (2, at), key, value, at, headers)
+    message = FakeRecord(len(log), at, key, value, headers or [], at)
     log.append(message)
     return message
 
@@ -124,7 +124,7 @@ def test_a_bad_record_is_one_dead_letter(world: World, run: Any, name: str) -> N
         put(kafka, "predictions", f"after-{n}".encode(), prediction(world, f"after-{n}"))
     (letter,) = run(kafka)
     assert (letter["cluster"], letter["topic"], letter["partition"], letter["offset"]) == (
-        "fake", topic(source), 0, bad.offset(),
+        "fake", topic(source), 0, bad.offset,
     )  # fmt: skip
     assert letter["reason"] == reason
     assert letter["detail"]
@@ -132,8 +132,8 @@ def test_a_bad_record_is_one_dead_letter(world: World, run: Any, name: str) -> N
     assert letter["value"] == (None if value is None else value[:KEPT_BYTES_MAX])
     assert letter["value_bytes"] == (-1 if value is None else len(value))
     assert letter["replay_of"] is None
-    assert letter["timestamp"] == bad.timestamp()[1]
-    assert letter["event_time"] == bad.timestamp()[1] * 1000
+    assert letter["timestamp"] == bad.timestamp
+    assert letter["event_time"] == bad.timestamp * 1000
 
 
 @pytest.mark.parametrize("kill_at", [6, 12, 25])
