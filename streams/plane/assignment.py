@@ -23,7 +23,7 @@ from streams.plane.horizon import Horizon
 from streams.plane.join import ModelStore
 from streams.plane.numbered import Numbered
 from streams.plane.plan import TOPIC_INPUTS, TOPIC_PREDICTIONS, ModelPlan
-from streams.plane.restore import Resume, earlier_logs, resume
+from streams.plane.restore import TIMEOUT_S, Resume, earlier_logs, patiently, resume
 from streams.plane.segments import NO_EVENT, Track
 from streams.plane.settings import PlaneSettings
 from streams.plane.source import NEVER, Frontier, Log
@@ -54,8 +54,6 @@ class Assignment:
         The partition numbers that are worked on.
     partitions
         How many there are in all; 0 before the first assignment.
-    failure
-        What went wrong in a callback of the consumer, which would print and forget it.
     """
 
     def __init__(
@@ -75,10 +73,10 @@ class Assignment:
         self._stamp = checkpoint.stamp(settings.cluster, plans, settings.segment_records, self._horizon)
         self._owned: set[tuple[str, int]] = set()
         self._committed: dict[tuple[str, int], tuple[int, int, int]] = {}
+        self._given: set[int] = set()
         self._is_unsaved = False
         self.numbers: dict[int, Numbered] = {}
         self.partitions = 0
-        self.failure: BaseException | None = None
 
     @property
     def stores(self) -> list[ModelStore]:
@@ -140,29 +138,40 @@ class Assignment:
         self._is_unsaved = is_unsaved
 
     def _assigned(self, consumer: Consumer, given: list[TopicPartition]) -> None:
-        try:
-            self._assign(consumer, given)
-        except BaseException as error:
-            self.failure = error
-
-    def _assign(self, consumer: Consumer, given: list[TopicPartition]) -> None:
+        """Only note them. Nothing in a callback may ask the broker: such a call (``list_topics`` of confluent-kafka
+        2.16) forgets that the thread is in ``poll``, and the next callback of the same poll aborts the process."""
         self._owned |= {(each.topic, each.partition) for each in given}
+        self._given |= {each.partition for each in given}
         starts = [TopicPartition(each.topic, each.partition, 0) for each in given]  # else it looks for committed ones
         if self._is_incremental:
             consumer.incremental_assign(starts)
         else:
             consumer.assign(starts)
         consumer.pause(starts)
+
+    def start(self, consumer: Consumer) -> None:
+        """Start on the partition numbers that were given since the last call.
+
+        Raises
+        ------
+        RecordsGoneError, BrokerUnreachableError
+            As :func:`streams.plane.restore.resume`.
+        """
+        if not self._given:
+            return
         if not self.partitions:
-            self.partitions = len(consumer.list_topics(TOPICS[TOPIC_INPUTS], timeout=10).topics[TOPICS[0]].partitions)
+            name = TOPICS[TOPIC_INPUTS]
+            metadata = patiently(lambda: consumer.list_topics(name, timeout=TIMEOUT_S))
+            self.partitions = len(metadata.topics[name].partitions)
         # A number whose siblings are still with another worker is not yet worked on.
-        ready = {each.partition for each in given if all((name, each.partition) in self._owned for name in TOPICS)}
+        ready = {number for number in self._given if all((name, number) in self._owned for name in TOPICS)}
+        self._given.clear()
         for number in sorted(ready):
             found = resume(consumer, number, self._s, self._plans, self._stamp)
             self.numbers[number] = self._start(number, found)
             self._fetcher.read({(name, number): at for name, at in zip(TOPICS, found.positions, strict=True)})
         self._remember(consumer)
-        log.info("partitions_assigned", numbers=sorted(ready), partitions=len(given))
+        log.info("partitions_assigned", numbers=sorted(ready))
 
     def _remember(self, consumer: Consumer) -> None:
         """Keep this worker's name in the group, for the one after it."""
@@ -206,6 +215,7 @@ class Assignment:
     def _revoked(self, consumer: Consumer, taken: list[TopicPartition]) -> None:
         numbers = {each.partition for each in taken}
         self._owned -= {(each.topic, each.partition) for each in taken}
+        self._given -= numbers
         self._fetcher.drop((name, number) for name in TOPICS for number in numbers)
         for number in numbers:
             self.numbers.pop(number, None)

@@ -151,8 +151,7 @@ class DataPlane:
     def _poll(self) -> None:
         """Let the consumer tell what the group gives and takes."""
         message = self._consumer.poll(0)
-        if self._given.failure is not None:
-            raise self._given.failure
+        self._given.start(self._consumer)
         error = None if message is None else message.error()
         if error is not None:
             if error.fatal():

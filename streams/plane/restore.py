@@ -78,9 +78,9 @@ def resume(
         If the committed offset is below the start of a topic, unless the loss was accepted.
     """
     ends = [
-        _patiently(partial(consumer.get_watermark_offsets, _at(noun, number), timeout=TIMEOUT_S)) for noun in SOURCES
+        patiently(partial(consumer.get_watermark_offsets, _at(noun, number), timeout=TIMEOUT_S)) for noun in SOURCES
     ]
-    known = _patiently(lambda: consumer.committed([_at(noun, number) for noun in SOURCES], timeout=TIMEOUT_S))
+    known = patiently(lambda: consumer.committed([_at(noun, number) for noun in SOURCES], timeout=TIMEOUT_S))
     found = Resume()
     for noun, (low, _), at in zip(SOURCES, ends, known, strict=True):
         gone = max(0, low - at.offset) if at.offset >= 0 else 0
@@ -120,7 +120,7 @@ def resume(
     return found
 
 
-def _patiently(ask: Callable[[], T]) -> T:
+def patiently(ask: Callable[[], T]) -> T:
     """Ask again while the broker is away: a partition may be assigned just before it goes.
 
     Raises
@@ -153,7 +153,7 @@ def _rebuild_from(
     epoch_ms = Horizon.of(settings.join_horizon_s).epoch_ms
     since_ms = min(begun, default=0) - (2 * EPOCHS + 1) * epoch_ms
     asked = [TopicPartition(topic(noun), number, max(0, since_ms)) for noun in SOURCES]
-    answers = _patiently(lambda: consumer.offsets_for_times(asked, timeout=TIMEOUT_S))
+    answers = patiently(lambda: consumer.offsets_for_times(asked, timeout=TIMEOUT_S))
     positions = []
     for answer, at, low in zip(answers, committed, lows, strict=True):
         positions.append(max(low, min(at, answer.offset) if answer.offset >= 0 else at))

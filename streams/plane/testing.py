@@ -199,6 +199,7 @@ class FakeConsumer:
     def __init__(self, kafka: FakeKafka, settings: Mapping[str, Any]) -> None:
         self._kafka = kafka
         self._on_assign: Callable[..., None] | None = None
+        self._is_in_callback = False
 
     def memberid(self) -> str:
         """The only one."""
@@ -210,24 +211,31 @@ class FakeConsumer:
     def poll(self, timeout: float) -> None:
         assign, self._on_assign = self._on_assign, None
         if assign is not None:
+            self._is_in_callback = True
             assign(self, [TopicPartition(*key) for key in self._kafka.logs])
+            self._is_in_callback = False
+
+    def _called(self) -> None:
+        assert not self._is_in_callback, "after a call to the broker in a callback the real client may abort"
+        self._kafka.called()
 
     def get_watermark_offsets(self, at: TopicPartition, timeout: float = 0.0) -> tuple[int, int]:
-        self._kafka.called()
+        self._called()
         log = self._kafka.logs[at.topic, at.partition]
         end = sum(1 for m in log if m.visible_ms <= self._kafka.now_ms)
         return self._kafka.lows.get((at.topic, at.partition), 0), end
 
     def committed(self, asked: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        assert not self._is_in_callback
         return [self._kafka.commits.get((a.topic, a.partition), a) for a in asked]
 
     def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
-        self._kafka.called()
+        self._called()
         for each in offsets:
             self._kafka.commits[each.topic, each.partition] = each
 
     def offsets_for_times(self, asked: list[TopicPartition], timeout: float) -> list[TopicPartition]:
-        self._kafka.called()
+        self._called()
         answers = []
         for a in asked:
             log = self._kafka.logs[a.topic, a.partition]
@@ -240,6 +248,7 @@ class FakeConsumer:
         return answers
 
     def list_topics(self, name: str, timeout: float) -> Any:
+        assert not self._is_in_callback
         partitions = dict.fromkeys(range(self._kafka.partitions))
         return SimpleNamespace(topics={name: SimpleNamespace(partitions=partitions)})
 
