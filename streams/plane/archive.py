@@ -112,7 +112,7 @@ class ArchiveWriter:
         if not held.is_sorted:  # models of one schema stand one after the other in a step
             held.frames, held.is_sorted = [held.frames[0].sort("offset")], True
         temporary = path.with_suffix(f".{self._token}.tmp")  # a zombie and its heir may write the same file
-        held.frames[0].write_parquet(temporary, compression="zstd", compression_level=1, statistics=True)
+        held.frames[0].write_parquet(temporary, compression="zstd", compression_level=1, statistics=False)
         crash_point("archive:written")
         temporary.replace(path)
         crash_point("archive:replaced")

@@ -21,6 +21,8 @@ import numpy.typing as npt
 import polars as pl
 
 Ints = npt.NDArray[np.int64]
+WITHIN = "/"
+"""Between the names of a record and of its field; no name has it."""
 FIXED_BYTES: Mapping[str, int] = {"null": 0, "float": 4, "double": 8}
 Sizes = Callable[[pl.Series], Ints | int]
 """Bytes of the values in a column, each or all."""
@@ -58,7 +60,7 @@ class Layout:
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._steps: list[_Step] = []
         for field in schema["fields"]:
-            self._add(pl.col(field["name"]), field["type"])
+            self._add(field["name"], field["type"])
         asked = [(each.column, each.byte, each.is_present) for each in self._steps]
         self._queries = [
             expression.alias(f"{n}.{kind}")
@@ -69,7 +71,8 @@ class Layout:
 
     def is_exact(self, frame: pl.DataFrame, body: memoryview, starts: Ints, ends: Ints) -> bool:
         """Whether the columns are those of data that lie between these places of ``body``."""
-        data, at, found = np.frombuffer(body, np.uint8), starts.copy(), frame.select(self._queries)
+        data, at = np.frombuffer(body, np.uint8), starts.copy()
+        found = _flat(frame).select(self._queries)
         for n, step in enumerate(self._steps):
             if step.byte is not None:
                 if (data.take(at, mode="clip") != found[f"{n}.byte"].to_numpy()).any():
@@ -79,7 +82,8 @@ class Layout:
             at += size if step.is_present is None else size * found[f"{n}.is_present"].to_numpy()
         return bool((at == ends).all())
 
-    def _add(self, column: pl.Expr, avro_type: Any) -> None:
+    def _add(self, name: str, avro_type: Any) -> None:
+        column = pl.col(name)
         if isinstance(avro_type, list):
             other = next((branch for branch in avro_type if branch != "null"), None)
             if len(avro_type) != 2 or "null" not in avro_type or not isinstance(other, str) or other == "boolean":
@@ -90,7 +94,7 @@ class Layout:
             self._steps.append(_Step(value.sizes, filled, branch, column.is_not_null().cast(pl.Int64)))
         elif isinstance(avro_type, dict) and avro_type["type"] == "record":
             for field in avro_type["fields"]:
-                self._add(column.struct.field(field["name"]), field["type"])
+                self._add(f"{name}{WITHIN}{field['name']}", field["type"])
         elif isinstance(avro_type, dict) and avro_type["type"] == "array":
             items = avro_type["items"]
             _check_items(items)
@@ -99,6 +103,23 @@ class Layout:
             self._steps.append(_Step(lambda _: 0, byte=column.cast(pl.UInt8)))
         else:
             self._steps.append(_value(column, avro_type))
+
+
+def _flat(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with the fields of records as columns of their own.
+
+    An expression that names one field of a struct looks at all of them: n * n for a record of n features.
+    """
+    if not any(isinstance(column.dtype, pl.Struct) for column in frame.get_columns()):
+        return frame
+    flat: list[pl.Series] = []
+    for column in frame.get_columns():
+        if isinstance(column.dtype, pl.Struct):
+            fields = column.struct.unnest().get_columns()
+            flat += [field.alias(f"{column.name}{WITHIN}{field.name}") for field in fields]
+        else:
+            flat.append(column)
+    return _flat(pl.DataFrame(flat))
 
 
 def _value(column: pl.Expr, avro_type: Any) -> _Step:

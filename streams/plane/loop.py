@@ -42,6 +42,8 @@ LOOK_INTERVAL_S = 0.02
 """At most this often the broker is asked whether a topic that holds others back has really ended."""
 CHECKPOINT_INTERVAL_S = 10.0
 HEARTBEAT_INTERVAL_S = 5.0
+ARCHIVE_SHARE = 0.2
+"""Of the time, that open segments may take to be archived again and again: the more features, the longer one takes."""
 BEHIND_FACTOR = 5
 """While there is a backlog, open segments are archived this much less often: they will soon be complete."""
 GC_THRESHOLDS = (100_000, 50, 100)
@@ -98,6 +100,7 @@ class DataPlane:
         self._looked = 0.0
         self._is_caught_up = False
         self._worked: dict[int, float] = {}
+        self._archive_s = 0.0
         self._last_tick = self._last_archive = self._last_checkpoint = self._last_heartbeat = 0.0
         self._is_tight = False
         self._stop = threading.Event()
@@ -315,13 +318,17 @@ class DataPlane:
         """Archive, emit, flush, commit."""
         now = time.monotonic()
         self._last_tick = now
-        since_s, interval_s = now - self._last_archive, self._s.archive_interval_ms / 1000
+        interval_s = max(self._s.archive_interval_ms / 1000, self._archive_s / ARCHIVE_SHARE)
+        since_s = now - self._last_archive
         archive = is_last or since_s >= (interval_s if self._is_caught_up else BEHIND_FACTOR * interval_s)
         taken_us = now_us()
         quiet = self._idle()
+        before_s = self.stages.wall_s.get("archive", 0.0)
         changed = {
             number: self._changed(number, numbered, archive=archive) for number, numbered in self._numbers.items()
         }
+        if archive:
+            self._archive_s = self.stages.wall_s.get("archive", 0.0) - before_s
         beat = any(changed.values()) or quiet - self._said_idle or now - self._last_heartbeat >= HEARTBEAT_INTERVAL_S
         if beat:
             self._last_heartbeat = now

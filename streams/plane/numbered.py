@@ -56,8 +56,10 @@ class Timers:
 
     def add(self, rows: pl.DataFrame) -> None:
         """Start timers."""
-        for (hour,), some in rows.group_by(pl.col("deadline_us") // HOUR_US):
-            self.running.setdefault(int(str(hour)), []).append(some)
+        hours = rows["deadline_us"].to_numpy() // HOUR_US
+        for hour in np.unique(hours).tolist():
+            own = hours == hour
+            self.running.setdefault(hour, []).append(rows if own.all() else rows.filter(pl.Series(own)))
 
     def ran_out(self, watermark_us: int) -> pl.DataFrame:
         """Take out the timers whose deadline is at or before the watermark."""
