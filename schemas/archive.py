@@ -22,7 +22,7 @@ import polars as pl
 T = TypeVar("T")
 FILE = re.compile(r"(\d{12})-(\d{12})-(\d+)\.parquet")
 ATTEMPTS = 8
-"""A query over a busy archive meets a file that was just replaced perhaps once in ten times."""
+"""Between the look at a folder and the opening of its files lie milliseconds."""
 
 
 @dataclass(frozen=True, order=True)
@@ -125,13 +125,19 @@ def scan(
     The union of all files' columns; a column that a file lacks is null. Empty, with no columns, when there is no file.
     """
     parts: list[pl.LazyFrame] = []
-    for file in files(root, noun, cluster):
+    listed = files(root, noun, cluster)
+    open_from = _open_from(listed)
+    for file in listed:
         if ends is not None and (file.cluster, file.partition) not in ends:
             continue
         start = (starts or {}).get((file.cluster, file.partition), 0)
         if file.end <= start:
             continue
-        part = pl.scan_parquet(file.path)
+        if file.start >= open_from[file.cluster, file.partition]:
+            with file.path.open("rb") as opened:  # is held until the query is over, whatever becomes of its name
+                part = pl.scan_parquet(opened)
+        else:
+            part = pl.scan_parquet(file.path)
         if ends is not None:
             part = part.filter(pl.col("offset") < ends[file.cluster, file.partition])
         if start > file.start:
@@ -149,8 +155,17 @@ def scan(
     return pl.concat(parts, how="diagonal_relaxed") if parts else pl.LazyFrame()
 
 
+def _open_from(listed: Iterable[ArchiveFile]) -> dict[tuple[str, int], int]:
+    """Where the segments start, by cluster and partition, whose files may still be replaced: the newest, and one before
+    it, of which the last file may be under way."""
+    starts: dict[tuple[str, int], set[int]] = {}
+    for file in listed:
+        starts.setdefault((file.cluster, file.partition), set()).add(file.start)
+    return {place: sorted(own)[-2:][0] for place, own in starts.items()}
+
+
 def retried(query: Callable[[], T]) -> T:
-    """Run a query over the archive from :func:`scan` to its result, again when a file went away meanwhile.
+    """Run a query over the archive from :func:`scan` to its result, again when a file went away before it was opened.
 
     The file of an open segment is replaced by a larger one that holds the same rows and more, about once a second: the
     second look finds that one. With ``ends`` both give the same answer.

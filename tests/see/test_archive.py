@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import polars as pl
 import pytest
@@ -16,24 +17,46 @@ from streams.testing.served import World
 from streams.watch import Watch, Watched
 
 
-def test_a_file_that_is_replaced_between_listing_and_reading_is_looked_for_again(tmp_path: Path) -> None:
-    folder = tmp_path / "c" / "inputs" / "0000"
+def test_a_file_that_is_replaced_between_listing_and_opening_is_looked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rows, look = tmp_path / "c" / "inputs" / "0000", three_rows(), archive.files
     folder.mkdir(parents=True)
-    rows = pl.DataFrame({"prediction_id": ["a", "b", "c"], "offset": [0, 1, 2], "model": ["m"] * 3})
     rows.head(2).write_parquet(folder / ArchiveFile.name(0, 2, 1))
     looks = 0
 
-    def query() -> list[str]:
+    def files(*given: Any) -> list[ArchiveFile]:
         nonlocal looks
         looks += 1
-        listed = archive.scan(tmp_path, "inputs", ends={("c", 0): 2})
+        listed = look(*given)
         if looks == 1:  # the writer is quicker than the reader
-            rows.write_parquet(folder / ArchiveFile.name(0, 3, 1))
-            (folder / ArchiveFile.name(0, 2, 1)).unlink()
-        return list(listed.collect()["prediction_id"])
+            replace(folder, rows)
+        return listed
 
-    assert archive.retried(query) == ["a", "b"]
+    monkeypatch.setattr(archive, "files", files)
+    found = archive.retried(lambda: archive.scan(tmp_path, "inputs", ends={("c", 0): 2}).collect())
+    assert list(found["prediction_id"]) == ["a", "b"]
     assert looks == 2
+
+
+def test_a_long_query_reads_the_files_that_it_found_however_often_they_are_replaced(tmp_path: Path) -> None:
+    """Of a busy archive some file was always replaced before the query over all of them had come to it."""
+    folder, rows = tmp_path / "c" / "inputs" / "0000", three_rows()
+    folder.mkdir(parents=True)
+    rows.head(2).write_parquet(folder / ArchiveFile.name(0, 2, 1))
+    query = archive.scan(tmp_path, "inputs")
+    replace(folder, rows)
+    assert list(query.collect()["prediction_id"]) == ["a", "b"]
+    assert list(archive.scan(tmp_path, "inputs").collect()["prediction_id"]) == ["a", "b", "c"]
+
+
+def three_rows() -> pl.DataFrame:
+    return pl.DataFrame({"prediction_id": ["a", "b", "c"], "offset": [0, 1, 2], "model": ["m"] * 3})
+
+
+def replace(folder: Path, rows: pl.DataFrame) -> None:
+    rows.write_parquet(folder / ArchiveFile.name(0, 3, 1))
+    (folder / ArchiveFile.name(0, 2, 1)).unlink()
 
 
 def test_a_file_that_stays_away_is_an_error(tmp_path: Path) -> None:
