@@ -7,6 +7,7 @@ one way a database gets its schema, and a test holds both against each other.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -114,11 +115,49 @@ def write(engine: sa.Engine) -> Iterator[sa.Connection]:
         yield connection
 
 
-_TURNS: WeakKeyDictionary[sa.Engine, threading.Lock] = WeakKeyDictionary()
+class Turns:
+    """A lock that is given to those who wait in the order in which they came.
+
+    A ``threading.Lock`` goes to whoever asks first once it is free, which is the thread that has just let go of it.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._is_taken = False
+        self._waiting: deque[threading.Lock] = deque()
+
+    def __enter__(self) -> None:
+        gate = threading.Lock()
+        with self._mutex:
+            if not self._is_taken:
+                self._is_taken = True
+                return
+            gate.acquire()
+            self._waiting.append(gate)
+        try:
+            gate.acquire()
+        except BaseException:  # Ctrl-C: nobody will be here when the turn comes, or it has just come
+            with self._mutex:
+                is_still_waiting = gate in self._waiting
+                if is_still_waiting:
+                    self._waiting.remove(gate)
+            if not is_still_waiting:
+                self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        with self._mutex:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._is_taken = False
+
+
+_TURNS: WeakKeyDictionary[sa.Engine, Turns] = WeakKeyDictionary()
 
 
 def _turn(engine: sa.Engine) -> AbstractContextManager[Any]:
-    return nullcontext() if engine.dialect.name != "sqlite" else _TURNS.setdefault(engine, threading.Lock())
+    return nullcontext() if engine.dialect.name != "sqlite" else _TURNS.setdefault(engine, Turns())
 
 
 @contextmanager

@@ -1,0 +1,62 @@
+"""Threads that write to SQLite take turns in the order in which they came."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from schemas.database import Turns
+from streams.testing import wait_until
+
+DEADLINE_S = 10.0
+
+
+def test_a_turn_goes_to_whoever_has_waited_longest_not_to_whoever_asks_again_first() -> None:
+    turns = Turns()
+    order: list[str] = []
+    threads: list[threading.Thread] = []
+
+    def work(name: str) -> None:
+        with turns:
+            order.append(name)
+
+    with turns:
+        for name in ("a", "b", "c"):
+            threads.append(threading.Thread(target=work, args=(name,)))
+            threads[-1].start()
+            wait_until(lambda: len(turns._waiting) == len(threads), DEADLINE_S, name)
+    with turns:
+        order.append("again")
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    assert order == ["a", "b", "c", "again"]
+
+
+def test_one_that_gives_up_waiting_takes_nobodys_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = Turns()
+
+    class Interrupted:
+        """A gate at which Ctrl-C comes."""
+
+        def __init__(self) -> None:
+            self._is_first = True
+
+        def acquire(self) -> bool:
+            if not self._is_first:
+                raise KeyboardInterrupt
+            self._is_first = False
+            return True
+
+        def release(self) -> None:
+            raise AssertionError("nobody is there")
+
+    with turns:
+        monkeypatch.setattr("schemas.database.threading.Lock", Interrupted)
+        with pytest.raises(KeyboardInterrupt), turns:
+            pass
+        monkeypatch.undo()
+    with turns:
+        pass
+    assert not turns._waiting
+    assert not turns._is_taken
