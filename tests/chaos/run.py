@@ -209,9 +209,7 @@ def run(folder: Path, size: Size, seed: int, *, can_fill: bool) -> dict[str, Any
         say(f"{settled_s:5.0f} s: settled; comparing")
         tallies = compare(config, log, expected, reviewer)
         tallies.append(
-            Tally.of(
-                "workers that did not stop in order", dict(enumerate(codes)), dict.fromkeys(range(size.workers), 0)
-            )
+            Tally.of("workers that stopped in order", dict(enumerate(codes)), dict.fromkeys(range(size.workers), 0))
         )
     events = sum((each.kinds for each in expected.values()), Counter[str]())
     return {
