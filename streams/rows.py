@@ -11,11 +11,15 @@ import polars as pl
 from schemas import archive
 from schemas.contract import Contract
 from schemas.parts import ALL_SLICE
+from schemas.times import HOUR_US
 
 CACHED_ROWS_MAX = 1_000_000
 """Some 200 MB of 20 features."""
 FILES_MAX = 400
 """Of a longer stretch every k-th file is read: a sample of segments, the same one for every caller."""
+EARLIER_MAX, EARLIER_US = 16, 24 * HOUR_US
+"""A log is looked through from its newest file back, until this many in a row ended so long before what is wanted: to
+ask each file of a long archive for its times takes minutes."""
 
 
 @dataclass
@@ -32,7 +36,7 @@ class ArchiveRows:
         return archive.retried(lambda: self._between(start_us, end_us))  # files of open segments are being replaced
 
     def _between(self, start_us: int, end_us: int) -> pl.DataFrame:
-        wanted = [path for path in self._paths() if self._overlaps(path, start_us, end_us)]
+        wanted = self._wanted(start_us, end_us)
         step = -(-len(wanted) // FILES_MAX) or 1
         frames = [self._frame(path) for path in wanted[::step]]
         if not frames:
@@ -41,18 +45,34 @@ class ArchiveRows:
         rows = rows.filter((pl.col("event_time") >= start_us) & (pl.col("event_time") < end_us))
         return rows.unique("prediction_id", keep="first", maintain_order=True)
 
-    def _paths(self) -> list[Path]:
-        return [file.path for file in archive.files(self.root, "inputs")]
+    def _wanted(self, start_us: int, end_us: int) -> list[Path]:
+        logs: dict[tuple[str, int, int], list[Path]] = {}
+        for file in self._files():
+            logs.setdefault((file.cluster, file.partition, file.schema_id), []).append(file.path)
+        wanted: list[Path] = []
+        for paths in logs.values():
+            earlier = 0
+            for path in reversed(paths):
+                low, high = self._span(path)
+                if low < end_us and high >= start_us:
+                    wanted.append(path)
+                earlier = earlier + 1 if high < start_us - EARLIER_US else 0
+                if earlier == EARLIER_MAX:
+                    break
+        return sorted(wanted)
 
-    def _overlaps(self, path: Path, start_us: int, end_us: int) -> bool:
+    def _files(self) -> list[archive.ArchiveFile]:
+        return archive.files(self.root, "inputs")
+
+    def _span(self, path: Path) -> tuple[int, int]:
+        """The earliest and the latest event time in a file."""
         if path not in self._spans:
             found = pl.scan_parquet(path).select(
                 pl.col("event_time").min().alias("low"), pl.col("event_time").max().alias("high")
             )
             low, high = found.collect().row(0)
             self._spans[path] = (int(low), int(high))
-        low, high = self._spans[path]
-        return low < end_us and high >= start_us
+        return self._spans[path]
 
     def _frame(self, path: Path) -> pl.DataFrame:
         if path in self._frames:

@@ -66,11 +66,14 @@ class Stream:
         place = self._times[noun]
         matrix[:, place : place + VARINT_BYTES] = _varints(np.full(len(ids), time.time_ns() // 1000))
         data, size, name = matrix.tobytes(), matrix.shape[1], topic(noun)
-        while len(self._producer) > 500_000:
-            self._producer.poll(PAUSE_S)
         for i in range(len(ids)):
             value, key = data[i * size : (i + 1) * size], texts[i * ID_CHARS : (i + 1) * ID_CHARS]
-            self._producer.produce(name, value, key, on_delivery=self._on_delivery)
+            while True:
+                try:
+                    self._producer.produce(name, value, key, on_delivery=self._on_delivery)
+                    break
+                except BufferError:  # so many events, or so many bytes, are on their way
+                    self._producer.poll(PAUSE_S)
         self._producer.poll(0)
 
     def flush(self) -> None:

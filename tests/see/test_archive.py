@@ -9,8 +9,10 @@ from typing import Any
 import polars as pl
 import pytest
 
+from labeling.testing import small_contract
 from schemas import archive
 from schemas.archive import ArchiveFile
+from schemas.times import DAY_US
 from streams.routing import fetch, is_there
 from streams.rows import ArchiveRows
 from streams.testing.served import World
@@ -84,20 +86,36 @@ def test_rows_of_a_file_that_was_replaced_are_found_in_its_successor(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = ArchiveRows(world.config.archive_dir, world.config.model("small").contract)
-    listed, real = [], ArchiveRows._paths
+    listed, real = [], ArchiveRows._files
 
-    def stale(self: ArchiveRows) -> list[Path]:
-        paths = real(self)
-        listed.append(paths)
+    def stale(self: ArchiveRows) -> list[ArchiveFile]:
+        files = real(self)
+        listed.append(files)
         if len(listed) == 1:  # the writer is quicker than the reader
-            file = paths[-1]
-            start, end, schema = file.stem.split("-")
-            file.rename(file.with_name(ArchiveFile.name(int(start), int(end) + 1, int(schema))))
-        return paths
+            last = files[-1]
+            last.path.rename(last.path.with_name(ArchiveFile.name(last.start, last.end + 1, last.schema_id)))
+        return files
 
-    monkeypatch.setattr(ArchiveRows, "_paths", stale)
+    monkeypatch.setattr(ArchiveRows, "_files", stale)
     assert rows.between(0, 2**62).height == world.rows.height
     assert len(listed) == 2
+
+
+def test_of_a_long_archive_only_the_files_about_the_time_that_is_wanted_are_opened(tmp_path: Path) -> None:
+    folder, contract = tmp_path / "c" / "inputs" / "0000", small_contract()
+    folder.mkdir(parents=True)
+    columns = {name: pl.lit(None) for name in contract.feature_names}
+    for day in range(100):  # ten rows each; on one, after a failure of the service, those of an early day
+        day_of = day if day != 80 else 2
+        rows = pl.DataFrame({"offset": range(10 * day, 10 * day + 10)}).with_columns(
+            pl.lit(contract.model).alias("model"), (pl.lit(day_of) * DAY_US + pl.col("offset")).alias("event_time"),
+            pl.col("offset").cast(pl.String).alias("prediction_id"), **columns,
+        )  # fmt: skip
+        rows.write_parquet(folder / ArchiveFile.name(10 * day, 10 * day + 10, 1))
+    rows_of = ArchiveRows(tmp_path, contract)
+    assert rows_of.between(70 * DAY_US, 71 * DAY_US)["offset"].to_list() == list(range(700, 710))
+    assert len(rows_of._spans) < 50
+    assert rows_of.between(2 * DAY_US, 3 * DAY_US)["offset"].to_list() == [*range(20, 30), *range(800, 810)]
 
 
 def test_a_worker_s_monitor_is_given_rows_as_columns_with_those_of_training_before_them(world: World) -> None:
