@@ -115,7 +115,7 @@ def write(engine: sa.Engine) -> Iterator[sa.Connection]:
         yield connection
 
 
-class Turns:
+class FairLock:
     """A lock that is given to those who wait in the order in which they came.
 
     A ``threading.Lock`` goes to whoever asks first once it is free, which is the thread that has just let go of it.
@@ -153,11 +153,11 @@ class Turns:
                 self._is_taken = False
 
 
-_TURNS: WeakKeyDictionary[sa.Engine, Turns] = WeakKeyDictionary()
+_TURNS: WeakKeyDictionary[sa.Engine, FairLock] = WeakKeyDictionary()
 
 
 def _turn(engine: sa.Engine) -> AbstractContextManager[Any]:
-    return nullcontext() if engine.dialect.name != "sqlite" else _TURNS.setdefault(engine, Turns())
+    return nullcontext() if engine.dialect.name != "sqlite" else _TURNS.setdefault(engine, FairLock())
 
 
 @contextmanager

@@ -6,27 +6,27 @@ import threading
 
 import pytest
 
-from schemas.database import Turns
+from schemas.database import FairLock
 from streams.testing import wait_until
 
 DEADLINE_S = 10.0
 
 
 def test_a_turn_goes_to_whoever_has_waited_longest_not_to_whoever_asks_again_first() -> None:
-    turns = Turns()
+    lock = FairLock()
     order: list[str] = []
     threads: list[threading.Thread] = []
 
     def work(name: str) -> None:
-        with turns:
+        with lock:
             order.append(name)
 
-    with turns:
+    with lock:
         for name in ("a", "b", "c"):
             threads.append(threading.Thread(target=work, args=(name,)))
             threads[-1].start()
-            wait_until(lambda: len(turns._waiting) == len(threads), DEADLINE_S, name)
-    with turns:
+            wait_until(lambda: len(lock._waiting) == len(threads), DEADLINE_S, name)
+    with lock:
         order.append("again")
     for thread in threads:
         thread.join(DEADLINE_S)
@@ -34,7 +34,7 @@ def test_a_turn_goes_to_whoever_has_waited_longest_not_to_whoever_asks_again_fir
 
 
 def test_one_that_gives_up_waiting_takes_nobodys_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = Turns()
+    lock = FairLock()
 
     class Interrupted:
         """A gate at which Ctrl-C comes."""
@@ -51,12 +51,12 @@ def test_one_that_gives_up_waiting_takes_nobodys_turn(monkeypatch: pytest.Monkey
         def release(self) -> None:
             raise AssertionError("nobody is there")
 
-    with turns:
+    with lock:
         monkeypatch.setattr("schemas.database.threading.Lock", Interrupted)
-        with pytest.raises(KeyboardInterrupt), turns:
+        with pytest.raises(KeyboardInterrupt), lock:
             pass
         monkeypatch.undo()
-    with turns:
+    with lock:
         pass
-    assert not turns._waiting
-    assert not turns._is_taken
+    assert not lock._waiting
+    assert not lock._is_taken
