@@ -14,7 +14,16 @@ from schemas import parts
 from schemas.parts import ALL_SLICE, Axis, CodeArray, Ints
 from streams.plane.join import Pairs, Truths, topic_of
 from streams.plane.pick import audited
-from streams.plane.plan import KIND_TRUTH, KIND_USER, NO_LABEL, ORDER_TOPICS, USER_EDITED, USER_RIGHT, USER_WRONG, ModelPlan
+from streams.plane.plan import (
+    KIND_TRUTH,
+    KIND_USER,
+    NO_LABEL,
+    ORDER_TOPICS,
+    USER_EDITED,
+    USER_RIGHT,
+    USER_WRONG,
+    ModelPlan,
+)
 from streams.plane.store import Rows
 
 if TYPE_CHECKING:

@@ -113,7 +113,10 @@ def record(runtime: Runtime, rows: pl.DataFrame, partitions: int) -> Stream:
         truth_due=pl.lit(None, pl.Int64)
     )
     truths = rows.select(
-        "prediction_id", "label", load="fact", event_time=pl.col("truth_time"),
+        "prediction_id",
+        "label",
+        load="fact",
+        event_time=pl.col("truth_time"),
         feedback_id=pl.col("prediction_id") + "/t",
     ).sort("event_time", "prediction_id")
     answers = dict(zip(rows["prediction_id"].to_list(), scores.tolist(), strict=True))
@@ -211,7 +214,9 @@ def judge(root: Path, stream: Stream, pace: Pace) -> list[dict[str, Any]]:
             kafka.control = Control(runtime)
             kafka.calls, kafka.kill_at = 0, kill_at
             kafka.stop.clear()
-            plane = DataPlane(settings, runtime.plans, runtime.registry, runtime.ids, {"group.protocol": "consumer"}, {})
+            plane = DataPlane(
+                settings, runtime.plans, runtime.registry, runtime.ids, {"group.protocol": "consumer"}, {}
+            )
             with suppress(Killed):
                 plane.run(kafka.stop)
     with read(runtime.engine) as connection:
