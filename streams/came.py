@@ -38,7 +38,11 @@ def last_truths(root: Path, contract: Contract, disorder_us: int, columns: list[
         newest = pl.col("event_time").cum_max().over(PLACE) - disorder_us
         hours = _in_order(hours).select(*PLACE, "order_ts", open_us=newest // HOUR_US * HOUR_US)
         truths = truths.sort("order_ts", maintain_order=True).join_asof(
-            hours.sort("order_ts", maintain_order=True), on="order_ts", by=PLACE, allow_exact_matches=False
+            hours.sort("order_ts", maintain_order=True),
+            on="order_ts",
+            by=PLACE,
+            allow_exact_matches=False,
+            check_sortedness=False,
         )
     else:
         truths = truths.with_columns(open_us=pl.lit(None, pl.Int64))

@@ -63,7 +63,7 @@ class Reached:
         """
         stamps, hours = np.array(self._marks, np.int64).T
         at = np.maximum(np.searchsorted(stamps, orders_ts, "left") - 1, 0)
-        return np.maximum(times_us, hours[at] * HOUR_US)
+        return np.asarray(np.maximum(times_us, hours[at] * HOUR_US))
 
     def forget(self, before_ts: int) -> None:
         """No record below this order time stamp will be asked for any more."""
