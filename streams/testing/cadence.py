@@ -7,7 +7,7 @@ judged the moment the broker has it: nothing that is written later can be seen, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +19,9 @@ import polars as pl
 import sqlalchemy as sa
 
 from retrain.initial import register_initial
-from retrain.paths import Paths
 from retrain.testing import POLICY, small_rows
 from schemas.contract import parse_contract
-from schemas.database import open_database, read
+from schemas.database import read
 from schemas.events import topic
 from schemas.profile import build_profile
 from schemas.times import DAY_US, HOUR_US
@@ -39,7 +38,7 @@ from streams.testing.oracle import belongs
 from streams.watch import Watch
 
 MODEL, CLUSTER = "small", "fake"
-BASE_DAYS, SERVED_DAYS, FIRST_DAY = 50, 4, -56
+BASE_DAYS, FIRST_DAY = 50, -56
 PER_DAY = 480
 TOML = """
 [flywheel]
@@ -69,30 +68,49 @@ def rows_of(days: int, first_day: int) -> pl.DataFrame:
     return rows.with_columns(level=pl.Series(level), fact=pl.col("load"))
 
 
-def with_faults(rows: pl.DataFrame) -> pl.DataFrame:
-    """One field stands still, then another moves; a third is not what feedback says it was."""
+def with_faults(rows: pl.DataFrame, moved: float, stands: float, differs: float) -> pl.DataFrame:
+    """The same rows with a field that moves, one that stands still, and one that is not what feedback says it was.
+
+    Parameters
+    ----------
+    moved, stands, differs
+        From which day on.
+    """
     day = (pl.col("event_time") - int(rows["event_time"][0])) / DAY_US
+    other = (pl.col("load") + 0.3) % 1.0
     return rows.with_columns(
-        delay=pl.when(day > 2.4).then(pl.col("delay") + 25).otherwise(pl.col("delay")),
-        level=pl.when(day > 1.3).then(0.123).otherwise(pl.col("level")),
-        load=pl.when((day > 0.6) & (pl.col("route") == "A")).then((pl.col("load") + 0.3) % 1.0)
-        .otherwise(pl.col("load")),
-    )  # fmt: skip
+        delay=pl.when(day > moved).then(pl.col("delay") + 25).otherwise(pl.col("delay")),
+        level=pl.when(day > stands).then(0.123).otherwise(pl.col("level")),
+        load=pl.when((day > differs) & (pl.col("route") == "A")).then(other).otherwise(pl.col("load")),
+    )
 
 
-def install(root: Path) -> None:
-    """A state directory in which the first version serves."""
+def configure(root: Path, monitor: str = "") -> None:
+    """A state directory of a model that nobody registered; ``monitor``: lines of its policy."""
     contract, past = parse_contract(CONTRACT), rows_of(BASE_DAYS, FIRST_DAY - BASE_DAYS)
     (root / "small.avsc").write_text(json.dumps(CONTRACT))
     profile = build_profile(past, contract.fields, model=MODEL, labels=contract.target.labels)
     (root / "profile.json").write_text(profile.to_json())
-    (root / "flywheel.toml").write_text(TOML)
-    state = root / "state"
-    state.mkdir()
-    engine = open_database(f"sqlite:///{state / 'flywheel.db'}")
+    (root / "flywheel.toml").write_text(f"{TOML}\n[models.small.monitor]\n{monitor}")
+
+
+def register(root: Path) -> None:
+    """The first version, trained on the days before those that are served."""
+    runtime, past = runtime_of(root), rows_of(BASE_DAYS, FIRST_DAY - BASE_DAYS)
     first = int(rows_of(1, FIRST_DAY)["event_time"][0])
-    register_initial(engine, Paths(state), contract, POLICY, past, clock=lambda: first)
-    engine.dispose()
+    contract = runtime.plans[MODEL].contract
+    register_initial(runtime.engine, runtime.paths, contract, POLICY, past, clock=lambda: first)
+    runtime.engine.dispose()
+
+
+def answered(root: Path, rows: pl.DataFrame) -> pl.DataFrame:
+    """With the score and the name of the registered version."""
+    runtime = runtime_of(root)
+    version = runtime.models.resolve(MODEL)
+    assert version is not None
+    scores = runtime.predictor(version).predict(rows).scores
+    runtime.engine.dispose()
+    return rows.with_columns(score=pl.Series(scores), version=pl.lit(version.version))
 
 
 @dataclass
@@ -102,40 +120,52 @@ class Stream:
     logs: dict[tuple[str, int], list[FakeRecord]]
     partitions: int
 
+    def later(self, noun: str, after_ms: Callable[[int], int]) -> Stream:
+        """The same records, where those of a topic come later: so much, by the time at which they come."""
+        logs = dict(self.logs)
+        for place, log in self.logs.items():
+            if place[0] == topic(noun):
+                stamps = [each.timestamp + after_ms(each.timestamp) for each in log]
+                moved = sorted(zip(stamps, log, strict=True), key=lambda item: item[0])
+                logs[place] = [
+                    replace(each, offset=n, timestamp=at, visible_ms=at) for n, (at, each) in enumerate(moved)
+                ]
+        return Stream(logs, self.partitions)
 
-def record(runtime: Runtime, rows: pl.DataFrame, partitions: int) -> Stream:
-    """What a service and a feed would have sent, in event order, some hours of it in every second of the broker."""
-    contract, codec = runtime.plans[MODEL].contract, runtime.codec
-    version = runtime.models.resolve(MODEL)
-    assert version is not None
-    scores = runtime.predictor(version).predict(rows).scores
-    inputs = rows.select("prediction_id", "event_time", *contract.feature_names).with_columns(
-        truth_due=pl.lit(None, pl.Int64)
-    )
-    truths = rows.select(
-        "prediction_id",
-        "label",
-        load="fact",
-        event_time=pl.col("truth_time"),
-        feedback_id=pl.col("prediction_id") + "/t",
-    ).sort("event_time", "prediction_id")
-    answers = dict(zip(rows["prediction_id"].to_list(), scores.tolist(), strict=True))
+
+def record(root: Path, rows: pl.DataFrame, partitions: int) -> Stream:
+    """What a service and a feed would have sent, in event order, an hour of it in some 40 ms of the broker.
+
+    Parameters
+    ----------
+    rows
+        With ``score`` and ``version``; of an hour the first row's version answers.
+    """
+    runtime = runtime_of(root)
+    contract, codec, ids = runtime.plans[MODEL].contract, runtime.codec, runtime.ids
+    inputs = rows.select("prediction_id", "event_time", *contract.feature_names, truth_due=pl.lit(None, pl.Int64))
+    feedback_id = pl.col("prediction_id") + "/t"
+    truths = rows.select("prediction_id", "label", load="fact", event_time="truth_time", feedback_id=feedback_id)
+    truths = truths.sort("event_time", "prediction_id")
+    answers = {row[0]: row[1:] for row in rows.select("prediction_id", "score", "version").iter_rows()}
     kafka = FakeKafka(partitions, 0)
     at = START_MS
     for batch in batches(inputs, truths, HOUR_US):
         mine = [answers[name] for name in batch.inputs["prediction_id"]]
-        labels = ["late" if score >= 0.5 else "on_time" for score in mine]
+        scores = [score for score, _ in mine]
+        labels = ["late" if score >= 0.5 else "on_time" for score in scores]
         asked = input_events(MODEL, batch.inputs)
-        answered = prediction_events(MODEL, batch.inputs, version.version, mine, labels)
-        events = [(noun, each) for pair in zip(asked, answered, strict=True)
-                  for noun, each in zip(("inputs", "predictions"), pair, strict=True)]  # fmt: skip
-        events += [("feedback", each) for each in truth_events(MODEL, batch.truths)]
-        for noun, event in events:
+        told = prediction_events(MODEL, batch.inputs, mine[0][1] if mine else "", scores, labels)
+        events = [(f"inputs/{MODEL}", "inputs", each) for each in asked]
+        events += [("predictions", "predictions", each) for each in told]
+        events.sort(key=lambda event: event[2]["event_time"])
+        events += [("feedback", "feedback", each) for each in truth_events(MODEL, batch.truths)]
+        for schema, noun, event in events:
             at += int(kafka.chance.random() < 0.7)
             key = event["prediction_id"].encode()
             log = kafka.logs[topic(noun), belongs(key, partitions)]
-            value = codec.encode(runtime.ids[f"inputs/{MODEL}" if noun == "inputs" else noun], event)
-            log.append(FakeRecord(len(log), at, key, value, visible_ms=at))
+            log.append(FakeRecord(len(log), at, key, codec.encode(ids[schema], event), visible_ms=at))
+    runtime.engine.dispose()
     return Stream(kafka.logs, partitions)
 
 
