@@ -191,8 +191,11 @@ def count_truths(plan: ModelPlan, truths: Truths, cuts: Cuts, partition: int, re
         codes = {parts.USER_RIGHT: USER_RIGHT, parts.USER_WRONG: USER_WRONG, parts.USER_EDITED: USER_EDITED}
         counters = [(code, (word == said_word) * sign[said]) for code, said_word in codes.items()]
         order, offset = truths.order[said], truths.offset[said]
-        groups = _groups(plan, order, offset, some, some["event_us"], cuts)
-        found += _by_slice(plan, groups, truths.inputs.take(said), counters, "event")
+        asked = truths.inputs.take(said)
+        told_us = reached.not_before(truths.rows["event_us"][said], order // ORDER_TOPICS)
+        axes: list[tuple[Axis, Ints]] = [("event", some["event_us"]), ("due", told_us)]
+        for axis, time_us in axes:
+            found += _by_slice(plan, _groups(plan, order, offset, some, time_us, cuts), asked, counters, axis)
     return found + _facts(plan, truths, cuts, reached)
 
 

@@ -371,7 +371,8 @@ class _Run:
         model = self._models[known.answer["model"]]
         if kind == "user":
             code = {"right": parts.USER_RIGHT, "edited": parts.USER_EDITED}.get(said["label"], parts.USER_WRONG)
-            self._add(known, place, "event", known.answer["event_time"], Counter({code: 1}), sign)
+            for axis, time_us in (("event", known.answer["event_time"]), ("due", self._not_over(said["event_time"]))):
+                self._add(known, place, axis, time_us, Counter({code: 1}), sign)
         else:
             self._truth(known, model, said, place, sign, is_correction=is_correction)
         if sign > 0:
