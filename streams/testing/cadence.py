@@ -7,8 +7,8 @@ judged the moment the broker has it: nothing that is written later can be seen, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,19 +24,25 @@ from schemas.contract import parse_contract
 from schemas.database import read
 from schemas.events import topic
 from schemas.profile import build_profile
-from schemas.times import DAY_US, HOUR_US
+from schemas.registry import Registry
+from schemas.times import DAY_US, HOUR_US, now_us
 from streams.agents.handlers import Summaries
 from streams.agents.pump import Given
 from streams.config import load_config
 from streams.demo.events import batches, input_events, prediction_events, truth_events
 from streams.merging import Merger
 from streams.plane.loop import DataPlane
-from streams.plane.testing import START_MS, FakeKafka, FakeRecord, Killed
+from streams.plane.settings import PlaneSettings
+from streams.plane.testing import START_MS, FakeKafka, FakeRecord
 from streams.runtime import Runtime
 from streams.tables import alert
+from streams.testing.group import Group, Member
 from streams.testing.oracle import belongs
 from streams.watch import Watch
 
+TURNS_MAX = 20_000
+END_MS = 1_000
+"""After the last record: more than the order slack, and than any interval."""
 MODEL, CLUSTER = "small", "fake"
 BASE_DAYS, FIRST_DAY = 50, -56
 PER_DAY = 480
@@ -169,13 +175,15 @@ def record(root: Path, rows: pl.DataFrame, partitions: int) -> Stream:
     return Stream(kafka.logs, partitions)
 
 
-class JudgedKafka(FakeKafka):
-    """Hands every summary to a worker's control plane as soon as it has it."""
+class JudgedKafka(Group):
+    """Hands every summary to the control plane of whichever worker has it, as soon as it has it itself."""
 
     def __init__(self, stream: Stream, seed: int) -> None:
         super().__init__(stream.partitions, seed)
         self.logs = {place: list(log) for place, log in stream.logs.items()}
+        self.last_ms = max(log[-1].visible_ms for log in stream.logs.values() if log)
         self.control: Control | None = None
+        self._ended_us = 0
 
     def deliver(self, sent: Iterable[tuple[str, bytes, bytes, int]]) -> None:
         sent = list(sent)
@@ -184,6 +192,16 @@ class JudgedKafka(FakeKafka):
             if name == topic("summaries") and self.control is not None:
                 self.control.take(value)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether everything was sent, worked on and judged."""
+        if self.now_ms <= self.last_ms + END_MS or self.control is None:
+            return False
+        self._ended_us = self._ended_us or now_us()
+        progress = self.control.handle.progress
+        newest_us = max((said.watermark_us or 0 for said in progress.said.values()), default=None)
+        return (progress.quiet_us or 0) > self._ended_us and progress.watermark_us == newest_us
+
 
 class Control:
     """The control plane's part of a worker that merges and judges."""
@@ -191,16 +209,16 @@ class Control:
     def __init__(self, runtime: Runtime) -> None:
         self._codec = runtime.codec
         merger = Merger(runtime.engine, runtime.codec, runtime.ids["summaries"])
-        self.watch = Watch(runtime, merger)
-        self.watch.start()
-        self._handle = Summaries(runtime, merger, self.watch, self)  # type: ignore[arg-type]  # decides nothing
+        watch = Watch(runtime, merger)
+        watch.start()
+        self.handle = Summaries(runtime, merger, watch, self)  # type: ignore[arg-type]  # decides nothing
 
     def look(self, moment_us: int, *, is_news: bool = False) -> None:
         """In the place of the scheduler."""
 
     def take(self, value: bytes) -> None:
         """Merge a summary, and judge what it closes."""
-        self._handle([Given(self._codec.decode(value), topic("summaries"), 0, 0, 0)])
+        self.handle([Given(self._codec.decode(value), topic("summaries"), 0, 0, 0)])
 
 
 def runtime_of(root: Path) -> Runtime:
@@ -210,7 +228,7 @@ def runtime_of(root: Path) -> Runtime:
 
 @dataclass(frozen=True)
 class Pace:
-    """How a worker goes about a stream.
+    """How workers go about a stream.
 
     Attributes
     ----------
@@ -218,47 +236,78 @@ class Pace:
         How the records come in, and how much time passes meanwhile.
     batch_records, summary_ms, archive_ms
         See the configuration.
+    workers
+        How many share the partitions.
     kills
-        After so many calls of the broker the worker is killed; its heir goes on with its join store and its database.
+        After so many calls of the broker the worker that makes it is killed; its heir goes on with its join store, and
+        judges from the database.
+    moves
+        Turns at which every partition goes to another worker.
     """
 
     seed: int = 0
     batch_records: int = 200
     summary_ms: int = 200
     archive_ms: int = 400
+    workers: int = 1
     kills: tuple[int, ...] = ()
+    moves: tuple[int, ...] = ()
+
+
+@dataclass
+class _Plane:
+    """What a member of a group needs to make its data plane."""
+
+    runtime: Runtime
+    settings: PlaneSettings
+
+    @property
+    def world(self) -> Any:
+        return self.runtime
+
+    def make(self, registry: Registry, consumer: Mapping[str, Any], producer: Mapping[str, Any]) -> DataPlane:
+        return DataPlane(self.settings, self.runtime.plans, registry, self.runtime.ids, consumer, producer)
 
 
 def judge(root: Path, stream: Stream, pace: Pace) -> list[dict[str, Any]]:
-    """The alerts of a worker on a state directory of its own (a copy of an installation), as they are kept.
-
-    What of the plane is a client of the broker has to be replaced by :attr:`FakeKafka.fakes` of what this makes.
-    """
+    """The alerts on a state directory of its own (a copy of an installation), as they are kept."""
     runtime, kafka = runtime_of(root), JudgedKafka(stream, pace.seed)
     settings = replace(
         runtime.plane_settings(accepts_loss=False), batch_records=pace.batch_records, segment_records=256,
         summary_interval_ms=pace.summary_ms, archive_interval_ms=pace.archive_ms,
     )  # fmt: skip
-    with replaced(kafka.fakes):
-        for kill_at in (*pace.kills, -1):
-            kafka.control = Control(runtime)
-            kafka.calls, kafka.kill_at = 0, kill_at
-            kafka.stop.clear()
-            plane = DataPlane(
-                settings, runtime.plans, runtime.registry, runtime.ids, {"group.protocol": "consumer"}, {}
-            )
-            with suppress(Killed):
-                plane.run(kafka.stop)
+    names = [f"worker{n}" for n in range(pace.workers)]
+    with ExitStack() as stack:
+        for name, fake in kafka.fakes.items():
+            stack.enter_context(mock.patch(name, fake))
+        members = [
+            Member(kafka, name, _Plane(runtime, replace(settings, join_dir=root / name)))  # type: ignore[arg-type]
+            for name in names
+        ]
+        _run(kafka, members, pace, runtime)
     with read(runtime.engine) as connection:
         rows = connection.execute(sa.select(alert).order_by(alert.c.time_us, alert.c.alert_id)).mappings().all()
     runtime.engine.dispose()
     return [dict(row) for row in rows]
 
 
-@contextmanager
-def replaced(fakes: Mapping[str, Any]) -> Iterator[None]:
-    """Put fakes in the place of what modules name."""
-    with ExitStack() as stack:
-        for name, fake in fakes.items():
-            stack.enter_context(mock.patch(name, fake))
-        yield
+def _run(kafka: JudgedKafka, members: Sequence[Member], pace: Pace, runtime: Runtime) -> None:
+    kills = iter(pace.kills)
+    shift = 0
+    kafka.control, kafka.kill_at = Control(runtime), next(kills, -1)
+    for turn in range(TURNS_MAX):
+        shift += turn in pace.moves
+        kafka.target = {p: members[(p + shift) % len(members)].name for p in range(kafka.partitions)}
+        for member in members:
+            if not member.is_alive:
+                member.start()
+            member.turn()
+            if not member.is_alive:
+                kafka.control = Control(runtime)
+                kafka.calls, kafka.kill_at = 0, next(kills, -1)
+        if kafka.is_over:
+            break
+    else:
+        raise AssertionError("the stream was not judged to its end")
+    for member in members:
+        member.end()
