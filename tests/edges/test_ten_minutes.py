@@ -84,6 +84,7 @@ def test_a_model_of_one_s_own_is_watched_within_minutes(tmp_path: Path) -> None:
         told = flywheel(tmp_path, "replay", "live.csv", "--champion")
         assert told == {"model": "bananas", "events": 2000, "before": 0, "sent": 2000, "records": 3000, "waiting": 0}
         assert flywheel(tmp_path, "replay", "live.csv", "--champion")["sent"] == 0
+        wait_until(lambda: flywheel(tmp_path, "status")["models"]["bananas"]["staleness"], 60, "the staleness meter")
         status = flywheel(tmp_path, "status")
     model = status["models"]["bananas"]
     assert (model["monitored"], model["truths"]) == (1000, 1000), status
