@@ -8,7 +8,6 @@ watermark; of records of one broker time stamp none is said to be the first, so 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -41,18 +40,22 @@ class Reached:
 
     def __init__(self, disorder_us: int, newest_us: int, marks: Iterable[Mark] = ()) -> None:
         self._disorder_us = disorder_us
-        self._marks = list(marks) or [(BEGINNING, (newest_us - disorder_us) // HOUR_US)]
+        known = list(marks) or [(BEGINNING, (newest_us - disorder_us) // HOUR_US)]
+        self._stamps, self._hours = np.array(known, np.int64).T
 
     @property
     def marks(self) -> tuple[Mark, ...]:
         """For a checkpoint."""
-        return tuple(self._marks)
+        return tuple(zip(self._stamps.tolist(), self._hours.tolist(), strict=True))
 
     def advance(self, clock: Clock) -> None:
         """Take in how event time went on along predictions; those that were taken in before change nothing."""
         hours = (clock.newest_us - self._disorder_us) // HOUR_US
-        new = np.flatnonzero((np.diff(hours, prepend=hours[0] - 1) > 0) & (hours > self._marks[-1][1]))
-        self._marks += zip(clock.order_ts[new].tolist(), hours[new].tolist(), strict=True)
+        if hours[-1] <= self._hours[-1]:
+            return
+        new = np.flatnonzero((np.diff(hours, prepend=hours[0] - 1) > 0) & (hours > self._hours[-1]))
+        self._stamps = np.append(self._stamps, clock.order_ts[new])
+        self._hours = np.append(self._hours, hours[new])
 
     def not_before(self, times_us: Ints, orders_ts: Ints) -> Ints:
         """These event times, or the beginning of the hour that was open at each order time stamp if it is later.
@@ -61,10 +64,10 @@ class Reached:
         >>> (reached.not_before(np.array([1, 1]), np.array([50, 51])) // HOUR_US).tolist()
         [0, 7]
         """
-        stamps, hours = np.array(self._marks, np.int64).T
-        at = np.maximum(np.searchsorted(stamps, orders_ts, "left") - 1, 0)
-        return np.asarray(np.maximum(times_us, hours[at] * HOUR_US))
+        at = np.maximum(np.searchsorted(self._stamps, orders_ts, "left") - 1, 0)
+        return np.asarray(np.maximum(times_us, self._hours[at] * HOUR_US))
 
     def forget(self, before_ts: int) -> None:
         """No record below this order time stamp will be asked for any more."""
-        del self._marks[: max(0, bisect_left(self._marks, (before_ts, -(2**62))) - 1)]
+        first = max(0, int(np.searchsorted(self._stamps, before_ts, "left")) - 1)
+        self._stamps, self._hours = self._stamps[first:], self._hours[first:]
