@@ -42,8 +42,8 @@ class Turns:
         """
         for hour in range(min(self.begun.values(), default=after) if first is None else first, after):
             rows = +self.rows.get(hour, Counter())
-            new = {name for name in rows if self.begun[name] == hour and name != version}
-            taking = new or (set(rows) if version not in rows else set())
-            if taking:
-                return hour, max(taking, key=lambda name: (rows[name], name))
+            taking = {name for name in rows if self.begun[name] == hour} or (set() if version in rows else set(rows))
+            taker = max(taking, key=lambda name: (rows[name], name), default=version)
+            if taker is not None and taker != version:
+                return hour, taker
         return None

@@ -368,7 +368,10 @@ class DataPlane:
                 self._archived_us[number] = numbered.tracks[TOPIC_PREDICTIONS].newest_event_us
             reached[number] = self._archived_us.get(number, NO_EVENT), is_whole and number in quiet
         now = self._last_tick
-        news = {number for number, said in reached.items() if changed[number] or self._said.get(number) != said}
+        nothing = NO_EVENT, False
+        news = {
+            number for number, said in reached.items() if changed[number] or self._said.get(number, nothing) != said
+        }
         if news or now - self._last_heartbeat >= HEARTBEAT_INTERVAL_S:
             self._last_heartbeat = now
             news |= {number for number, (_, is_idle) in reached.items() if is_idle}

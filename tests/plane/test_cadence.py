@@ -163,9 +163,13 @@ def test_a_new_version_takes_over_at_its_first_hour_and_an_old_one_when_the_othe
     assert turns.next("a", 2, 100) == (4, "b")
     assert turns.next("b", 4, 100) == (5, "a"), "it is the only one that answers"
     assert turns.next("a", 5, 100) == (6, "b")
+    for each in (part("d", 8, 4), part("e", 8, 4), part("b", 8, 9)):
+        turns.add(each)
+    assert turns.next("b", 6, 100) == (8, "e"), "of two that begin together one"
+    assert turns.next("e", 8, 100) is None
     turns.add(part("c", 7, 2))
     turns.add(part("c", 7, -2))
-    assert turns.next("b", 6, 100) is None, "what was taken back never was"
+    assert turns.next("b", 6, 8) is None, "what was taken back never was"
 
 
 def test_what_is_asked_of_the_hours_does_not_depend_on_where_reading_began() -> None:
