@@ -5,11 +5,12 @@ One part holds the counters of one (model, version, role, slice, window) on one 
 ``event``
     by prediction time: rows, cells of every feature, outcomes of the rows whose truth is known so far;
 ``due``
-    by the hour in which the truth is decided at the latest: every row enters exactly once, whatever came, so that there
-    is no maturity bias (rows, sum p, sum y, sum p(1-p));
+    by the hour in which the truth is decided at the latest, or came if that is later or nobody says: every row enters
+    exactly once, whatever came, so that there is no maturity bias (rows, sum p, sum y, sum p(1-p)). Users' words, too,
+    by the time at which they were said;
 ``fact``
     by the time of the feedback that said what an input really was: each comparison stands in one hour, which is
-    complete when the hour is over.
+    complete when the hour is over, because what comes later stands in the hour that is open then.
 ``log``
     by the event time that a record of a topic states, before any join: version and role are empty, the slice is all.
     Codes are ``LOG_SIDE`` times the topic's place among the sources plus the ``ARRIVED`` and ``LATENESS`` constants.

@@ -66,7 +66,9 @@ class ModelConfig(BaseModel):
     profile_path: Path | None = Field(
         default=None, alias="profile", description="the reference profile that serving is held against"
     )
-    reference: Path | None = Field(default=None, description="past rows with their truth, for the first training")
+    reference: Path | None = Field(
+        default=None, description="past rows with their truth: what the first version is trained on"
+    )
     columns: ColumnsConfig = Field(default=ColumnsConfig(), description="of the model's tables, for 'replay'")
     failures: dict[str, str] = Field(
         default_factory=dict, description="rule = SQL expression over score, label, truth, user and fact columns"

@@ -11,6 +11,7 @@ from retrain.folds import scores_path
 from retrain.joined import archive_ends, label_value, read_archive
 from retrain.registry import Version
 from schemas.contract import Target
+from streams.came import last_truths
 from streams.logic.impact import Predict
 from streams.runtime import Runtime
 
@@ -49,6 +50,10 @@ def version_rows(runtime: Runtime, version: Version, since_us: int, until_us: in
     if served.height:
         served = served.filter(pl.col("event_time") < until_us)
         due = pl.coalesce("due_us", "event_time")
+        if contract.target.undecided is None:  # nothing is decided before its truth has come
+            came = last_truths(root, contract, runtime.config.disorder_ms * 1000, [])
+            served = served.join(came, on="prediction_id", how="left", maintain_order="left")
+            due = pl.max_horizontal(due, "came_us")
         frames.append(served.select(*names, y=decided(contract.target, until_us), due_time=due))
     if not frames:
         return pl.DataFrame()

@@ -47,6 +47,7 @@ from streams.runtime import Runtime, as_json
 from streams.tables import alert as alert_table
 from streams.tables import drift_day, monitor_state
 from streams.tables import staleness as staleness_table
+from streams.turns import Turns
 
 SNAPSHOT_INTERVAL_S = 15.0
 """A restart judges at most the hours since again; a snapshot costs some 0.3 s."""
@@ -82,6 +83,7 @@ class Watch:
     merger: Merger
     models: dict[str, Watched] = field(default_factory=dict)
     _due: dict[str, Counter[int]] = field(default_factory=dict)
+    _turns: dict[str, Turns] = field(default_factory=dict)
     _unwritten: list[AlertRecord] = field(default_factory=list)
     """Raised and not yet stored: an error in between must not lose them."""
     _saved: float = 0.0
@@ -107,11 +109,10 @@ class Watch:
             if version is not None:
                 self._begin(model, version, self._promoted_us(model))
                 self._confirm(model)
+            elif (monitor := self._restored(model)) is not None:
+                self._watch_unregistered(model, monitor)
         parts = list(self.merger.everything())
         self._count(parts)
-        served = {part.model for part in parts if part.axis != "log"}
-        for model in (served & set(self.runtime.plans)) - set(self.models):
-            self._begin_unregistered(model, [part for part in parts if part.model == model])
         for name, watched in self.models.items():
             watched.monitor.add(part for part in parts if part.model == name)
 
@@ -120,6 +121,7 @@ class Watch:
         with self._lock:
             self.models.clear()
             self._due.clear()
+            self._turns.clear()
             self._foresight.forget()
             self.start()
 
@@ -129,13 +131,9 @@ class Watch:
             self._count(parts)
             for model in {part.model for part in parts} & set(self.runtime.plans):
                 own = [part for part in parts if part.model == model]
-                if model not in self.models:
-                    self._begin_late(model, own)
-                    continue
-                if self.models[model].version is None:
-                    self._follow(model, own)
-                self.models[model].monitor.add(own)
-                self._unseen.add(model)
+                if model in self.models:  # else it begins when its first hour is over
+                    self.models[model].monitor.add(own)
+                    self._unseen.add(model)
 
     def look(self) -> None:
         """Keep how far the models' inputs are from training, with the rows of this very hour; once a second will do."""
@@ -150,25 +148,23 @@ class Watch:
                 self._unseen.discard(model)
             self._save_if_due(is_late=True)  # no hour may close any more: a stream that pauses, a replay that ended
 
-    def _begin_late(self, model: str, parts: Sequence[Part]) -> None:
-        """The first pair of a model that nobody registered; what came before it belongs to no version."""
-        if any(part.axis != "log" for part in parts):
-            everything = [part for part in self.merger.everything() if part.model == model]
-            self._begin_unregistered(model, everything)
-            self.models[model].monitor.add(everything)
-
     def _count(self, parts: Iterable[Part]) -> None:
         for part in parts:
             if part.slice == ALL_SLICE and part.axis == "due":
                 known = int(part.counts[part.codes == N_TRUTH].sum())
                 self._due.setdefault(part.model, Counter())[part.window_us] += known
+            self._turns.setdefault(part.model, Turns()).add(part)
 
     def advance(self, watermark_us: int) -> list[AlertRecord]:
         """Judge all hours that the watermark has closed; alerts are written as rows and events."""
         found: list[AlertRecord] = []
         with self._lock:
-            for model, watched in self.models.items():
-                alerts = watched.monitor.advance(watermark_us, self._impact(model, watched), self._rows(model, watched))
+            for model in self.runtime.plans:
+                alerts = self._take_turns(model, watermark_us)
+                if model not in self.models:
+                    continue
+                watched = self.models[model]
+                alerts += watched.monitor.advance(watermark_us, *self._asked(model, watched))
                 alerts += self._foresight.take_back(watched.monitor, alerts)
                 self._unwritten += alerts
                 found += alerts
@@ -319,28 +315,35 @@ class Watch:
             log.warning("monitor_snapshot_ignored", model=model, reason=error.message)
             return None
 
-    def _begin_unregistered(self, model: str, parts: Iterable[Part]) -> None:
+    def _watch_unregistered(self, model: str, monitor: Monitor) -> None:
         """A model whose versions are somebody else's: features are watched, put-back is not possible."""
-        listed = [part for part in parts if part.axis != "log"]
-        plan, policy = self.runtime.plans[model], self.runtime.config.model(model).monitor
-        newest = max(listed, key=lambda part: part.window_us)
-        start_us = min(part.window_us for part in listed)
-        monitor = self._restored(model)
-        if monitor is None or monitor.info.version != newest.version:
-            monitor = Monitor(policy, self._info(model, newest.version), plan.profile, start_us)
-        archive = ArchiveRows(self.runtime.config.archive_dir, plan.contract)
-        self.models[model] = Watched(monitor, archive, pl.DataFrame(), None)
+        rows = ArchiveRows(self.runtime.config.archive_dir, self.runtime.plans[model].contract)
+        self.models[model] = Watched(monitor, rows, pl.DataFrame(), None)
 
-    def _follow(self, model: str, parts: Sequence[Part]) -> None:
-        """A new version of an unregistered model takes over when its first rows come."""
-        watched = self.models[model]
-        newest = max((p for p in parts if p.axis == "event"), key=lambda p: p.window_us, default=None)
-        if newest is None or newest.version == watched.monitor.info.version:
-            return
-        if newest.window_us // HOUR_US < watched.monitor.next_hour:
-            return  # an older version's late rows
-        profile = self.runtime.plans[model].profile
-        watched.monitor = watched.monitor.rebaseline(newest.window_us, version=newest.version, profile=profile)
+    def _take_turns(self, model: str, watermark_us: int) -> list[AlertRecord]:
+        """Begin to watch a model that nobody registered; judge the hours before another of its versions took over."""
+        alerts: list[AlertRecord] = []
+        plan, policy = self.runtime.plans[model], self.runtime.config.model(model).monitor
+        while model in self._turns:
+            watched = self.models.get(model)
+            if watched is not None and watched.version is not None:
+                break
+            now, first = (None, None) if watched is None else (watched.monitor.info.version, watched.monitor.next_hour)
+            turn = self._turns[model].next(now, first, policy.closed(watermark_us))
+            if turn is None:
+                break
+            hour, version = turn
+            known = [part for part in self.merger.everything() if part.model == model]
+            if watched is None:
+                fresh = Monitor(policy, self._info(model, version), plan.profile, hour * HOUR_US)
+                self._watch_unregistered(model, fresh)
+            else:
+                alerts += watched.monitor.advance(policy.closing(hour - 1), *self._asked(model, watched))
+                fresh = watched.monitor.rebaseline(hour * HOUR_US, version=version, profile=plan.profile)
+                watched.monitor = fresh
+            fresh.add(known)
+            self._unseen.add(model)
+        return alerts
 
     def _history(self, model: str, version: Version, until_us: int, since_us: int = 0) -> list[Part]:
         """Training rows and archived rows before a promotion, as the version sees them."""
@@ -351,6 +354,10 @@ class Watch:
         slices = [(s.field, s.value) for s in plan.contract.slices()]
         how: dict[str, Any] = {"slices": slices, "kind": plan.kind, "unit": plan.unit}
         return history_parts(rows, plan.profile, version=version.version, **how)
+
+    def _asked(self, model: str, watched: Watched) -> tuple[Impact | None, Rows]:
+        """What a monitor asks of the rows themselves."""
+        return self._impact(model, watched), self._rows(model, watched)
 
     # -- put-back -----------------------------------------------------------------------------------------------------
 

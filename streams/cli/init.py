@@ -179,7 +179,7 @@ def _tell(places: dict[str, Path], table: Path, model: str, found: Inference, *,
     start = "" if has_time else " --start 2024-01-01"
     commands = {
         "flywheel up": "broker, worker and status page (in a terminal of its own)",
-        f"flywheel retrain run --model {model} --initial {places['reference']}": "the first version, from these rows",
+        f"flywheel retrain run --model {model}": "the first version, from these rows",
         f"flywheel replay TABLE --model {model} --champion{start}": "rows of the past, through the whole loop",
         "flywheel status": "what was seen",
     }

@@ -41,6 +41,12 @@ class Workshop:
 
         return newest_event_us(self.config.archive_dir, self.configured.contract) or now_us()
 
+    def reference(self) -> Path | None:
+        """The rows for the first training, while there is no version yet."""
+        from retrain.registry import Registry
+
+        return None if Registry(self.engine).versions(self.configured.name) else self.configured.reference
+
 
 @contextmanager
 def open_workshop(session: Session, model: str | None) -> Iterator[Workshop]:
@@ -91,7 +97,9 @@ def retrain() -> None:
 @retrain.command()
 @model_option
 @click.option(
-    "--initial", type=click.Path(path_type=Path, dir_okay=False), help="Train the first version from a table."
+    "--initial",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Train the first version from a table; default: from the model's reference in flywheel.toml, if it has one.",
 )
 @click.option("--label", default="label", show_default=True, help="Column of the table that holds the truth.")
 @click.option("--time", "time_column", default="event_time", show_default=True, help="Column of the table with times.")
@@ -121,6 +129,8 @@ def run(
 ) -> None:
     """Train challengers now, judge them, and promote the winner. Exit code 3: the gate refused."""
     with open_workshop(session, model) as shop:
+        if initial is None and not (recipes or as_of or gate_table or no_promote):
+            initial = shop.reference()
         if initial is not None:
             _tell_version(_initial(shop, initial, label, time_column, reason), as_json)
             return

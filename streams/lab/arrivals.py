@@ -5,18 +5,18 @@ What cannot be told is named with its reason: a rule that was not judged must no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from schemas import archive
 from schemas.contract import Contract
 from schemas.database import read
 from schemas.events import SOURCES
 from schemas.parts import ALL_SLICE, ARRIVED_TRUTHS, ARRIVED_TWICE, LATENESS, LOG_SIDE, CodeArray, Ints, Part, group
 from schemas.times import HOUR_US
+from streams.came import last_truths
 from streams.runtime import Runtime
 from streams.windows import WindowReader
 
@@ -72,17 +72,10 @@ def _log(model: str, topic: int, times_us: Ints, counters: Sequence[tuple[int, I
     ]
 
 
-def recorded_facts(root: Path, contract: Contract) -> pl.DataFrame:
+def recorded_facts(root: Path, contract: Contract, disorder_us: int) -> pl.DataFrame:
     """What feedback said that inputs were: ``prediction_id``, ``fact_time``, ``fact_NAME``; the last word counts."""
     names = [f"fact_{name}" for name in sorted(set(contract.paired().values()))]
-    empty: Mapping[str, type[pl.DataType]] = {"prediction_id": pl.String, "fact_time": pl.Int64}
-    if not names:
-        return pl.DataFrame(schema=empty)
-    columns = ["prediction_id", "event_time", "kind", *names]
-    said = archive.retried(lambda: archive.scan(root, "feedback", contract.model, columns=columns).collect())
-    have = [name for name in names if name in said.columns]
-    if not have:
-        return pl.DataFrame(schema=empty)
-    truths = said.filter(pl.col("kind") == "truth").sort("broker_ts", "cluster", "partition", "offset")
-    last = truths.unique("prediction_id", keep="last", maintain_order=True)
-    return last.select("prediction_id", *have, fact_time=pl.col("event_time"))
+    said = last_truths(root, contract, disorder_us, names) if names else pl.DataFrame()
+    if not set(names) & set(said.columns):
+        return pl.DataFrame(schema={"prediction_id": pl.String, "fact_time": pl.Int64})
+    return said.rename({"came_us": "fact_time"})

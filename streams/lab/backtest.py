@@ -187,7 +187,7 @@ def recorded(
         )
     predict = predict_of(runtime, version)
     log, unjudged = counted(runtime, model, last)
-    facts = recorded_facts(runtime.config.archive_dir, plan.contract)
+    facts = recorded_facts(runtime.config.archive_dir, plan.contract, runtime.config.disorder_ms * 1000)
     if facts.height:
         rows = rows.join(facts, on="prediction_id", how="left", maintain_order="left")
     return Recording(

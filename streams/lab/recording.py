@@ -24,8 +24,6 @@ from streams.rows import of_slice
 
 Change = Callable[[pl.DataFrame], pl.DataFrame]
 MONTH_DAYS = 30.44
-DUE_DAYS = 3
-"""Rows whose truth is due within so many days of their prediction are looked at again when a past is changed."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,12 @@ class Recording:
         first, last = (int(times.search_sorted(at, side="left")) for at in (start_us, end_us))
         return self.rows[first:last]
 
+    def counting(self, start_us: int, end_us: int) -> pl.DataFrame:
+        """Rows asked in ``[start, end)``, and the earlier ones of which something is counted from then on."""
+        rows = self.between(0, end_us)
+        later = [pl.col(name) >= start_us for name in ("event_time", "due_time", "fact_time") if name in rows.columns]
+        return rows.filter(pl.any_horizontal(later))
+
     def of_slice(self, slice_name: str, start_us: int, end_us: int) -> pl.DataFrame:
         """Those of a slice."""
         return of_slice(self.between(start_us, end_us), slice_name)
@@ -102,8 +106,8 @@ class Recording:
             tuple(each.name for each in self.contract.fields if each.max_age_s is not None),
         )  # fmt: skip
         monitor = Monitor(policy, info, self.profile, self.start_us, is_history_honest=True)
-        monitor.add(self.parts(self.between(0, self.start_us)))
-        monitor.add(part for part in self.log if part.window_us < self.start_us)
+        past = (*self.parts(self.between(0, self.start_us)), *self.log)
+        monitor.add(part for part in past if part.window_us < self.start_us)
         return monitor
 
     def impact(self, policy: MonitorPolicy) -> Impact | None:
@@ -201,7 +205,7 @@ def _run(
     cuts = sorted({*range(start_us, end_us, DAY_US), *(moment for moment in wanted if start_us <= moment < end_us)})
     alerts: list[AlertRecord] = []
     memories: dict[int, bytes] = {}
-    rows = recording.between(start_us - DUE_DAYS * DAY_US, end_us)
+    rows = recording.counting(start_us, end_us)
     by_hour: dict[int, list[Part]] = {}
     for part in (*recording.parts(rows), *recording.log):
         if part.window_us >= start_us:

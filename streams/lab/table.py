@@ -123,8 +123,9 @@ def _rows(past: Past, contract: Contract) -> pl.DataFrame:
     came = pl.when(pl.col("truth").is_not_null()).then(pl.col("truth_time"))
     facts = [pl.col(f"f_{name}").alias(f"fact_{name}") for name in contract.facts if f"f_{name}" in past.rows.columns]
     facts = [came.alias("fact_time"), *facts] if facts else []
+    due = pl.col("truth_due") if target.undecided is not None else pl.max_horizontal("truth_due", came)
     rows = past.rows.select(
-        "prediction_id", "event_time", *features, *facts, "score", "label", due_time="truth_due", y=truth
+        "prediction_id", "event_time", *features, *facts, "score", "label", due_time=due, y=truth
     ).unique("prediction_id", keep="first", maintain_order=True)
     return rows.sort("event_time", "prediction_id")
 

@@ -265,9 +265,10 @@ class HourlyCounts:
         rows = (self.scalars if axis == "event" else self.due).get(hour)
         return rows[:, code] if rows is not None else np.zeros(len(self.layout.slices), np.int64)
 
-    def total(self, hours: Sequence[Hour]) -> Ints:
-        """The scalars of all rows of these hours together, int64[code], by prediction time."""
-        found = [self.scalars[hour][0] for hour in hours if hour in self.scalars]
+    def total(self, hours: Sequence[Hour], axis: str = "event") -> Ints:
+        """The scalars of all rows of these hours together, int64[code]."""
+        store = self.scalars if axis == "event" else self.due
+        found = [store[hour][0] for hour in hours if hour in store]
         return np.sum(found, axis=0, dtype=np.int64) if found else np.zeros(SCALARS, np.int64)
 
     def arrived(self, hour: Hour) -> Ints:

@@ -200,7 +200,7 @@ class Monitor:
             What was served, value by value; without it a frozen feed is told by its cells alone, hours later.
         """
         alerts: list[AlertRecord] = []
-        closed = (watermark_us - self.policy.grace_s * 1_000_000) // HOUR_US
+        closed = self.policy.closed(watermark_us)
         while self.next_hour < closed:
             alerts += self._close(self.next_hour, impact, rows)
             self.next_hour += 1

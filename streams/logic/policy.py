@@ -1,7 +1,7 @@
 """What the monitor watches, how far something must go before a person is woken, and how long it remembers.
 
 The defaults are the values chosen on four months of a real stream and confirmed on five others; ``flywheel.toml`` may
-set any of them under ``[models.NAME.monitor]``. Keeps no state; imports pydantic only.
+set any of them under ``[models.NAME.monitor]``. Keeps no state; imports pydantic and no code of the streams.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.times import HOUR_US
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -122,6 +124,14 @@ class MonitorPolicy(BaseModel):
     # Quality.
     quality_alpha: Share = 0.05
     quality_rows_a_day: Count = Field(default=1000, description="rows at which an interval is made narrowest")
+
+    def closed(self, watermark_us: int) -> int:
+        """The first hour that is not over at a watermark."""
+        return (watermark_us - self.grace_s * 1_000_000) // HOUR_US
+
+    def closing(self, hour: int) -> int:
+        """The watermark at which an hour is over, and none after it."""
+        return (hour + 1) * HOUR_US + self.grace_s * 1_000_000
 
     @property
     def spread_delay_days(self) -> int:

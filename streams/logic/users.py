@@ -18,7 +18,6 @@ from schemas.parts import USER_EDITED, USER_RIGHT, USER_WRONG, N
 from streams.logic.counts import HourlyCounts, LocalHours
 
 WINDOW_DAYS = (1, 7)
-LAG_DAYS = 2
 BASELINE_DAYS = 28
 BASELINE_DAYS_MIN = 14
 WORDS_MIN = 20
@@ -31,7 +30,7 @@ DAYS_A_FALSE_WARNING = 200.0
 
 @dataclass(frozen=True)
 class UserDay:
-    """What users said of one day's answers."""
+    """What the model answered on a day, and what users said on it."""
 
     rows: int
     accepted: int
@@ -69,14 +68,17 @@ class UserChange:
 
 
 def user_days(counts: HourlyCounts, local: LocalHours, first: int, day: int) -> list[UserDay]:
-    """The days that count when a local day begins, oldest first; ``first`` is the oldest that may.
+    """The days that are over when a local day begins, oldest first; ``first`` is the oldest that may count.
 
-    They end a day ago or earlier: by then most users have said what they will.
+    What was said counts on the day on which it was said: of a day that is over nothing more can come.
     """
-    newest = day - LAG_DAYS
+    newest = day - 1
     first = max(first, newest - BASELINE_DAYS - max(WINDOW_DAYS) + 1)
-    sums = [counts.total(local.hours_of(past)) for past in range(first, newest + 1)]
-    return [UserDay(*(int(each[code]) for code in (N, USER_RIGHT, USER_EDITED, USER_WRONG))) for each in sums]
+    found: list[UserDay] = []
+    for past in range(first, newest + 1):
+        rows, said = (counts.total(local.hours_of(past), axis) for axis in ("event", "due"))
+        found.append(UserDay(int(rows[N]), *(int(said[code]) for code in (USER_RIGHT, USER_EDITED, USER_WRONG))))
+    return found
 
 
 def judge_users(days: Sequence[UserDay]) -> list[UserChange]:

@@ -86,6 +86,10 @@ class ArchiveWriter:
         for each in begun:
             each.result()
 
+    def is_behind(self, partition: int) -> bool:
+        """Whether events of a partition number were added and are in no file yet."""
+        return any(key[1] == partition and held.is_changed for key, held in self._open.items())
+
     def _keys(self, noun: str, partition: int, segment: Segment) -> list[tuple[str, int, int, int]]:
         return [key for key in self._open if key[:3] == (noun, partition, segment.start)]
 

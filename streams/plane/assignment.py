@@ -23,6 +23,7 @@ from streams.plane.horizon import Horizon
 from streams.plane.join import ModelStore
 from streams.plane.numbered import Numbered
 from streams.plane.plan import TOPIC_INPUTS, TOPIC_PREDICTIONS, ModelPlan
+from streams.plane.reached import Reached
 from streams.plane.restore import TIMEOUT_S, Resume, earlier_logs, patiently, resume
 from streams.plane.segments import NO_EVENT, Track
 from streams.plane.settings import PlaneSettings
@@ -124,6 +125,7 @@ class Assignment:
                 tuple(t.position for t in tracks),
                 tuple(t.order_ts for t in tracks),
                 tuple(t.newest_event_us for t in tracks),
+                numbered.reached.marks,
             )
             folder = self._s.join_dir / f"{number:04d}"
             timers = {"timers": numbered.timers, "early": numbered.early}
@@ -193,9 +195,11 @@ class Assignment:
                 track.skip(committed)
             tracks.append(track)
         logs = [Log(place, track.position, track.order_ts) for place, track in enumerate(tracks)]
+        newest_us = tracks[TOPIC_PREDICTIONS].newest_event_us
         numbered = Numbered(
             number, self._plans, Frontier(logs, s.order_slack_ms, self._horizon), tracks,
             cluster=s.cluster, policy=s.policy, emit_outcomes=s.emit_outcomes, horizon=self._horizon,
+            reached=Reached(s.disorder_ms * 1000, newest_us, found.reached),
         )  # fmt: skip
         if found.stores is not None:
             numbered.stores, numbered.versions = found.stores, found.versions

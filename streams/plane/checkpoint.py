@@ -22,8 +22,9 @@ from streams.plane.horizon import Horizon
 from streams.plane.join import ModelStore
 from streams.plane.numbered import TIMER_SCHEMA, Timers
 from streams.plane.plan import HASH_SEEDS, ModelPlan, Versions
+from streams.plane.reached import Mark
 
-FORMAT = 4
+FORMAT = 5
 NAME = "checkpoint.json"
 CANNOT_WRITE = (OSError, pl.exceptions.PolarsError)
 """What a full disk raises, and one that is gone or read-only: numpy and the file system the first, polars either."""
@@ -33,11 +34,12 @@ log = structlog.get_logger("flywheel.plane")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint says of the logs: for each topic, the position, and the running maxima before it."""
+    """What a checkpoint says of the logs: for each topic, the position, and the running maxima before it; the hours."""
 
     positions: tuple[int, ...]
     orders_ts: tuple[int, ...]
     newest_us: tuple[int, ...]
+    reached: tuple[Mark, ...]
 
 
 def stamp(cluster: str, plans: Mapping[str, ModelPlan], segment_records: int, horizon: Horizon) -> dict[str, Any]:
@@ -85,6 +87,7 @@ def save(
             "positions": place.positions,
             "orders_ts": place.orders_ts,
             "newest_us": place.newest_us,
+            "reached": place.reached,
             "versions": versions.names,
             "runs": runs,
             "timers": tables,
@@ -141,7 +144,8 @@ def load(
         for kind, names in state["timers"].items():
             timers[kind] |= {model: pl.read_parquet(folder / "runs" / name) for model, name in names.items()}
         versions = Versions([(str(v), str(r)) for v, r in state["versions"]])
-        place = Checkpoint(tuple(state["positions"]), tuple(state["orders_ts"]), tuple(state["newest_us"]))
+        marks = tuple((int(stamp_), int(hour)) for stamp_, hour in state["reached"])
+        place = Checkpoint(tuple(state["positions"]), tuple(state["orders_ts"]), tuple(state["newest_us"]), marks)
     except Exception as error:  # any damage at all: the store is a cache, and what is wrong with it is logged
         aside = folder.with_name(f"{folder.name}.aside-{os.getpid()}-{path.stat().st_mtime_ns}")
         folder.rename(aside)

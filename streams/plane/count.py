@@ -14,10 +14,20 @@ from schemas import parts
 from schemas.parts import ALL_SLICE, Axis, CodeArray, Ints
 from streams.plane.join import Pairs, Truths, topic_of
 from streams.plane.pick import audited
-from streams.plane.plan import KIND_TRUTH, KIND_USER, NO_LABEL, USER_EDITED, USER_RIGHT, USER_WRONG, ModelPlan
+from streams.plane.plan import (
+    KIND_TRUTH,
+    KIND_USER,
+    NO_LABEL,
+    ORDER_TOPICS,
+    USER_EDITED,
+    USER_RIGHT,
+    USER_WRONG,
+    ModelPlan,
+)
 from streams.plane.store import Rows
 
 if TYPE_CHECKING:
+    from streams.plane.reached import Reached
     from streams.plane.segments import Cuts
 
 DENSE_MAX = 8_000_000
@@ -147,7 +157,7 @@ def count_pairs(plan: ModelPlan, pairs: Pairs, cuts: Cuts) -> list[Addition]:
     return found
 
 
-def count_truths(plan: ModelPlan, truths: Truths, cuts: Cuts, partition: int) -> list[Addition]:
+def count_truths(plan: ModelPlan, truths: Truths, cuts: Cuts, partition: int, reached: Reached) -> list[Addition]:
     """What outcomes add, or take back: losses, calibration, confusion, bias; users' words."""
     found: list[Addition] = []
     score, rows, sign = truths.predictions["score"], truths.rows, truths.sign
@@ -173,7 +183,7 @@ def count_truths(plan: ModelPlan, truths: Truths, cuts: Cuts, partition: int) ->
         order, offset, asked = truths.order[known], truths.offset[known], truths.inputs.take(known)
         groups = _groups(plan, order, offset, some, some["event_us"], cuts)
         found += _by_slice(plan, groups, asked, counters, "event")
-        found += _due(plan, truths, known, y, groups, cuts)
+        found += _due(plan, truths, known, y, cuts, reached)
         found += _audit(plan, truths, known, y, cuts, partition)
     said = np.flatnonzero(rows["kind"] == KIND_USER)
     if len(said):
@@ -181,12 +191,15 @@ def count_truths(plan: ModelPlan, truths: Truths, cuts: Cuts, partition: int) ->
         codes = {parts.USER_RIGHT: USER_RIGHT, parts.USER_WRONG: USER_WRONG, parts.USER_EDITED: USER_EDITED}
         counters = [(code, (word == said_word) * sign[said]) for code, said_word in codes.items()]
         order, offset = truths.order[said], truths.offset[said]
-        groups = _groups(plan, order, offset, some, some["event_us"], cuts)
-        found += _by_slice(plan, groups, truths.inputs.take(said), counters, "event")
-    return found + _facts(plan, truths, cuts)
+        asked = truths.inputs.take(said)
+        told_us = reached.not_before(truths.rows["event_us"][said], order // ORDER_TOPICS)
+        axes: list[tuple[Axis, Ints]] = [("event", some["event_us"]), ("due", told_us)]
+        for axis, time_us in axes:
+            found += _by_slice(plan, _groups(plan, order, offset, some, time_us, cuts), asked, counters, axis)
+    return found + _facts(plan, truths, cuts, reached)
 
 
-def _facts(plan: ModelPlan, truths: Truths, cuts: Cuts) -> list[Addition]:
+def _facts(plan: ModelPlan, truths: Truths, cuts: Cuts, reached: Reached) -> list[Addition]:
     """The fact axis: served values held against what the feedback says they were; both must be there."""
     if not plan.paired:
         return []
@@ -205,7 +218,7 @@ def _facts(plan: ModelPlan, truths: Truths, cuts: Cuts) -> list[Addition]:
             differs = is_known & ~(np.abs(served[some, i] - true) <= allowed)
         counters += [(parts.PAIRED + feature, is_known * sign), (parts.PAIRED_DIFFER + feature, differs * sign)]
     predictions = truths.predictions.take(some)
-    time_us = truths.rows["event_us"][some]
+    time_us = reached.not_before(truths.rows["event_us"][some], truths.order[some] // ORDER_TOPICS)
     groups = _groups(plan, truths.order[some], truths.offset[some], predictions, time_us, cuts)
     return list(_by_slice(plan, groups, truths.inputs.take(some), counters, "fact"))
 
@@ -227,27 +240,30 @@ def _audit(
 
 
 def _due(
-    plan: ModelPlan, truths: Truths, known: Ints, y: npt.NDArray[np.float64], groups: _Groups, cuts: Cuts
+    plan: ModelPlan, truths: Truths, known: Ints, y: npt.NDArray[np.float64], cuts: Cuts, reached: Reached
 ) -> list[Addition]:
-    """The due axis: a row that counts as undecided from the start is put right, any other one enters with its truth."""
+    """The due axis: a row that counts as undecided from the start is put right, any other one enters with its truth.
+
+    That is when the truth is due, or when it came if that is later, or nobody says when it is due.
+    """
     some = truths.predictions.take(known)
     if plan.undecided != NO_LABEL:
         other = plan.truth_of(np.full(len(known), plan.undecided, np.uint8), some["label"])
         moved = np.flatnonzero((some["due_us"] > 0) & (y != other))
         change = parts.micro(y - other)[moved] * truths.sign[known][moved]
         counters: list[Counter] = [(parts.SUM_Y, change)]
+        time_us = some["due_us"][moved]
     else:
         moved = np.arange(len(known))
         counters = _signed(
             [(parts.N, 1), *parts.due_counters(some["score"], y, plan.kind, plan.unit)], truths.sign[known]
         )
+        came_us = reached.not_before(truths.rows["event_us"][known], truths.order[known] // ORDER_TOPICS)
+        time_us = np.maximum(np.where(some["due_us"] > 0, some["due_us"], some["event_us"]), came_us)
     if not len(moved):
         return []
-    at, rows = known[moved], some.take(moved)
-    has_due = rows["due_us"] > 0
-    if has_due.any() or len(moved) < len(known):
-        time_us = np.where(has_due, rows["due_us"], rows["event_us"])
-        groups = _groups(plan, truths.order[at], truths.offset[at], rows, time_us, cuts)
+    at = known[moved]
+    groups = _groups(plan, truths.order[at], truths.offset[at], some.take(moved), time_us, cuts)
     return list(_by_slice(plan, groups, truths.inputs.take(at), counters, "due"))
 
 

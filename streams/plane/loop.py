@@ -96,7 +96,8 @@ class DataPlane:
         self._numbers = self._given.numbers
         self._profiles = {model: plan.profile.profile_id for model, plan in plans.items()}
         self._paused: set[tuple[str, int]] = set()
-        self._said_idle: set[int] = set()
+        self._archived_us: dict[int, int] = {}
+        self._said: dict[int, tuple[int, bool]] = {}
         self._looked = 0.0
         self._is_caught_up = False
         self._worked: dict[int, float] = {}
@@ -329,21 +330,10 @@ class DataPlane:
         }
         if archive:
             self._archive_s = self.stages.wall_s.get("archive", 0.0) - before_s
-        beat = any(changed.values()) or quiet - self._said_idle or now - self._last_heartbeat >= HEARTBEAT_INTERVAL_S
-        if beat:
-            self._last_heartbeat = now
-        self._said_idle = quiet
         self.stages.lap("summaries")
         self._archive.wait()
         self.stages.lap("archive")
-        for number, numbered in self._numbers.items():
-            if changed[number] or (beat and number in quiet):
-                envelope = {
-                    "cluster": self._s.cluster, "partition": number, "partitions": self._given.partitions,
-                    "time": taken_us, "is_idle": number in quiet,
-                    "watermark": self._watermark(numbered.tracks[TOPIC_PREDICTIONS].newest_event_us),
-                }  # fmt: skip
-                self._emitter.summaries(envelope, changed[number])
+        self._say(taken_us, quiet, changed)
         crash_point("emit:summaries")
         if archive:
             self._last_archive = now
@@ -363,6 +353,36 @@ class DataPlane:
             "in_hand": sum(n.frontier.in_hand for n in self._numbers.values()),
             "pending": sum(len(s.predictions) for n in self._numbers.values() for s in n.stores.values()),
         }
+
+    def _say(self, taken_us: int, quiet: set[int], changed: Mapping[int, list[dict[str, Any]]]) -> None:
+        """Send summaries, and how far each partition number is.
+
+        An hour is judged by its rows, too: event time goes no further than the archive does, and a number of which rows
+        are missing there is not idle. One that is idle holds others back until it says so again, so all of them speak
+        when there is news.
+        """
+        reached: dict[int, tuple[int, bool]] = {}
+        for number, numbered in self._numbers.items():
+            is_whole = not self._archive.is_behind(number)
+            if is_whole:
+                self._archived_us[number] = numbered.tracks[TOPIC_PREDICTIONS].newest_event_us
+            reached[number] = self._archived_us.get(number, NO_EVENT), is_whole and number in quiet
+        now = self._last_tick
+        nothing = NO_EVENT, False
+        news = {
+            number for number, said in reached.items() if changed[number] or self._said.get(number, nothing) != said
+        }
+        if news or now - self._last_heartbeat >= HEARTBEAT_INTERVAL_S:
+            self._last_heartbeat = now
+            news |= {number for number, (_, is_idle) in reached.items() if is_idle}
+        self._said = reached
+        for number in sorted(news):
+            newest_us, is_idle = reached[number]
+            envelope = {
+                "cluster": self._s.cluster, "partition": number, "partitions": self._given.partitions,
+                "time": taken_us, "is_idle": is_idle, "watermark": self._watermark(newest_us),
+            }  # fmt: skip
+            self._emitter.summaries(envelope, changed[number])
 
     def _hold(self) -> bool:
         """Hold the memory's bound; returns whether the join store is to be saved before its time."""
@@ -422,6 +442,7 @@ class DataPlane:
 
     def _on_taken(self, number: int) -> None:
         self._archive.forget(number)
+        self._archived_us.pop(number, None)
         self._paused = {key for key in self._paused if key[1] != number}
 
     # -- what goes wrong ----------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from streams.plane.plan import (
     Versions,
     hashes,
 )
+from streams.plane.reached import Reached
 from streams.plane.segments import NO_EVENT, Cuts, Track
 from streams.plane.source import Chunk, Frontier
 from streams.plane.stages import Stages
@@ -143,6 +144,8 @@ class Numbered:
         The partition number.
     frontier, tracks
         The three logs and their segments, in the order of ``schemas.events.SOURCES``.
+    reached
+        How far event time has come in the part of the log before them.
     """
 
     def __init__(
@@ -156,12 +159,14 @@ class Numbered:
         policy: str,
         emit_outcomes: bool,
         horizon: Horizon,
+        reached: Reached,
     ) -> None:
         self.number = number
         self.plans = plans
         self.horizon = horizon
         self.frontier = frontier
         self.tracks = tracks
+        self.reached = reached
         self.versions = Versions()
         self.stores: dict[str, ModelStore] = {model: ModelStore(plan) for model, plan in plans.items()}
         self.timers: dict[str, Timers] = {model: Timers() for model in plans}
@@ -177,7 +182,10 @@ class Numbered:
         events = np.full(len(chunk), NO_EVENT, np.int64)
         for part, _ in good:
             events[part.places] = part.frame["event_time"].to_numpy()
-        return Clock(chunk.offsets, chunk.order_ts, self.tracks[topic].tick(events))
+        clock = Clock(chunk.offsets, chunk.order_ts, self.tracks[topic].tick(events))
+        if topic == TOPIC_PREDICTIONS:
+            self.reached.advance(clock)
+        return clock
 
     def work(self, batches: list[dict[str, Batch]], clock: Clock | None, stages: Stages) -> Found:
         """Join, count and pick failures.
@@ -212,6 +220,7 @@ class Numbered:
         for store in self.stores.values():
             for runs in store.sets().values():
                 runs.expire(oldest - EPOCHS - 1)
+        self.reached.forget(committed_ts)
 
     def forget(self, committed: int) -> None:
         """Let go of what ran out at predictions before the committed offset."""
@@ -326,7 +335,7 @@ class Numbered:
 
     def _count(self, plan: ModelPlan, joined: Joined, given: list[Batch | None], feedback: Rows) -> None:
         cuts = Cuts(self.tracks)
-        truths = count_truths(plan, joined.truths, cuts, self._origin.number)
+        truths = count_truths(plan, joined.truths, cuts, self._origin.number, self.reached)
         additions = [*count_pairs(plan, joined.pairs, cuts), *truths]
         duplicates = (joined.duplicate_inputs, joined.duplicate_predictions, joined.duplicate_feedback)
         for topic, (batch, twice) in enumerate(zip(given, duplicates, strict=True)):

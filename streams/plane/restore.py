@@ -32,6 +32,7 @@ from streams.plane.horizon import EPOCHS, Horizon
 from streams.plane.join import EARLIER, ModelStore, timer_rows
 from streams.plane.numbered import TIMER_SCHEMA, Numbered, Timers
 from streams.plane.plan import ORDER_OF_TOPIC, TOPIC_FEEDBACK, TOPIC_PREDICTIONS, ModelPlan, Versions, hashes
+from streams.plane.reached import Mark
 from streams.plane.segments import NO_EVENT
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Resume:
     timers: dict[str, Timers] = field(default_factory=dict)
     early: dict[str, Timers] = field(default_factory=dict)
     versions: Versions = field(default_factory=Versions)
+    reached: tuple[Mark, ...] = ()
     gone: list[int] = field(default_factory=list)
 
 
@@ -98,7 +100,7 @@ def resume(
     if held is not None:
         place, stores, timers, versions = held
         if all(low <= p <= high for p, (low, high) in zip(place.positions, ends, strict=True)):
-            found.stores, found.versions = stores, versions
+            found.stores, found.versions, found.reached = stores, versions, place.reached
             seen = zip(place.positions, place.orders_ts, place.newest_us, strict=True)
             for (position, order_ts, newest_us), c, marks in zip(seen, found.committed, found.marks, strict=True):
                 found.positions.append(min(position, c))

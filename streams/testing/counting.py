@@ -11,6 +11,8 @@ from schemas.parts import Ints, Part
 from streams.plane.count import count_pairs, count_truths
 from streams.plane.join import Pairs, Truths
 from streams.plane.plan import ORDER_TOPICS, TOPIC_FEEDBACK, ModelPlan, Versions
+from streams.plane.reached import Reached
+from streams.plane.segments import NO_EVENT
 
 
 class _OneSegment:
@@ -21,7 +23,7 @@ class _OneSegment:
 
 
 def plane_parts(plan: ModelPlan, rows: pl.DataFrame, *, version: str = "v1", partition: int = 0) -> list[Part]:
-    """Parts of the champion's answers and of what is known of them.
+    """Parts of the champion's answers and of what is known of them; every truth comes in its own hour.
 
     Parameters
     ----------
@@ -57,6 +59,6 @@ def plane_parts(plan: ModelPlan, rows: pl.DataFrame, *, version: str = "v1", par
                 inputs.take(at), predictions.take(at), feedback, np.ones(len(at), np.int64),
                 order[at] + TOPIC_FEEDBACK, offsets[at], nobody, feedback, ~nobody, feedback, nobody,
             )  # fmt: skip
-            found += count_truths(plan, truths, cuts, partition)
+            found += count_truths(plan, truths, cuts, partition, Reached(0, NO_EVENT))
     own = (plan.model, version, "champion")
     return [Part(*own, a.slice, a.axis, a.window_us, a.codes, a.counts, plan.profile.profile_id) for a in found]

@@ -23,6 +23,7 @@ from schemas import parts
 NOUNS = ("inputs", "predictions", "feedback")
 VALUE_BYTES_MAX = 1 << 20
 Row = Mapping[str, Any]
+HOUR_US = 3_600_000_000
 PartKey = tuple[str, str, str, str, str, int]
 """Model, version, role, slice, axis, window."""
 
@@ -67,6 +68,8 @@ class Settings:
     """Of a topic: whose keys belong to another one are misplaced."""
     epoch_ms: int = 75_600_000
     """An eighth of the join horizon."""
+    disorder_us: int = 60_000_000
+    """That is allowed of event times."""
 
 
 @dataclass
@@ -155,7 +158,7 @@ class _Run:
         self._epoch = self._clock = -1
         self._early: list[tuple[_Known, int]] = []
         self._timers: list[tuple[int, str, str]] = []
-        self._newest = -math.inf
+        self._newest = self._newest_before = -math.inf
         self._open: dict[str, tuple[tuple[int, int], Segment]] = {}
         self._highest = 0
         self._foreign: tuple[str, int] | None = None
@@ -170,6 +173,8 @@ class _Run:
                 merged.append((highest, place, record.offset, record))
             self._result.orders[NOUNS[place]] = highest
         for highest, place, _, record in sorted(merged, key=lambda item: item[:3]):
+            if highest > self._highest:
+                self._newest_before = self._newest
             self._epoch, self._highest = highest // self._settings.epoch_ms, highest
             self._record(place, record)
         return self._result
@@ -366,7 +371,8 @@ class _Run:
         model = self._models[known.answer["model"]]
         if kind == "user":
             code = {"right": parts.USER_RIGHT, "edited": parts.USER_EDITED}.get(said["label"], parts.USER_WRONG)
-            self._add(known, place, "event", known.answer["event_time"], Counter({code: 1}), sign)
+            for axis, time_us in (("event", known.answer["event_time"]), ("due", self._not_over(said["event_time"]))):
+                self._add(known, place, axis, time_us, Counter({code: 1}), sign)
         else:
             self._truth(known, model, said, place, sign, is_correction=is_correction)
         if sign > 0:
@@ -412,7 +418,8 @@ class _Run:
         undecided, due = model.target.get("undecided"), answer["truth_due"] or 0
         if undecided is None:
             counts = Counter({parts.N: 1, **_sums(model, score, y)})
-            self._add(known, place, "due", due or answer["event_time"], counts, sign)
+            came = self._not_over(said["event_time"])
+            self._add(known, place, "due", max(due or answer["event_time"], came), counts, sign)
         elif due > 0:
             change = _micro(y - self._y(model, undecided, answer))
             self._add(known, place, "due", due, Counter({parts.SUM_Y: change}), sign)
@@ -434,7 +441,12 @@ class _Run:
             counts[parts.PAIRED + feature[field_["name"]]] += 1
             counts[parts.PAIRED_DIFFER + feature[field_["name"]]] += abs(float(served) - true) > allowed
         if counts:
-            self._add(known, place, "fact", said["event_time"], counts, sign)
+            self._add(known, place, "fact", self._not_over(said["event_time"]), counts, sign)
+
+    def _not_over(self, time_us: int) -> int:
+        """An event time, or the beginning of the hour that was open when records of this time stamp came."""
+        reached = self._newest_before - self._settings.disorder_us
+        return time_us if reached == -math.inf else max(time_us, int(reached) // HOUR_US * HOUR_US)
 
     def _y(self, model: Model, label: str, answer: Row) -> float:
         if model.target["kind"] == "binary":

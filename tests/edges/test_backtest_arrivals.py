@@ -194,8 +194,8 @@ def test_a_recorded_past_has_the_log_as_workers_counted_it_and_the_last_word_of_
         }
     )  # fmt: skip
     said.write_parquet(folder / archive.ArchiveFile.name(0, 3, 9))
-    assert recorded_facts(world.config.archive_dir, small_contract()).height == 0, "its contract knows no fact"
-    known = recorded_facts(world.config.archive_dir, contract())
+    assert recorded_facts(world.config.archive_dir, small_contract(), 0).height == 0, "its contract knows no fact"
+    known = recorded_facts(world.config.archive_dir, contract(), 0)
     assert known.to_dicts() == [{"prediction_id": "a", "fact_true_delay": 2.0, "fact_time": 20}]
 
 

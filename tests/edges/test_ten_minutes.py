@@ -79,11 +79,12 @@ def test_a_model_of_one_s_own_is_watched_within_minutes(tmp_path: Path) -> None:
         "--truth-time", "known",
     )  # fmt: skip
     assert (made["rows"], made["features"]) == (1200, ["first", "second"])
-    flywheel(tmp_path, "retrain", "run", "--model", "bananas", "--initial", "bananas/base.parquet")
+    flywheel(tmp_path, "retrain", "run", "--model", "bananas")
     with up(tmp_path):
         told = flywheel(tmp_path, "replay", "live.csv", "--champion")
         assert told == {"model": "bananas", "events": 2000, "before": 0, "sent": 2000, "records": 3000, "waiting": 0}
         assert flywheel(tmp_path, "replay", "live.csv", "--champion")["sent"] == 0
+        wait_until(lambda: flywheel(tmp_path, "status")["models"]["bananas"]["staleness"], 60, "the staleness meter")
         status = flywheel(tmp_path, "status")
     model = status["models"]["bananas"]
     assert (model["monitored"], model["truths"]) == (1000, 1000), status
@@ -98,7 +99,7 @@ def test_a_killed_machine_counts_nothing_twice_when_it_comes_back(tmp_path: Path
         tmp_path, "init", "past.parquet", "--model", "bananas", "--target", "kind", "--time", "when",
         "--truth-time", "known",
     )  # fmt: skip
-    flywheel(tmp_path, "retrain", "run", "--model", "bananas", "--initial", "bananas/base.parquet")
+    flywheel(tmp_path, "retrain", "run", "--model", "bananas")
     with up(tmp_path) as process:
         flywheel(tmp_path, "replay", "live.csv", "--champion", "--no-wait")
         process.kill()

@@ -60,14 +60,16 @@ def test_the_monitor_warns_once_and_closes_when_users_are_content_again() -> Non
     info = MonitorInfo("m", "1", "UTC")
     profile = build_profile(small_rows(5), small_contract().fields, model="m", labels=("late", "on_time"))
     monitor = Monitor(MonitorPolicy(), info, profile, 0)
-    codes = np.array([N, USER_RIGHT, USER_EDITED, USER_WRONG], np.int32)
+    words = np.array([USER_RIGHT, USER_EDITED, USER_WRONG], np.int32)
     for n, day in enumerate(series):
-        counts = np.array([day.rows, day.accepted, day.edited, day.rejected])
-        monitor.add([Part("m", "1", "champion", "all", "event", n * DAY_US + 9 * HOUR_US, codes, counts)])
+        owner = "m", "1", "champion", "all"
+        said = np.array([day.accepted, day.edited, day.rejected])
+        monitor.add([Part(*owner, "event", n * DAY_US + 9 * HOUR_US, np.array([N], np.int32), np.array([day.rows]))])
+        monitor.add([Part(*owner, "due", n * DAY_US + 20 * HOUR_US, words, said)])
     alerts = monitor.advance(64 * DAY_US)
     assert {(alert.channel, alert.severity) for alert in alerts} == {("users", "warn")}
     assert alerts[0].state == "opened"
-    assert alerts[0].event_time_us == 42 * DAY_US + HOUR_US, "a day after the first bad day ended"
+    assert alerts[0].event_time_us == 41 * DAY_US + HOUR_US, "when the first bad day has ended"
     assert "no error rate" in alerts[0].message
     assert [alert.state for alert in alerts].count("closed") == 1
     assert alerts[-1].state == "closed"

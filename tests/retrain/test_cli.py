@@ -81,6 +81,14 @@ def test_from_the_first_version_to_a_rollback(home: Path, call: Run) -> None:
     )
 
 
+def test_the_first_version_is_trained_on_the_reference_of_the_configuration(home: Path, call: Run) -> None:
+    config = home / "flywheel.toml"
+    config.write_text(config.read_text().replace("[models.small]\n", '[models.small]\nreference = "past.parquet"\n'))
+    assert "small v1 is the champion (sklearn_logistic, 2000 rows)" in call(retrain, "run").output
+    told = json.loads(call(retrain, "run", "--json").stdout)
+    assert (told["state"], told["version"]) == ("promoted", "v2"), "once there is a champion, it is a challenger's turn"
+
+
 def test_a_refusal_ends_with_code_3_and_its_reason(home: Path, call: Run) -> None:
     call(retrain, "run", "--initial", str(home / "past.parquet"))
     refused = call(retrain, "run", "--as-of", "2024-01-13T00:00:00Z", code=3)
