@@ -60,7 +60,8 @@ def test_a_small_form_of_every_trial_gives_its_figures(name: str, tmp_path: Path
     (trial,) = json.loads(output.read_text())["trials"]
     assert trial["name"] == name
     assert trial["targets"].keys() <= trial["figures"].keys()
-    assert all(figure >= 0 for figure in trial["figures"].values())
+    slopes = {figure for figure in trial["figures"] if figure.startswith("slope")}  # of some milliseconds each: noise
+    assert all(value >= 0 for figure, value in trial["figures"].items() if figure not in slopes)
     assert trial["figures"].get("records not worked on", 0) == 0  # times and memory are for a quiet machine to say
 
 
