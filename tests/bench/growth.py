@@ -16,17 +16,21 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 PARTITIONS = 4
 DATA, DATA_SMALL = (62_500, 250_000, 1_000_000), (2_000, 4_000, 8_000)
 FEATURES, FEATURES_SMALL = (10, 30, 100, 250, 500), (10, 30, 100)
-WIDE, WIDE_SMALL = 40_000, 2_000
+VALUES, VALUES_SMALL = 20_000_000, 60_000
+PREDICTIONS_MAX = 400_000
+"""By features, each point is of as many values as the others, or of so many predictions: of fewer, the narrow ones took
+some tenths of a second, and the slope between them was noise."""
 SHARE_OF_NUMBERS = 0.6
 
 
 def run(*, is_small: bool) -> Result:
-    data, features, wide = (DATA_SMALL, FEATURES_SMALL, WIDE_SMALL) if is_small else (DATA, FEATURES, WIDE)
+    data, features, values = (DATA_SMALL, FEATURES_SMALL, VALUES_SMALL) if is_small else (DATA, FEATURES, VALUES)
     by_data = [(float(count), cpu(count, USUAL)) for count in data]
     by_features = []
     for number in features:
         shape = Shape(round(number * SHARE_OF_NUMBERS), number - round(number * SHARE_OF_NUMBERS))
-        by_features.append((float(number), cpu(wide, shape) * 1e6 / wide))
+        count = min(PREDICTIONS_MAX, values // number)
+        by_features.append((float(number), cpu(count, shape) * 1e6 / count))
     if not is_small:
         DOCS.mkdir(exist_ok=True)
         title = "CPU of the plane by amount of data"
