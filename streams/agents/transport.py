@@ -18,6 +18,10 @@ from faust.transport.drivers import aiokafka as driver
 FETCH_WAIT_MS = 40
 """At most 25 empty fetches a second and worker: nothing to a broker, and no hop is felt."""
 
+PREFETCH_BACKOFF_S = 0.02
+"""So long after it has fetched something aiokafka asks that broker for nothing else, if some of it is still there; its
+own is five times that."""
+
 
 class ShortFetchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """Makes consumers that wait less."""
@@ -31,6 +35,7 @@ class ShortFetchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         self, consumer: Any, active_partitions: Any, timeout: float | None = None, max_records: int | None = None
     ) -> Any:
         """An equal share of what one poll may bring for each partition of which something is there."""
+        consumer._fetcher._prefetch_backoff = PREFETCH_BACKOFF_S  # noqa: SLF001  of what is fetched from now on
         held = consumer._fetcher._records  # noqa: SLF001
         waiting = [place for place in held if not active_partitions or place in active_partitions]
         if len(waiting) < 2 or max_records is None or any(type(held[place]) is not FetchResult for place in waiting):
