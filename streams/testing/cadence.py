@@ -38,6 +38,7 @@ from streams.runtime import Runtime
 from streams.tables import alert
 from streams.testing.group import Group, Member
 from streams.testing.oracle import belongs
+from streams.testing.served import MODEL_TOML
 from streams.watch import Watch
 
 TURNS_MAX = 20_000
@@ -46,14 +47,6 @@ END_MS = 1_000
 MODEL, CLUSTER = "small", "fake"
 BASE_DAYS, FIRST_DAY = 50, -56
 PER_DAY = 480
-TOML = """
-[flywheel]
-state_dir = "state"
-
-[models.small]
-contract = "small.avsc"
-profile = "profile.json"
-"""
 CONTRACT: dict[str, Any] = {
     "type": "record", "name": "Small", "model": MODEL, "version": 1, "timezone": "UTC",
     "target": {"kind": "binary", "labels": ["late", "on_time"], "positive": "late"},
@@ -97,7 +90,7 @@ def configure(root: Path, monitor: str = "") -> None:
     (root / "small.avsc").write_text(json.dumps(CONTRACT))
     profile = build_profile(past, contract.fields, model=MODEL, labels=contract.target.labels)
     (root / "profile.json").write_text(profile.to_json())
-    (root / "flywheel.toml").write_text(f"{TOML}\n[models.small.monitor]\n{monitor}")
+    (root / "flywheel.toml").write_text(f"{MODEL_TOML}\n[models.small.monitor]\n{monitor}")
 
 
 def register(root: Path) -> None:

@@ -25,14 +25,15 @@ from streams.merging import Merger
 
 DAYS = 6
 PER_DAY = 50
-TOML = """
+MODEL_TOML = """
 [flywheel]
 state_dir = "state"
 
 [models.small]
 contract = "small.avsc"
 profile = "profile.json"
-
+"""
+TOML = f"""{MODEL_TOML}
 [models.small.failures]
 confident = "(score > 0.9 and truth = 'on_time') or (score < 0.1 and truth = 'late')"
 """

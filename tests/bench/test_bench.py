@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,7 @@ def test_a_small_form_of_every_trial_gives_its_figures(name: str, tmp_path: Path
     assert trial["name"] == name
     assert trial["targets"].keys() <= trial["figures"].keys()
     slopes = {figure for figure in trial["figures"] if figure.startswith("slope")}  # of some milliseconds each: noise
+    assert all(map(math.isfinite, trial["figures"].values()))
     assert all(value >= 0 for figure, value in trial["figures"].items() if figure not in slopes)
     assert trial["figures"].get("records not worked on", 0) == 0  # times and memory are for a quiet machine to say
 
