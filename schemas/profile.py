@@ -186,9 +186,7 @@ class FeatureProfile:
     def _category_codes(self, values: pl.Series) -> Codes:
         text = _as_text(values)
         found = text.cast(self._enum, strict=False).to_physical()
-        if found.null_count():
-            found = found.cast(pl.Int64).fill_null(-1)
-        cells: Codes = self._enum_cells.take(found.to_numpy())
+        cells: Codes = self._enum_cells.take(found.fill_null(len(self._enum_cells) - 1).to_numpy())
         if text.null_count():
             cells[text.is_null().to_numpy()] = CELL_NULL
         return cells

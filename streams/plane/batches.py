@@ -18,7 +18,7 @@ import cramjam
 import structlog
 from aiokafka.codec import gzip_decode, snappy_decode, zstd_decode
 from aiokafka.record.default_records import DefaultRecordBatch
-from aiokafka.record.util import calc_crc32c
+from crc32c import crc32c
 
 from schemas.errors import TopicLayoutError
 
@@ -71,7 +71,7 @@ class RecordBatch:
     def is_sound(self) -> bool:
         """Whether the checksum is right."""
         (said,) = struct.unpack_from(">I", self.whole, SUMMED_FROM - 4)
-        return bool(calc_crc32c(self.whole[SUMMED_FROM:]) == said)
+        return bool(crc32c(self.whole[SUMMED_FROM:]) == said)
 
     def records(self) -> list[Any]:
         """Its records one by one, with ``offset``, ``timestamp``, ``key``, ``value`` and ``headers``.

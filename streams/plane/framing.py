@@ -94,11 +94,11 @@ class Framing:
         frame, values = self.frame, self.ends - self.starts + HEADER_BYTES
         key_sizes = frame["_key"].str.len_bytes().to_numpy().astype(np.int64)
         said = frame["_offset"].to_numpy().astype(np.int64)
-        parts = 1 + number_sizes(frame["_time"].to_numpy()) + number_sizes(said) + text_sizes(key_sizes)
+        parts: Ints | int = 1 + number_sizes(frame["_time"].to_numpy()) + number_sizes(said) + text_sizes(key_sizes)
         parts = parts + text_sizes(values) + 1
         ids = frame["_id"].to_numpy().view(np.uint32)
         return (
-            bool((parts == self.sizes).all())
+            bool(np.all(parts == self.sizes))
             and int(self.ends[-1]) + 1 == length
             and bool((said == deltas).all())
             and bool((ids == np.uint32(int.from_bytes(schema_id.to_bytes(HEADER_BYTES - 1), "little"))).all())

@@ -7,7 +7,7 @@ columns follows where every field of every record must lie, when it was encoded 
 end where its value ends, and at the places of branches and booleans must stand what was read. What does not pass is no
 verdict: fastavro then decides, record by record.
 
-Costs 0.06 to 0.09 us a record.
+Costs 0.04 to 0.07 us a record.
 """
 
 from __future__ import annotations
@@ -25,27 +25,32 @@ WITHIN = "/"
 """Between the names of a record and of its field; no name has it."""
 FIXED_BYTES: Mapping[str, int] = {"null": 0, "float": 4, "double": 8}
 Sizes = Callable[[pl.Series], Ints | int]
-"""Bytes of the values in a column, each or all."""
+"""Bytes of each value in a column without nulls; one number if all have the same."""
 
 
 @dataclass(frozen=True)
 class _Step:
-    """One field on the way through a record: perhaps a byte that must be as read, then the value.
+    """One field on the way through a record.
 
     Attributes
     ----------
-    column
-        What is asked of the columns for the value's size: the length of a text, a number, a list.
-    byte
-        The byte before the value: a union's branch; or a boolean, which is all of its value.
-    is_present
-        Where there is a value at all, of a union.
+    name
+        Of its column.
+    sizes
+        Of the values; of texts and bytes, from their lengths.
+    length
+        Of a text.
+    null
+        Of a union: the number of null's branch; a byte before the value says which it is.
+    is_boolean
+        Whether the value is one byte that says it.
     """
 
+    name: str
     sizes: Sizes
-    column: pl.Expr | None = None
-    byte: pl.Expr | None = None
-    is_present: pl.Expr | None = None
+    length: pl.Expr | None = None
+    null: int | None = None
+    is_boolean: bool = False
 
 
 class Layout:
@@ -61,48 +66,75 @@ class Layout:
         self._steps: list[_Step] = []
         for field in schema["fields"]:
             self._add(field["name"], field["type"])
-        asked = [(each.column, each.byte, each.is_present) for each in self._steps]
-        self._queries = [
-            expression.alias(f"{n}.{kind}")
-            for n, expressions in enumerate(asked)
-            for kind, expression in zip(("column", "byte", "is_present"), expressions, strict=True)
-            if expression is not None
-        ]
+        self._lengths = [step.length for step in self._steps if step.length is not None]
 
     def is_exact(self, frame: pl.DataFrame, body: memoryview, starts: Ints, ends: Ints) -> bool:
         """Whether the columns are those of data that lie between these places of ``body``."""
-        data, at = np.frombuffer(body, np.uint8), starts.copy()
-        found = _flat(frame).select(self._queries)
-        for n, step in enumerate(self._steps):
-            if step.byte is not None:
-                if (data.take(at, mode="clip") != found[f"{n}.byte"].to_numpy()).any():
+        flat = _flat(frame)
+        lengths = flat.select(self._lengths)
+        at = _At(np.frombuffer(body, np.uint8), starts)
+        for step in self._steps:
+            column = flat[step.name]
+            nulls = column.null_count() if step.null is not None else 0
+            if step.null is not None and not at.holds(_branches(column, step.null, nulls)):
+                return False
+            if step.is_boolean:
+                if not at.holds(column.to_numpy().view(np.uint8)):
                     return False
-                at += 1
-            size = step.sizes(found[f"{n}.column"] if step.column is not None else pl.Series())
-            at += size if step.is_present is None else size * found[f"{n}.is_present"].to_numpy()
-        return bool((at == ends).all())
+            elif nulls < len(column) or not nulls:
+                values = column if step.length is None else lengths[step.name]
+                sizes = step.sizes(values.fill_null(0) if nulls else values)
+                at.go(sizes * column.is_not_null().to_numpy() if nulls else sizes)
+        return at.is_at(ends)
 
     def _add(self, name: str, avro_type: Any) -> None:
-        column = pl.col(name)
         if isinstance(avro_type, list):
             other = next((branch for branch in avro_type if branch != "null"), None)
             if len(avro_type) != 2 or "null" not in avro_type or not isinstance(other, str) or other == "boolean":
                 raise ValueError(f"unknown layout: {avro_type}")
-            null, value = avro_type.index("null"), _value(column, other)
-            branch = pl.when(column.is_null()).then(2 * null).otherwise(2 * (1 - null)).cast(pl.UInt8)
-            filled = None if value.column is None else value.column.fill_null(0)
-            self._steps.append(_Step(value.sizes, filled, branch, column.is_not_null().cast(pl.Int64)))
+            self._steps.append(_value(name, other, avro_type.index("null")))
         elif isinstance(avro_type, dict) and avro_type["type"] == "record":
             for field in avro_type["fields"]:
                 self._add(f"{name}{WITHIN}{field['name']}", field["type"])
         elif isinstance(avro_type, dict) and avro_type["type"] == "array":
             items = avro_type["items"]
             _check_items(items)
-            self._steps.append(_Step(lambda lists: _array_sizes(lists, items), column))
+            self._steps.append(_Step(name, lambda lists: _array_sizes(lists, items)))
         elif avro_type == "boolean":
-            self._steps.append(_Step(lambda _: 0, byte=column.cast(pl.UInt8)))
+            self._steps.append(_Step(name, lambda _: 1, is_boolean=True))
         else:
-            self._steps.append(_value(column, avro_type))
+            self._steps.append(_value(name, avro_type))
+
+
+class _At:
+    """A place in every record: most fields take as many bytes in all of them, and are only counted."""
+
+    def __init__(self, data: npt.NDArray[np.uint8], starts: Ints) -> None:
+        self._data, self._places, self._further = data, starts, 0
+
+    def go(self, sizes: Ints | int) -> None:
+        """Over so many bytes."""
+        if isinstance(sizes, int):
+            self._further += sizes
+        else:
+            self._places = self._places + sizes
+
+    def holds(self, expected: npt.NDArray[np.uint8] | int) -> bool:
+        """Whether this byte is there; go over it. What leads out of the data is seen at the end."""
+        found = self._data[self._further :].take(self._places, mode="clip") if self._further < len(self._data) else -1
+        self._further += 1
+        return not np.any(found != expected)
+
+    def is_at(self, ends: Ints) -> bool:
+        """Whether it is here."""
+        return bool((self._places + self._further == ends).all())
+
+
+def _branches(column: pl.Series, null: int, nulls: int) -> npt.NDArray[np.uint8] | int:
+    """The byte before a union's values, as a variable-length number: twice the branch."""
+    if nulls in (0, len(column)):
+        return 2 * (null if nulls else 1 - null)
+    return np.where(column.is_null().to_numpy(), 2 * null, 2 * (1 - null)).astype(np.uint8)
 
 
 def _flat(frame: pl.DataFrame) -> pl.DataFrame:
@@ -122,25 +154,16 @@ def _flat(frame: pl.DataFrame) -> pl.DataFrame:
     return _flat(pl.DataFrame(flat))
 
 
-def _value(column: pl.Expr, avro_type: Any) -> _Step:
-    """A value that is not null."""
+def _value(name: str, avro_type: Any, null: int | None = None) -> _Step:
+    """A value, of a type that is none of the composed ones."""
     if avro_type in ("int", "long"):
-        return _Step(_number_sizes, column.cast(pl.Int64))
-    if avro_type == "string":
-        return _Step(_text_sizes, column.str.len_bytes().cast(pl.Int64))
-    if avro_type == "bytes":
-        return _Step(_text_sizes, column.bin.size().cast(pl.Int64))
+        return _Step(name, lambda numbers: number_sizes(numbers.to_numpy().astype(np.int64, copy=False)), null=null)
+    if avro_type in ("string", "bytes"):
+        length = pl.col(name).str.len_bytes() if avro_type == "string" else pl.col(name).bin.size()
+        return _Step(name, lambda lengths: text_sizes(lengths.to_numpy().astype(np.int64)), length, null)
     if isinstance(avro_type, str) and avro_type in FIXED_BYTES:
-        return _Step(lambda _: FIXED_BYTES[avro_type])
+        return _Step(name, lambda _: FIXED_BYTES[avro_type], null=null)
     raise ValueError(f"unknown layout: {avro_type}")
-
-
-def _number_sizes(numbers: pl.Series) -> Ints | int:
-    return number_sizes(numbers.to_numpy())
-
-
-def _text_sizes(lengths: pl.Series) -> Ints | int:
-    return text_sizes(lengths.to_numpy())
 
 
 def number_sizes(numbers: Ints) -> Ints | int:
@@ -156,8 +179,10 @@ def number_sizes(numbers: Ints) -> Ints | int:
     return varint_sizes((numbers << 1) ^ (numbers >> 63))
 
 
-def text_sizes(lengths: Ints) -> Ints:
+def text_sizes(lengths: Ints) -> Ints | int:
     """Bytes of texts with these lengths, with the number that says it."""
+    if len(lengths) and (low := int(lengths.min())) == int(lengths.max()):
+        return low + _size(2 * low)
     return lengths + number_sizes(lengths)
 
 
@@ -180,10 +205,8 @@ def _item_sizes(items: pl.Series, avro_type: Any) -> Ints | int:
         for field in avro_type["fields"]:
             total = total + _item_sizes(items.struct.field(field["name"]), field["type"])
         return total
-    step = _value(pl.col("item"), avro_type)
-    return step.sizes(
-        items.alias("item").to_frame().select(size=step.column)["size"] if step.column is not None else items
-    )
+    step = _value("item", avro_type)
+    return step.sizes(items if step.length is None else pl.DataFrame({"item": items}).select(step.length)["item"])
 
 
 def _check_items(avro_type: Any) -> None:
@@ -192,7 +215,7 @@ def _check_items(avro_type: Any) -> None:
         for field in avro_type["fields"]:
             _check_items(field["type"])
     else:
-        _value(pl.col("item"), avro_type)
+        _value("item", avro_type)
 
 
 def varint_sizes(zigzags: Ints) -> Ints | int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
-from aiokafka.record.util import calc_crc32c
+from crc32c import crc32c
 
 from streams.plane.batches import ABORT, CONTROL, FORMAT, HEADER, LOG_APPEND, SUMMED_FROM, TRANSACTIONAL
 
@@ -42,7 +42,7 @@ def encode(
     struct.pack_into(">h", whole, ATTRIBUTES_AT, attributes)
     struct.pack_into(">q", whole, NEWEST_AT, newest)
     struct.pack_into(">q", whole, PRODUCER_AT, producer)
-    struct.pack_into(">I", whole, SUMMED_FROM - 4, calc_crc32c(memoryview(whole)[SUMMED_FROM:]))
+    struct.pack_into(">I", whole, SUMMED_FROM - 4, crc32c(memoryview(whole)[SUMMED_FROM:]))
     assert len(whole) >= HEADER.size
     return bytes(whole)
 
