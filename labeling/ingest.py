@@ -48,32 +48,49 @@ def rank(urgency_: Any, duplicates: Any, skips: Any) -> Any:
     return -(urgency_ + DUPLICATE_BONUS * duplicates - SKIP_MALUS * skips)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """An item, and what its row says that does not depend on the rows that are there.
+
+    Most of the work, done before the transaction: SQLite has one writer, and alerts wait for it.
+    """
+
+    new: NewItem
+    payload: dict[str, Any]
+    suspect: str | None
+    subject_hash: str | None
+    input_hash: str
+    task_hash: str
+
+    @classmethod
+    def of(cls, new: NewItem, protector: Protector, contract: Contract | None) -> Prepared:
+        stored = payload(new, protector)
+        suspected = suspect(stored["features"], stored["facts"], contract)
+        return cls(new, stored, suspected, protector.subject(new.subject), *hashes(new, protector.key))
+
+
 class Ingest:
     """One batch in one transaction; made anew for every batch."""
 
-    def __init__(
-        self, connection: sa.Connection, model: str, policy: LabelingPolicy, contract: Contract | None, now_us: int
-    ) -> None:
+    def __init__(self, connection: sa.Connection, model: str, policy: LabelingPolicy, now_us: int) -> None:
         self.connection = connection
         self.model = model
         self.policy = policy
-        self.contract = contract
-        self.protector = Protector(policy, contract)
         self.now_us = now_us
         self._grown: dict[str, int] = {}
 
-    def run(self, items: Sequence[NewItem]) -> IngestCounts:
+    def run(self, items: Sequence[Prepared]) -> IngestCounts:
         """Insert what is new, count what is not."""
         serialize(self.connection, "ingest")
-        known = self._known(items)
-        fresh: dict[tuple[str, str], NewItem] = {}
+        known = self._known([each.new for each in items])
+        fresh: dict[tuple[str, str], Prepared] = {}
         again: list[NewItem] = []
-        for new in items:
-            name = (new.prediction_id, new.rule)
+        for each in items:
+            name = (each.new.prediction_id, each.new.rule)
             if name in known or name in fresh:
-                again.append(new)
+                again.append(each.new)
             else:
-                fresh[name] = new
+                fresh[name] = each
         ids, merged = self._insert(list(fresh.values()))
         known.update(ids)
         repeated = self._repeat(again, known)
@@ -92,37 +109,35 @@ class Ingest:
             found.update({(row.prediction_id, row.rule): row.id for row in rows})
         return found
 
-    def _insert(self, fresh: list[NewItem]) -> tuple[dict[tuple[str, str], int], int]:
+    def _insert(self, fresh: list[Prepared]) -> tuple[dict[tuple[str, str], int], int]:
         """Ids of the inserted items, and how many of them ask what another one asks."""
         if not fresh:
             return {}, 0
         first_id = 1 + (self.connection.execute(sa.select(sa.func.max(item.c.id))).scalar() or 0)
-        hashed = [hashes(new, self.protector.key) for new in fresh]
-        asked = self._asked([task for _, task in hashed])
+        asked = self._asked([each.task_hash for each in fresh])
         sizes, unpredictable = self._clusters()
         rows = []
         occurrences = []
         duplicates: dict[int, int] = {}
-        for number, (new, (input_hash, task_hash)) in enumerate(zip(fresh, hashed, strict=True), start=first_id):
-            same_as = asked.setdefault(task_hash, number)
-            row = self._row(new, sizes, unpredictable)
-            row |= {"id": number, "input_hash": input_hash, "task_hash": task_hash, "same_as": None}
+        for number, each in enumerate(fresh, start=first_id):
+            same_as = asked.setdefault(each.task_hash, number)
+            row = self._row(each, sizes, unpredictable)
+            row |= {"id": number, "same_as": None}
             if same_as != number:
                 row |= {"same_as": same_as, "state": "duplicate"}
                 duplicates[same_as] = duplicates.get(same_as, 0) + 1
             rows.append(row)
-            occurrences.append({"item": number, "occurrence": new.occurrence})
+            occurrences.append({"item": number, "occurrence": each.new.occurrence})
         self.connection.execute(sa.insert(item), rows)
         self.connection.execute(sa.insert(item_occurrence), occurrences)
         self._add_duplicates(duplicates)
         self._grown = sizes
-        names = {(new.prediction_id, new.rule): row["id"] for new, row in zip(fresh, rows, strict=True)}
+        names = {(row["prediction_id"], row["rule"]): row["id"] for row in rows}
         return names, sum(duplicates.values())
 
-    def _row(self, new: NewItem, sizes: dict[str, int], unpredictable: dict[str, int]) -> dict[str, Any]:
-        stored = payload(new, self.protector)
-        suspected = suspect(stored["features"], stored["facts"], self.contract)
-        cluster = f"{new.rule}|{suspected or '-'}"
+    def _row(self, each: Prepared, sizes: dict[str, int], unpredictable: dict[str, int]) -> dict[str, Any]:
+        new = each.new
+        cluster = f"{new.rule}|{each.suspect or '-'}"
         damping = 1.0 + unpredictable.get(cluster, 0) / self.policy.proposal_after
         priority = round(urgency(new, sizes.get(cluster, 0)) / damping, 6)
         sizes[cluster] = sizes.get(cluster, 0) + 1
@@ -137,10 +152,12 @@ class Ingest:
             "event_time_us": new.event_time_us,
             "created_us": self.now_us,
             "cluster": cluster,
-            "suspect": suspected,
-            "subject_hash": self.protector.subject(new.subject),
+            "suspect": each.suspect,
+            "subject_hash": each.subject_hash,
+            "input_hash": each.input_hash,
+            "task_hash": each.task_hash,
             "urgency": priority,
-            "payload": stored,
+            "payload": each.payload,
             "duplicates": 0,
             "skips": 0,
             "rank": rank(priority, 0, 0),

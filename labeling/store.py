@@ -13,8 +13,8 @@ from labeling.errors import InvalidDecisionError, NotOwnerError, StaleLeaseError
 from labeling.estimate import Estimate, hajek, selected_predictions
 from labeling.events import LabelEvent
 from labeling.extent import Cause, describe
-from labeling.ingest import Ingest, IngestCounts
-from labeling.items import NewItem, Position, clean_text, split_id
+from labeling.ingest import Ingest, IngestCounts, Prepared
+from labeling.items import NewItem, Position, Protector, clean_text, split_id
 from labeling.leases import Claim, Filters
 from labeling.policy import LabelingPolicy
 from labeling.projection import Projection, Proposal
@@ -74,10 +74,11 @@ class LabelStore:
 
     def ingest(self, items: Sequence[NewItem]) -> IngestCounts:
         """Add items; those already here are counted, not added again. May be repeated with the same items."""
-        total = IngestCounts()
+        total, protector = IngestCounts(), Protector(self.policy, self.contract)
         for part in chunks(list(items), INGEST_BATCH):
+            ready = [Prepared.of(new, protector, self.contract) for new in part]
             with write(self.engine) as connection:
-                total += Ingest(connection, self.model, self.policy, self.contract, self.clock()).run(part)
+                total += Ingest(connection, self.model, self.policy, self.clock()).run(ready)
         return total
 
     def find(self, item_id: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import tempfile
 import threading
 from typing import Any
@@ -39,6 +40,10 @@ failures would keep an alert waiting for seconds. A larger event comes whole all
 POLL_RECORDS_MAX = 100
 """More at once would fill a topic's queue, and whatever came with them would wait until its handler is through: Faust
 pauses a topic when its queue is half full, but not within what it has been given."""
+SWITCH_INTERVAL_S = 0.001
+"""So long the plane's thread keeps the interpreter when another wants it. An event of the control plane passes five
+threads on its way, each of which waits so long; Python's own five milliseconds made an alert late, and give the plane
+no more."""
 PLANE_STOP_S = 15.0
 EXIT_FAILED = 1
 
@@ -190,6 +195,7 @@ def run_worker(
         If something is missing before the start (database, registry, contracts, topics), or would make the figures
         wrong (see ``streams.start``).
     """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     is_embedded = config.is_embedded
     partitions = config.partitions
     if not is_embedded:
