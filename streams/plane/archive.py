@@ -22,6 +22,22 @@ from streams.crash import crash_point
 from streams.plane.segments import Segment
 
 Ints = npt.NDArray[np.int64]
+OPEN_SHARE = 0.2
+"""Of the time, that open segments may take to be archived again and again: the more features, the longer one takes."""
+BEHIND_FACTOR = 5
+"""While there is a backlog, open segments are archived this much less often: they will soon be complete."""
+
+
+def archive_interval_s(asked_s: float, took_s: float, *, is_caught_up: bool) -> float:
+    """After how long open segments are archived again, when that took so long the last time.
+
+    >>> [archive_interval_s(1.0, took, is_caught_up=True) for took in (0.05, 0.5)]
+    [1.0, 2.5]
+    >>> archive_interval_s(1.0, 0.05, is_caught_up=False)
+    5.0
+    """
+    interval_s = max(asked_s, took_s / OPEN_SHARE)
+    return interval_s if is_caught_up else BEHIND_FACTOR * interval_s
 
 
 @dataclass

@@ -17,7 +17,7 @@ from schemas.registry import Codec, Registry
 from schemas.times import now_us
 from streams import membership
 from streams.crash import crash_point
-from streams.plane.archive import ArchiveWriter
+from streams.plane.archive import ArchiveWriter, archive_interval_s
 from streams.plane.assignment import TOPICS, Assignment
 from streams.plane.check import Checker
 from streams.plane.decode import Bad, Decoded, Decoder
@@ -42,10 +42,6 @@ LOOK_INTERVAL_S = 0.02
 """At most this often the broker is asked whether a topic that holds others back has really ended."""
 CHECKPOINT_INTERVAL_S = 10.0
 HEARTBEAT_INTERVAL_S = 5.0
-ARCHIVE_SHARE = 0.2
-"""Of the time, that open segments may take to be archived again and again: the more features, the longer one takes."""
-BEHIND_FACTOR = 5
-"""While there is a backlog, open segments are archived this much less often: they will soon be complete."""
 GC_THRESHOLDS = (100_000, 50, 100)
 """Of the garbage collector, for the whole process: what a step makes is gone after it, and hardly ever part of a cycle.
 The default (700, 10, 10) takes some 5 % more CPU."""
@@ -319,9 +315,9 @@ class DataPlane:
         """Archive, emit, flush, commit."""
         now = time.monotonic()
         self._last_tick = now
-        interval_s = max(self._s.archive_interval_ms / 1000, self._archive_s / ARCHIVE_SHARE)
-        since_s = now - self._last_archive
-        archive = is_last or since_s >= (interval_s if self._is_caught_up else BEHIND_FACTOR * interval_s)
+        asked_s = self._s.archive_interval_ms / 1000
+        interval_s = archive_interval_s(asked_s, self._archive_s, is_caught_up=self._is_caught_up)
+        archive = is_last or now - self._last_archive >= interval_s
         taken_us = now_us()
         quiet = self._idle()
         before_s = self.stages.wall_s.get("archive", 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from labeling.testing import small_contract
 from schemas import archive
 from schemas.archive import ArchiveFile
+from schemas.contract import Contract
 from schemas.times import DAY_US
 from streams.routing import fetch, is_there
 from streams.rows import ArchiveRows
@@ -102,20 +104,40 @@ def test_rows_of_a_file_that_was_replaced_are_found_in_its_successor(
 
 
 def test_of_a_long_archive_only_the_files_about_the_time_that_is_wanted_are_opened(tmp_path: Path) -> None:
-    folder, contract = tmp_path / "c" / "inputs" / "0000", small_contract()
-    folder.mkdir(parents=True)
-    columns = {name: pl.lit(None) for name in contract.feature_names}
-    for day in range(100):  # ten rows each; on one, after a failure of the service, those of an early day
-        day_of = day if day != 80 else 2
-        rows = pl.DataFrame({"offset": range(10 * day, 10 * day + 10)}).with_columns(
-            pl.lit(contract.model).alias("model"), (pl.lit(day_of) * DAY_US + pl.col("offset")).alias("event_time"),
-            pl.col("offset").cast(pl.String).alias("prediction_id"), **columns,
-        )  # fmt: skip
-        rows.write_parquet(folder / ArchiveFile.name(10 * day, 10 * day + 10, 1))
+    contract = small_contract()
+    write_days(tmp_path, contract, {80: 2})  # after a failure of the service, rows of an early day
     rows_of = ArchiveRows(tmp_path, contract)
     assert rows_of.between(70 * DAY_US, 71 * DAY_US)["offset"].to_list() == list(range(700, 710))
     assert len(rows_of._spans) < 50
     assert rows_of.between(2 * DAY_US, 3 * DAY_US)["offset"].to_list() == [*range(20, 30), *range(800, 810)]
+
+
+def test_of_a_stretch_of_many_files_every_reader_reads_the_same_ones_from_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.rows.FILES_MAX", 10)
+    contract = small_contract()
+    write_days(tmp_path, contract, {})
+    used, fresh = ArchiveRows(tmp_path, contract), ArchiveRows(tmp_path, contract)
+    used.between(40 * DAY_US, 45 * DAY_US)
+    sample = used.between(0, 100 * DAY_US)
+    assert sample.equals(fresh.between(0, 100 * DAY_US))
+    assert sorted({offset // 10 for offset in sample["offset"]}) == list(range(0, 100, 10))
+    assert fresh.between(0, 10 * DAY_US).height == 100  # of no more files than that nothing is left out
+
+
+def write_days(root: Path, contract: Contract, moved: Mapping[int, int]) -> None:
+    """A hundred files of one log, ten rows and one day each; some of another day."""
+    folder = root / "c" / "inputs" / "0000"
+    folder.mkdir(parents=True)
+    columns = {name: pl.lit(None) for name in contract.feature_names}
+    for day in range(100):
+        rows = pl.DataFrame({"offset": range(10 * day, 10 * day + 10)}).with_columns(
+            pl.lit(contract.model).alias("model"),
+            (pl.lit(moved.get(day, day)) * DAY_US + pl.col("offset")).alias("event_time"),
+            pl.col("offset").cast(pl.String).alias("prediction_id"), **columns,
+        )  # fmt: skip
+        rows.write_parquet(folder / ArchiveFile.name(10 * day, 10 * day + 10, 1))
 
 
 def test_a_worker_s_monitor_is_given_rows_as_columns_with_those_of_training_before_them(world: World) -> None:
