@@ -14,8 +14,9 @@ import polars as pl
 
 from schemas.contract import RESERVED
 from schemas.events import FEEDBACK_KINDS, SOURCES
+from streams.plane.columns import filled
 from streams.plane.decode import Bad, Decoded, without
-from streams.plane.plan import TOPIC_FEEDBACK, TOPIC_INPUTS, TOPIC_PREDICTIONS, ModelPlan, filled
+from streams.plane.plan import TOPIC_FEEDBACK, TOPIC_INPUTS, TOPIC_PREDICTIONS, ModelPlan
 from streams.plane.source import Chunk
 
 REASON_FOREIGN = "foreign_schema"

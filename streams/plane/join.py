@@ -19,18 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from streams.plane.horizon import EPOCHS, Horizon
-from streams.plane.plan import KIND_TRUTH, KIND_USER, ORDER_TIMER, ORDER_TOPICS, TOPIC_OF_ORDER, ModelPlan
+from streams.plane.plan import KIND_TRUTH, ORDER_TIMER, ORDER_TOPICS, TOPIC_OF_ORDER, ModelPlan
+from streams.plane.sides import Flags, Indexes, Sequenced, Side, last_known, without
 from streams.plane.store import Hashes, Rows, RunSet, joined
-
-Indexes = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
-
 
 EARLIER = 1 << 40
 """The epoch under which the rows of earlier logs are kept, which nobody can read again: it is never over."""
@@ -143,59 +138,6 @@ def distinct(h1: Hashes, h2: Hashes) -> tuple[Hashes, Hashes, Indexes]:
     return u[:, 0].copy(), u[:, 1].copy(), number.reshape(-1)
 
 
-@dataclass
-class _Side:
-    """All rows of one kind: the store's that the batch does not repeat, then the batch's."""
-
-    ids: Indexes
-    rows: Rows
-    batch_start: int
-    is_known: Flags  # of the batch's rows: the store holds it already
-
-    @classmethod
-    def of(cls, which: Indexes, rows: Rows, batch: Rows, batch_ids: Indexes) -> _Side:
-        is_known = np.zeros(len(batch), bool)
-        if not len(rows):
-            return cls(batch_ids, batch, 0, is_known)
-        if len(batch) and rows["offset"].max() >= batch["offset"].min():  # else the store is not ahead of the log
-            near = np.flatnonzero(np.isin(batch["offset"], rows["offset"]))
-            stored = (
-                {_place(i, row): n for n, (i, row) in enumerate(zip(which, rows, strict=True))} if len(near) else {}
-            )
-            repeated: list[int] = []
-            for i in near:
-                at = stored.get(_place(batch_ids[i], batch[i]))
-                if at is not None:
-                    is_known[i] = True
-                    repeated.append(at)
-            which, rows = np.delete(which, repeated), np.delete(rows, repeated)
-        return cls(np.concatenate([which, batch_ids]), joined([rows, batch]), len(which), is_known)
-
-    @property
-    def is_distinct(self) -> bool:
-        """Whether no id has two rows, which is the usual case."""
-        return bool(np.bincount(self.ids).max(initial=0) <= 1)
-
-    def first(self, count: int) -> Indexes:
-        """Index of every id's first row in the order, -1 if it has none."""
-        place = np.full(count, -1, np.int64)
-        places = np.arange(len(self.ids))
-        place[self.ids] = places
-        repeated = self.ids[place[self.ids] != places]
-        if len(repeated):  # only ids with several rows need their order
-            some = np.flatnonzero(np.isin(self.ids, repeated))
-            rows, ids = self.rows.take(some), self.ids[some]
-            by = np.lexsort((rows["offset"], rows["order"], ids))
-            heads = np.flatnonzero(np.diff(ids[by], prepend=-1))
-            place[ids[by][heads]] = some[by[heads]]
-        return place
-
-
-def _place(number: Any, row: Any) -> tuple[int, int, int]:
-    """What makes a record the same record: its id, its topic and its offset."""
-    return int(number), int(row["order"]) % ORDER_TOPICS, int(row["offset"])
-
-
 def join(
     store: ModelStore,
     horizon: Horizon,
@@ -229,8 +171,8 @@ def join(
     lives = _begun(held, horizon, epoch, n)
     for rows, ids in ((inputs, number[:a]), (predictions, number[a:b]), (given, number[b:])):
         rows["age"] = epoch - lives[ids]
-    left = _Side.of(*held[0], inputs, number[:a])
-    right = _Side.of(*held[1], predictions, number[a:b])
+    left = Side.of(*held[0], inputs, number[:a])
+    right = Side.of(*held[1], predictions, number[a:b])
 
     first_input, first_prediction = left.first(n), right.first(n)
     twice_i = _duplicates(left, first_input)
@@ -240,9 +182,9 @@ def join(
         kept = np.ones(len(given), bool)
         kept[len(feedback) :] = ~np.isin(timer_of, predictions["offset"][twice_p])
         given, given_ids = given[kept], given_ids[kept]
-    said = _Side.of(*held[2], given, given_ids)
-    store.inputs.add(_without(inputs, left.is_known | twice_i), epoch)
-    store.predictions.add(_without(predictions, right.is_known | twice_p), epoch)
+    said = Side.of(*held[2], given, given_ids)
+    store.inputs.add(without(inputs, left.is_known | twice_i), epoch)
+    store.predictions.add(without(predictions, right.is_known | twice_p), epoch)
 
     is_pair = (first_input >= 0) & (first_prediction >= 0)
     order_i = np.where(is_pair, left.rows["order"][first_input], 0) if len(left.rows) else np.zeros(n, np.int64)
@@ -259,11 +201,11 @@ def join(
         left.rows.take(first_input[new]), right.rows.take(first_prediction[new]), pair_order[new], pair_offset[new]
     )
 
-    sequence = _Sequence.of(said)
+    sequence = Sequenced.of(said)
     twice_f = np.ones(len(given), bool)
     in_batch = sequence.index[sequence.index >= said.batch_start] - said.batch_start
     twice_f[in_batch] = False
-    store.feedback.add(_without(given, said.is_known | twice_f), epoch)
+    store.feedback.add(without(given, said.is_known | twice_f), epoch)
     early = np.flatnonzero(~twice_f[: len(feedback)])
     before = first_prediction[given_ids[early]]
     if len(right.rows):
@@ -302,56 +244,15 @@ def _begun(held: Sequence[tuple[Indexes, Rows]], horizon: Horizon, epoch: int, c
     return lives
 
 
-def _without(rows: Rows, flags: Flags) -> Rows:
-    return rows.take(np.flatnonzero(~flags)) if flags.any() else rows
-
-
-def _duplicates(side: _Side, first: Indexes) -> Flags:
+def _duplicates(side: Side, first: Indexes) -> Flags:
     """Of the batch's rows: those that are not their id's first."""
     batch = np.arange(side.batch_start, len(side.ids))
     return np.asarray(first[side.ids[batch]] != batch)
 
 
-@dataclass
-class _Sequence:
-    """Feedback that counts, by id, kind and order; duplicates and overtaken timers are out."""
-
-    index: Indexes  # into the side's rows
-    ids: Indexes
-    rows: Rows
-    has_previous: Flags  # the row before is the same id's and kind's
-    is_last_before: Flags
-
-    @classmethod
-    def of(cls, said: _Side) -> _Sequence:
-        rows, ids = said.rows, said.ids
-        if said.is_distinct:
-            kept = np.argsort(ids)
-            nothing = np.zeros(len(ids), bool)
-            return cls(kept, ids[kept], rows.take(kept), nothing, ~nothing)
-        by = np.lexsort((rows["offset"], rows["order"], rows["f1"], ids))
-        is_first = np.ones(len(by), bool)
-        is_first[1:] = (ids[by][1:] != ids[by][:-1]) | (rows["f1"][by][1:] != rows["f1"][by][:-1])
-        kept = by[is_first]
-        kept = kept[np.lexsort((rows["offset"][kept], rows["order"][kept], rows["kind"][kept], ids[kept]))]
-        kept_ids, kept_rows = ids[kept], rows.take(kept)
-        has_previous = _same_as_previous(kept_ids, kept_rows["kind"])
-        overtaken = (kept_rows["undecided"] == 1) & has_previous  # a truth came before the time ran out
-        if overtaken.any():
-            kept, kept_ids, kept_rows = kept[~overtaken], kept_ids[~overtaken], _without(kept_rows, overtaken)
-            has_previous = _same_as_previous(kept_ids, kept_rows["kind"])
-        return cls(kept, kept_ids, kept_rows, has_previous, np.append(~has_previous[1:], True)[: len(kept)])
-
-
-def _same_as_previous(ids: Indexes, kinds: Any) -> Flags:
-    same = np.zeros(len(ids), bool)
-    same[1:] = (ids[1:] == ids[:-1]) & (kinds[1:] == kinds[:-1])
-    return same
-
-
 def _truths(
-    sequence: _Sequence,
-    said: _Side,
+    sequence: Sequenced,
+    said: Side,
     inputs: Rows,
     predictions: Rows,
     first_input: Indexes,
@@ -375,7 +276,7 @@ def _truths(
     is_pair_event = np.arange(len(which)) < len(at_pair)
     order = np.where(is_pair_event, pair_order[ids[which]], rows["order"][at])
     offset = np.where(is_pair_event, pair_offset[ids[which]], rows["offset"][at])
-    last = _last_known(sequence, which, order, offset)
+    last = last_known(sequence, which, order, offset)
     return Truths(
         inputs.take(first_input[ids[which]]),
         predictions.take(first_prediction[ids[which]]),
@@ -389,39 +290,6 @@ def _truths(
         rows.take(last[1]),
         last[1] >= 0,
     )
-
-
-def _last_known(sequence: _Sequence, which: Indexes, order: Indexes, offset: Indexes) -> tuple[Indexes, Indexes]:
-    """For the ids of these rows of the sequence, each at a place in the order: the last truth and the last user's word
-    up to there, -1 if there is none."""
-    found: list[Indexes] = []
-    ids = sequence.ids[which]
-    is_single = len(sequence.ids) < 2 or bool((sequence.ids[1:] != sequence.ids[:-1]).all())
-    for kind in (KIND_TRUTH, KIND_USER):
-        if is_single:  # the usual case: what is known is the row itself
-            found.append(np.where(sequence.rows["kind"][which] == kind, which, -1))
-            continue
-        place = np.flatnonzero(sequence.rows["kind"] == kind)
-        if not len(place) or not len(ids):
-            found.append(np.full(len(ids), -1, np.int64))
-            continue
-        own, own_ids = sequence.rows.take(place), sequence.ids[place]
-        rank = _ranks(np.concatenate([own["order"], order]), np.concatenate([own["offset"], offset]))
-        width = rank.max() + 1
-        keys = own_ids * width + rank[: len(place)]
-        at = np.searchsorted(keys, ids * width + rank[len(place) :], side="right") - 1
-        hit = (at >= 0) & (own_ids[np.maximum(at, 0)] == ids)
-        found.append(np.where(hit, place[np.maximum(at, 0)], -1))
-    return found[0], found[1]
-
-
-def _ranks(order: Indexes, offset: Indexes) -> Indexes:
-    """Numbers in the order of (order, offset), the same for the same."""
-    by = np.lexsort((offset, order))
-    is_next = (np.diff(order[by], prepend=order[by[0]]) != 0) | (np.diff(offset[by], prepend=offset[by[0]]) != 0)
-    rank = np.empty(len(by), np.int64)
-    rank[by] = np.cumsum(is_next)
-    return rank
 
 
 def timer_rows(plan: ModelPlan, h1: Hashes, h2: Hashes, order: Indexes, offset: Indexes) -> Rows:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
-from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.errors import RecordsGoneError, RegistryUnreachableError
 from schemas.events import SOURCES
@@ -22,15 +22,16 @@ from streams.plane.assignment import TOPICS, Assignment
 from streams.plane.check import Checker
 from streams.plane.decode import Bad, Decoded, Decoder
 from streams.plane.emit import Emitter, segment_record
+from streams.plane.ends import Ends
 from streams.plane.fetch import Fetched, Fetcher
-from streams.plane.memory import resident, trim
 from streams.plane.numbered import Batch, Clock, Numbered
 from streams.plane.partitioner import ANYWHERE, partitions_of
 from streams.plane.pick import Found
 from streams.plane.plan import TOPIC_FEEDBACK, TOPIC_INPUTS, TOPIC_PREDICTIONS, ModelPlan
+from streams.plane.pressure import Pressure
 from streams.plane.segments import NO_EVENT
 from streams.plane.settings import PlaneSettings
-from streams.plane.source import Chunk, Log
+from streams.plane.source import Chunk
 from streams.plane.stages import Stages
 
 TAKE_TIMEOUT_S = 0.05
@@ -38,8 +39,6 @@ TAKE_TIMEOUT_S = 0.05
 WORK_INTERVAL_S = 0.1
 """A partition number with less than a micro-batch in hand is worked on this often at most: a step has a fixed cost of
 some milliseconds, which a quiet stream would pay for every few records."""
-LOOK_INTERVAL_S = 0.02
-"""At most this often the broker is asked whether a topic that holds others back has really ended."""
 CHECKPOINT_INTERVAL_S = 10.0
 HEARTBEAT_INTERVAL_S = 5.0
 GC_THRESHOLDS = (100_000, 50, 100)
@@ -49,8 +48,6 @@ WATERMARKS_TIMEOUT_S = 5.0
 REGISTRY_RETRY_S = 2.0
 REGISTRY_PATIENCE_S = 240.0
 """Less than max.poll.interval.ms (300 s), after which the group would give the partitions away."""
-IN_HAND_BATCHES_MAX = 2
-"""A topic is paused when this many micro-batches of one partition are in hand, and goes on at one."""
 
 log = structlog.get_logger("flywheel.plane")
 
@@ -81,25 +78,20 @@ class DataPlane:
         # The group's member: it says what is read and keeps what is committed, and fetches nothing.
         self._consumer = Consumer({**consumer_settings, "error_cb": self._on_error})
         self._fetcher = Fetcher(consumer_settings, settings.memory.prefetched)
-        # Asks for the ends of topics on a connection of its own, on which no long fetch is in the way.
-        # Of an open transaction it must see the records too: they will come with the timestamps that they have now.
-        uncommitted = {"error_cb": self._on_error, "isolation.level": "read_uncommitted"}
-        self._looker = Consumer({**consumer_settings, **uncommitted})
+        self._ends = Ends({**consumer_settings, "error_cb": self._on_error})
         self._decoders = [Decoder(registry) for _ in SOURCES]
         self._checkers = [Checker(place, plans, settings.future_skew_ms * 1000) for place in range(len(SOURCES))]
         self._archive = ArchiveWriter(settings.archive_dir, settings.cluster)
         self._given = Assignment(settings, plans, consumer_settings, self._fetcher, self._on_gap, self._on_taken)
         self._numbers = self._given.numbers
         self._profiles = {model: plan.profile.profile_id for model, plan in plans.items()}
-        self._paused: set[tuple[str, int]] = set()
+        self._pressure = Pressure(settings, self._fetcher, self._given)
         self._archived_us: dict[int, int] = {}
         self._said: dict[int, tuple[int, bool]] = {}
-        self._looked = 0.0
         self._is_caught_up = False
         self._worked: dict[int, float] = {}
         self._archive_s = 0.0
         self._last_tick = self._last_archive = self._last_checkpoint = self._last_heartbeat = 0.0
-        self._is_tight = False
         self._stop = threading.Event()
         self.metrics: dict[str, Any] = {"assigned": [], "worked": 0, "in_hand": 0}
         self.stages = Stages()
@@ -127,7 +119,7 @@ class DataPlane:
         finally:
             self._fetcher.close()
             self._consumer.close()
-            self._looker.close()
+            self._ends.close()
         membership.forget(self._s.join_dir)
 
     def _turn(self) -> None:
@@ -139,12 +131,12 @@ class DataPlane:
         self.stages.lap("take")
         is_caught_up = self._is_caught_up = not fetched or self._are_read()
         if is_caught_up:
-            self._look()
+            self._ends.look(self._numbers)
         for number, numbered in list(self._numbers.items()):
             ready = numbered.frontier.ready
             if ready >= self._s.batch_records or (ready and is_caught_up and self._is_due(number)):
                 self._work(number, numbered)
-        self._throttle()
+        self._pressure.throttle()
         if time.monotonic() - self._last_tick >= self._s.summary_interval_ms / 1000:
             self._tick()
 
@@ -178,7 +170,7 @@ class DataPlane:
             each.fetched >= each.stable
             for number, numbered in self._numbers.items()
             for each in numbered.frontier.logs
-            if (TOPICS[each.place], number) not in self._paused
+            if not self._pressure.has_paused((TOPICS[each.place], number))
         )
 
     def _is_due(self, number: int) -> bool:
@@ -208,7 +200,7 @@ class DataPlane:
             crash_point("emit:failures")
             self.metrics["worked"] += sum(len(chunk) for chunk in taken if chunk is not None)
             self.stages.lap("send")
-            self._release()
+            self._pressure.release()
         if any(log.late for log in numbered.frontier.logs):
             self._on_late(number, numbered)
 
@@ -273,44 +265,6 @@ class DataPlane:
             self._emitter.send_all("outcomes", events)
         self._emitter.poll()
 
-    def _look(self) -> None:
-        """Ask the broker about the ends of topics that hold others back."""
-        now = time.monotonic()
-        if now - self._looked < LOOK_INTERVAL_S:
-            return
-        asked = [(number, each) for number, numbered in self._numbers.items() for each in numbered.frontier.blockers()]
-        if asked:
-            self._looked = now
-            self._see_ends(asked)
-
-    def _see_ends(self, asked: list[tuple[int, Log]]) -> int:
-        """Note which of these logs are read to their end; returns the time at which the broker was asked, in ms."""
-        asked_ms = time.time_ns() // 1_000_000
-        places = {(TOPICS[each.place], number): each for number, each in asked if each.fetched >= each.end}
-        if places:
-            try:
-                ends = self._looker.offsets_for_times([TopicPartition(*at, OFFSET_END) for at in places], timeout=1.0)
-            except KafkaException:
-                return asked_ms
-            for end in ends:
-                each = places[end.topic, end.partition]
-                if end.error is None and 0 <= end.offset <= each.fetched:
-                    each.seen_end_ms = asked_ms
-        return asked_ms
-
-    def _throttle(self) -> None:
-        bytes_max = 0 if self._is_tight else self._s.memory.in_hand_of(len(self._numbers) * len(TOPICS))
-        for number, numbered in self._numbers.items():
-            for each in numbered.frontier.logs:
-                key = (TOPICS[each.place], number)
-                if key in self._paused:
-                    if each.in_hand <= self._s.batch_records and each.in_hand_bytes <= bytes_max // 2:
-                        self._fetcher.pause([key], is_paused=False)
-                        self._paused.discard(key)
-                elif each.in_hand > IN_HAND_BATCHES_MAX * self._s.batch_records or each.in_hand_bytes > bytes_max:
-                    self._fetcher.pause([key])
-                    self._paused.add(key)
-
     def _tick(self, *, is_last: bool = False) -> None:
         """Archive, emit, flush, commit."""
         now = time.monotonic()
@@ -319,7 +273,7 @@ class DataPlane:
         interval_s = archive_interval_s(asked_s, self._archive_s, is_caught_up=self._is_caught_up)
         archive = is_last or now - self._last_archive >= interval_s
         taken_us = now_us()
-        quiet = self._idle()
+        quiet = self._ends.idle(self._numbers)
         before_s = self.stages.wall_s.get("archive", 0.0)
         changed = {
             number: self._changed(number, numbered, archive=archive) for number, numbered in self._numbers.items()
@@ -341,7 +295,7 @@ class DataPlane:
                     track.acknowledged()
             self._given.commit(self._consumer)
         self.stages.lap("flush")
-        if self._hold() or now - self._last_checkpoint >= CHECKPOINT_INTERVAL_S:
+        if self._pressure.hold() or now - self._last_checkpoint >= CHECKPOINT_INTERVAL_S:
             self._save()
             self.stages.lap("checkpoint")
         self.metrics |= {
@@ -380,31 +334,6 @@ class DataPlane:
             }  # fmt: skip
             self._emitter.summaries(envelope, changed[number])
 
-    def _hold(self) -> bool:
-        """Hold the memory's bound; returns whether the join store is to be saved before its time."""
-        memory, now = self._s.memory, resident()
-        was_tight, self._is_tight = self._is_tight, memory.is_tight(now)
-        if self._is_tight:
-            trim()
-            if not was_tight:
-                log.warning("memory_tight", resident_mb=now.anonymous >> 20, bound_mb=memory.bound >> 20)
-        unsaved = sum(store.unsaved_bytes for store in self._given.stores)
-        return unsaved > (memory.unsaved // 4 if self._is_tight else memory.unsaved)
-
-    def _release(self) -> None:
-        """After a step: it is what brings pages of files in, and what makes memory tight."""
-        now = resident()
-        self._is_tight |= self._s.memory.is_tight(now)
-        if now.mapped > self._s.memory.mapped:
-            for store in self._given.stores:
-                store.release()
-
-    def _idle(self) -> set[int]:
-        """Partition numbers of which everything that is on their topics now was worked on."""
-        empty = {number: n for number, n in self._numbers.items() if not n.frontier.in_hand}
-        asked_ms = self._see_ends([(number, each) for number, n in empty.items() for each in n.frontier.logs])
-        return {number for number, n in empty.items() if all(e.seen_end_ms >= asked_ms for e in n.frontier.logs)}
-
     def _watermark(self, newest_us: int) -> int | None:
         return None if newest_us == NO_EVENT else newest_us - self._s.disorder_ms * 1000
 
@@ -439,7 +368,7 @@ class DataPlane:
     def _on_taken(self, number: int) -> None:
         self._archive.forget(number)
         self._archived_us.pop(number, None)
-        self._paused = {key for key in self._paused if key[1] != number}
+        self._pressure.forget(number)
 
     # -- what goes wrong ----------------------------------------------------------------------------------------------
 

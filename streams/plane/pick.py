@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from streams.plane.join import Indexes, Joined, Pairs
+from streams.plane.join import Joined, Pairs
 from streams.plane.plan import KIND_TRUTH, NO_LABEL, RULE_AUDIT, RULE_NO_TRUTH, ModelPlan, Versions
+from streams.plane.sides import Indexes
 from streams.plane.store import Hashes, Rows
 
 PREFIX_SHIFT = np.uint64(48)

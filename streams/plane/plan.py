@@ -21,6 +21,7 @@ from schemas.errors import ConfigError
 from schemas.parts import ALL_SLICE
 from schemas.profile import CELL_NEW, CELL_NULL, LABEL_FEATURE, SCORE_FEATURE, FeatureProfile, Profile
 from schemas.times import SECOND_US
+from streams.plane.columns import factorized, filled, out_of_domain, out_of_range, physical
 from streams.plane.store import Hashes, Rows, row_type
 
 TOPIC_INPUTS, TOPIC_PREDICTIONS, TOPIC_FEEDBACK = range(3)
@@ -76,22 +77,14 @@ class Versions:
 
     def numbers(self, frame: pl.DataFrame) -> npt.NDArray[np.int32]:
         """The number of every row's pair."""
-        versions, version_of = _factorized(frame["version"])
-        roles, role_of = _factorized(frame["role"])
+        versions, version_of = factorized(frame["version"])
+        roles, role_of = factorized(frame["role"])
         pair_of = version_of.astype(np.int64) * len(roles) + role_of
         seen = np.bincount(pair_of, minlength=len(versions) * len(roles))
         number = np.zeros(len(seen), np.int32)
         for pair in np.flatnonzero(seen).tolist():
             number[pair] = self.number(versions[pair // len(roles)], roles[pair % len(roles)])
         return cast(npt.NDArray[np.int32], number[pair_of])
-
-
-def _factorized(column: pl.Series) -> tuple[list[str], npt.NDArray[Any]]:
-    """The distinct values of a column without nulls, and the place of every row's among them."""
-    if (column == column[0]).all():
-        return [column[0]], np.zeros(len(column), np.uint8)
-    values = column.unique().to_list()
-    return values, column.cast(pl.Enum(values)).to_physical().to_numpy()
 
 
 @dataclass(frozen=True)
@@ -263,19 +256,19 @@ class ModelPlan:
             rows["served"][:, i] = np.nan if column is None else filled(column.cast(pl.Float64), np.nan)
         for i, (name, _) in enumerate(self.slice_fields):
             if name in columns:
-                rows["slices"][:, i] = _physical(columns[name].cast(self.slice_types[i], strict=False), -1) + 1
+                rows["slices"][:, i] = physical(columns[name].cast(self.slice_types[i], strict=False), -1) + 1
         return rows
 
     def _outside(
         self, f: Field, column: pl.Series, cells: npt.NDArray[np.uint8], event_us: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_] | None:
         """Which values the contract does not allow; None: all are allowed."""
-        out = None if f.min is None and f.max is None else _out_of_range(column, f.min, f.max)
+        out = None if f.min is None and f.max is None else out_of_range(column, f.min, f.max)
         if f.max_age_s is not None:
             old = event_us / SECOND_US - filled(column.cast(pl.Float64), np.nan) > f.max_age_s
             out = old if out is None else out | old
         if f.domain is not None and not (f.name in self._covered and not (cells == CELL_NEW).any()):
-            strange = _out_of_domain(column, self.domains[f.name])
+            strange = out_of_domain(column, self.domains[f.name])
             out = strange if out is None else out | strange
         return out
 
@@ -323,7 +316,7 @@ class ModelPlan:
     def _label_codes(self, column: pl.Series) -> npt.NDArray[np.uint8]:
         if not self.labels or column.null_count() == len(column):
             return np.full(len(column), NO_LABEL, np.uint8)
-        codes = _physical(column.cast(self.label_type, strict=False), OTHER_LABEL).astype(np.uint8)
+        codes = physical(column.cast(self.label_type, strict=False), OTHER_LABEL).astype(np.uint8)
         if column.null_count():
             codes[column.is_null().to_numpy()] = NO_LABEL
         return codes
@@ -398,39 +391,6 @@ def _quoted(rule: str) -> str:
     """
     pieces = re.split(r"('[^']*'|\"[^\"]*\")", rule)
     return "".join(p if i % 2 else re.sub(r"\buser\b", '"user"', p, flags=re.I) for i, p in enumerate(pieces))
-
-
-def filled(column: pl.Series, value: float) -> npt.NDArray[Any]:
-    """The column with a value for null; a column that has none (the usual one) is not copied."""
-    nulls = column.null_count()
-    if nulls == len(column) and column.dtype in (pl.Int64, pl.Float64):
-        return np.full(len(column), value, np.int64 if column.dtype == pl.Int64 else np.float64)
-    return (column.fill_null(value) if nulls else column).to_numpy()
-
-
-def _physical(column: pl.Series, absent: int) -> npt.NDArray[np.int64]:
-    """The codes of an Enum column."""
-    return filled(column.to_physical().cast(pl.Int64), absent)
-
-
-def _out_of_range(column: pl.Series, low: float | None, high: float | None) -> npt.NDArray[np.bool_]:
-    """Values outside; not-a-number is above every maximum, null is neither."""
-    x = filled(column, 0).astype(np.float64, copy=False)
-    outside = np.zeros(len(x), bool)
-    if low is not None:
-        outside |= x < low
-    if high is not None:
-        outside |= ~(x <= high)
-    if column.null_count():
-        outside &= column.is_not_null().to_numpy()
-    return outside
-
-
-def _out_of_domain(column: pl.Series, domain: pl.Enum) -> npt.NDArray[np.bool_]:
-    fits = column.cast(domain, strict=False)
-    if fits.null_count() == column.null_count():
-        return np.zeros(len(column), bool)
-    return (fits.is_null() & column.is_not_null()).to_numpy()
 
 
 def _common(rows: Rows, frame: pl.DataFrame) -> None:

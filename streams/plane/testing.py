@@ -138,7 +138,7 @@ class FakeKafka:
         """What is to be replaced, by its full name."""
         own = {
             "loop.Consumer": self.consumer, "loop.Fetcher": self.fetcher, "loop.time": self.time,
-            "emit.Producer": self.producer,
+            "ends.Consumer": self.consumer, "ends.time": self.time, "emit.Producer": self.producer,
         }  # fmt: skip
         return {f"streams.plane.{name}": fake for name, fake in own.items()}
 

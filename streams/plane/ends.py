@@ -1,0 +1,68 @@
+"""Where the topics end: whether one that has nothing in hand has really nothing more, so that the others may go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
+
+from streams.plane.assignment import TOPICS
+from streams.plane.numbered import Numbered
+from streams.plane.source import Log
+
+LOOK_INTERVAL_S = 0.02
+"""At most this often the broker is asked whether a topic that holds others back has really ended."""
+TIMEOUT_S = 1.0
+
+
+class Ends:
+    """Asks for the ends of topics on a connection of its own, on which no long fetch is in the way.
+
+    Of an open transaction it sees the records too: they will come with the timestamps that they have now.
+
+    Parameters
+    ----------
+    consumer_settings
+        For confluent-kafka.
+    """
+
+    def __init__(self, consumer_settings: Mapping[str, Any]) -> None:
+        self._consumer = Consumer({**consumer_settings, "isolation.level": "read_uncommitted"})
+        self._looked = 0.0
+
+    def look(self, numbers: Mapping[int, Numbered]) -> None:
+        """Ask about the topics that hold others back."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_INTERVAL_S:
+            return
+        asked = [(number, each) for number, numbered in numbers.items() for each in numbered.frontier.blockers()]
+        if asked:
+            self._looked = now
+            self._see(asked)
+
+    def idle(self, numbers: Mapping[int, Numbered]) -> set[int]:
+        """Partition numbers of which everything that is on their topics now was worked on."""
+        empty = {number: n for number, n in numbers.items() if not n.frontier.in_hand}
+        asked_ms = self._see([(number, each) for number, n in empty.items() for each in n.frontier.logs])
+        return {number for number, n in empty.items() if all(e.seen_end_ms >= asked_ms for e in n.frontier.logs)}
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._consumer.close()
+
+    def _see(self, asked: Sequence[tuple[int, Log]]) -> int:
+        """Note which of these logs are read to their end; returns the time at which the broker was asked, in ms."""
+        asked_ms = time.time_ns() // 1_000_000
+        places = {(TOPICS[each.place], number): each for number, each in asked if each.fetched >= each.end}
+        if places:
+            try:
+                ends = self._consumer.offsets_for_times([TopicPartition(*at, OFFSET_END) for at in places], TIMEOUT_S)
+            except KafkaException:
+                return asked_ms
+            for end in ends:
+                each = places[end.topic, end.partition]
+                if end.error is None and 0 <= end.offset <= each.fetched:
+                    each.seen_end_ms = asked_ms
+        return asked_ms
