@@ -15,9 +15,9 @@ from schemas.parts import ALL_SLICE
 from schemas.times import format_us
 from streams.config import Config
 from streams.logic.incident import WARN
+from streams.raised import keep_alert
 from streams.runtime import as_json
 from streams.tables import alert as alert_table
-from streams.watch import keep_alert
 
 NAME_CHARS_MAX = 256
 NOWHERE: Mapping[str, Any] = {"topic": None, "partition": None, "offset": None}

@@ -6,15 +6,13 @@ its snapshot, saved from time to time. An hour that is judged twice gives the sa
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import polars as pl
 import sqlalchemy as sa
 import structlog
@@ -24,12 +22,9 @@ from retrain.joined import feature_columns
 from retrain.labels import load_proposals
 from retrain.registry import Version
 from schemas.database import read, write
-from schemas.database.outbox import enqueue
-from schemas.events import topic
 from schemas.history import history_parts
 from schemas.parts import ALL_SLICE, N_TRUTH, Part
 from schemas.times import DAY_US, HOUR_US, now_us
-from streams.evidence import evidence
 from streams.foresight import Foresight
 from streams.history import base_rows, has_honest_scores, predict_of, version_rows
 from streams.logic.counts import HourlyCounts, LocalHours
@@ -40,11 +35,9 @@ from streams.logic.monitor import Monitor, MonitorInfo
 from streams.logic.state import SnapshotMismatchError, restore, snapshot
 from streams.logic.still import Rows
 from streams.merging import Merger
-from streams.notify import queue
-from streams.notify.policy import NotifierConfig
+from streams.raised import write_alert
 from streams.rows import ArchiveRows, of_slice
-from streams.runtime import Runtime, as_json
-from streams.tables import alert as alert_table
+from streams.runtime import Runtime
 from streams.tables import drift_day, monitor_state
 from streams.tables import staleness as staleness_table
 from streams.turns import Turns
@@ -180,7 +173,7 @@ class Watch:
     def _write_all(self) -> None:
         while self._unwritten:
             alert = self._unwritten[0]
-            self._write(self.models[alert.model], alert)
+            write_alert(self.runtime, self.models[alert.model].rows, alert)
             log.warning("alert", model=alert.model, severity=alert.severity, state=alert.state, text=alert.message)
             self._unwritten.pop(0)
 
@@ -396,61 +389,6 @@ class Watch:
             return put_back(served.select(names), donors.select(names), feature, predict, local, policy, scale)
 
         return impact
-
-    # -- alerts -------------------------------------------------------------------------------------------------------
-
-    def _write(self, watched: Watched, alert: AlertRecord) -> None:
-        plan, place = self.runtime.plans[alert.model], {"topic": None, "partition": None, "offset": None}
-        detail = dict(alert.detail)
-        if alert.state != "closed":
-            rows = of_slice(watched.rows.between(alert.window_start_us, alert.window_end_us), alert.slice)
-            place = _first_record(rows)
-            detail |= evidence(rows, alert, plan.contract, plan.profile)
-        record = {
-            "alert_id": alert.alert_id, "incident_id": alert.incident_id, "model": alert.model,
-            "version": alert.version, "event_time": alert.event_time_us, "severity": alert.severity,
-            "state": alert.state, "channel": alert.channel, "subject": alert.subject, "slice": alert.slice,
-            "window_start": alert.window_start_us, "window_end": alert.window_end_us,
-            **place, "message": alert.message, "detail": as_json(detail),
-        }  # fmt: skip
-        with write(self.runtime.engine) as connection:
-            keep_alert(connection, record, self.runtime.config.notify)
-            enqueue(connection, "alerts", alert.model, record)
-
-
-def _first_record(rows: pl.DataFrame) -> dict[str, Any]:
-    """Where the first input of an alert's window is."""
-    if not rows.height:
-        return {"topic": None, "partition": None, "offset": None}
-    first = rows.row(int(np.argmin(rows["event_time"].to_numpy())), named=True)
-    return {"topic": topic("inputs"), "partition": first["partition"], "offset": first["offset"]}
-
-
-def keep_alert(connection: sa.Connection, record: Mapping[str, Any], notifiers: Mapping[str, NotifierConfig]) -> None:
-    """The row of an alert event, and whom it is to be told; seen again, it changes nothing."""
-    place = {name: record[name] for name in ("topic", "partition", "offset", "window_start", "window_end")}
-    names = (
-        "alert_id",
-        "incident_id",
-        "model",
-        "version",
-        "severity",
-        "channel",
-        "subject",
-        "slice",
-        "state",
-        "message",
-    )
-    row = {name: record[name] for name in names}
-    row |= {"time_us": record["event_time"], "closed_us": None, "detail": {**json.loads(record["detail"]), **place}}
-    connection.execute(upsert(connection, alert_table).values(**row).on_conflict_do_nothing())
-    if record["state"] == "closed":
-        connection.execute(
-            sa.update(alert_table)
-            .where(alert_table.c.incident_id == record["incident_id"], alert_table.c.closed_us.is_(None))
-            .values(closed_us=record["event_time"])
-        )
-    queue.enqueue(connection, notifiers, record, now_us())
 
 
 def _keep_day(connection: sa.Connection, model: str, day: DriftDay) -> None:

@@ -22,12 +22,13 @@ from streams.agents.scheduler import Scheduler
 from streams.logic.incident import INPUT_CHANNELS
 from streams.merging import Hole, Merger
 from streams.progress import Progress
+from streams.raised import keep_alert
 from streams.routing import NOTHING, Payloads, fetch, fetch_from_log, is_there, item_of
 from streams.runtime import Runtime
 from streams.tables import alert as alert_table
 from streams.tables import dead_letter
 from streams.tables import progress as progress_table
-from streams.watch import Watch, keep_alert
+from streams.watch import Watch
 from streams.weak import CHANNEL as WEAK
 
 ARCHIVE_WAIT_S = 10.0

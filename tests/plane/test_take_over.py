@@ -21,6 +21,7 @@ from streams.alerts import close, get
 from streams.ends import LogEnds
 from streams.logic.incident import Sighting
 from streams.merging import Merger
+from streams.raised import write_alert
 from streams.runtime import Runtime
 from streams.status import StatusReader
 from streams.tables import monitor_state
@@ -103,7 +104,7 @@ def test_the_verdict_of_a_person_reaches_the_monitor_and_is_there_after_a_restar
         worker.take(message)
     monitor = worker.watch.models["small"].monitor
     (alert,) = monitor.incidents.step(monitor.next_hour, [Sighting("drift", "distance", "all", 2, message="It moved.")])
-    worker.watch._write(worker.watch.models["small"], alert)
+    write_alert(worker.watch.runtime, worker.watch.models["small"].rows, alert)
     close(worker.engine, get(worker.engine, alert.incident_id), "false_alarm", "ann", "", 0)
     with read(worker.engine) as connection:
         told = [row.record for row in pending(connection)]

@@ -27,9 +27,9 @@ from streams.config import load_config
 from streams.notify import queue
 from streams.notify.policy import NotifierConfig
 from streams.notify.send import Sender
+from streams.raised import keep_alert
 from streams.tables import notification, outbox
 from streams.testing.served import TOML, World
-from streams.watch import keep_alert
 
 INCIDENT = "small-20240506T06Z"
 OPENED_US = 1_714_975_200_000_000

@@ -18,10 +18,10 @@ from streams.cli import cli
 from streams.ends import LogEnds
 from streams.evidence import TOLD, evidence, in_words
 from streams.logic.incident import AlertRecord
+from streams.raised import keep_alert
 from streams.runtime import as_json
 from streams.status import StatusReader
 from streams.testing.served import World
-from streams.watch import keep_alert
 from streams.web import html
 from streams.web.view import Choice, View
 

@@ -21,9 +21,9 @@ from streams.logic.monitor import Monitor
 from streams.logic.policy import MonitorPolicy
 from streams.logic.state import restore, snapshot
 from streams.logic.testing import FIRST_US, World, learn_profile, make_monitor, make_parts
+from streams.raised import keep_alert
 from streams.runtime import as_json
 from streams.tables import source_partition
-from streams.watch import keep_alert
 
 DAYS = 29
 POLICY = MonitorPolicy(baseline_days_min=60)

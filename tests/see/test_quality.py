@@ -28,13 +28,13 @@ from streams.ends import LogEnds
 from streams.findings import Finding, Finds, bounded, tell
 from streams.plane.pick import audited
 from streams.quality import QualityReader, Wanted
+from streams.raised import keep_alert
 from streams.runtime import plan_of
 from streams.status import StatusReader
 from streams.tables import alert
 from streams.testing import wait_until
 from streams.testing.counting import plane_parts
 from streams.testing.served import World, open_world
-from streams.watch import keep_alert
 from streams.weak import DailyScan, last, weak_slices
 from streams.web import html
 from streams.web.view import Choice, View
