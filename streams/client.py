@@ -29,7 +29,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +45,8 @@ QUEUE_MESSAGES_MAX = 100_000
 QUEUE_KBYTES_MAX = 64 * 1024
 DELIVERY_TIMEOUT_MS = 300_000
 """How long an event waits for a broker that is away before it is dropped."""
+PATIENCE_S = DELIVERY_TIMEOUT_MS / 1000 + 60
+LOOK_S = 1.0
 EXIT_FLUSH_S = 10.0
 REGISTRY_TIMEOUT_S = 10.0
 REGISTRY_RETRY_S = 2.0
@@ -127,6 +129,41 @@ def input_schema(contract: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
+class Patience:
+    """Whether a producer has got rid of nothing for too long.
+
+    librdkafka gives an event up after ``message.timeout.ms``. But a producer was seen (2.16, its only broker had
+    restarted) that never connected again, and gave up nothing either: then only another one helps.
+
+    >>> now = 0.0
+    >>> patience = Patience(360.0, lambda: now)
+    >>> patience.is_over(5, waiting=2)
+    False
+    >>> now = 400.0
+    >>> patience.is_over(6, waiting=2), patience.is_over(6, waiting=2)
+    (False, False)
+    >>> now = 800.0
+    >>> patience.is_over(6, waiting=9)
+    True
+    """
+
+    def __init__(self, seconds: float = PATIENCE_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._done, self._since = -1, clock()
+
+    def is_over(self, done: int, waiting: int) -> bool:
+        """Look at how many events it has got rid of so far, delivered or not, and how many it holds."""
+        now = self._clock()
+        if done != self._done or not waiting:
+            self._done, self._since = done, now
+        return now - self._since > self._seconds
+
+
+def abandon(producer: Producer) -> None:
+    """Let go of a producer that is stuck; to end it may take long, so a thread does it."""
+    threading.Thread(target=producer.purge, name="flywheel-purge", daemon=True).start()
+
+
 class FlywheelClient:
     """Logs the events of one model.
 
@@ -202,9 +239,10 @@ class FlywheelClient:
 
     def _start(self) -> None:
         """State of this process: called at the start, and in the child of a fork."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._count_lock = threading.Lock()
         self._producer: Producer | None = None
+        self._patience, self._looked = Patience(PATIENCE_S), 0.0
         self._held: deque[tuple[str, str, bytes]] = deque()
         self._counts: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
@@ -362,6 +400,7 @@ class FlywheelClient:
 
     def _produce(self, noun: str, prediction_id: str, value: bytes) -> bool:
         producer = self._producer or self._new_producer()
+        self._look(producer)
         try:
             producer.produce(TOPICS[noun], value, prediction_id)
         except BufferError:
@@ -375,6 +414,25 @@ class FlywheelClient:
         self._count(self._counts, noun)
         producer.poll(0)
         return True
+
+    def _look(self, producer: Producer) -> None:
+        """Let another producer take over from one that is stuck."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_S:
+            return
+        self._looked, waiting = now, len(producer)
+        with self._count_lock:
+            done = sum(self._counts[noun] for noun in TOPICS) - waiting
+        if not self._patience.is_over(done, waiting):
+            return
+        with self._lock:
+            if self._producer is not producer:
+                return
+            self._producer = None
+        with self._count_lock:
+            self._dropped["not delivered"] += waiting
+        log.error("%d events of %s are lost: the producer was stuck, and is replaced", waiting, self.model)
+        abandon(producer)
 
     def _new_producer(self) -> Producer:
         with self._lock:

@@ -10,6 +10,7 @@ from confluent_kafka import KafkaError, Producer
 from schemas.database import outbox as box
 from schemas.database import read, write
 from schemas.events import topic
+from streams.client import Patience, abandon
 from streams.kafka import producer_settings
 from streams.runtime import Runtime
 
@@ -23,8 +24,12 @@ class Relay:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._producer = Producer({**producer_settings(runtime.bootstrap), "error_cb": lambda _error: None})
+        self._producer = self._new_producer()
+        self._patience, self._handed = Patience(), 0
         self._sent: set[int] = set()
+
+    def _new_producer(self) -> Producer:
+        return Producer({**producer_settings(self._runtime.bootstrap), "error_cb": lambda _error: None})
 
     def __call__(self) -> int:
         """Send a batch; how many the broker acknowledged."""
@@ -36,7 +41,12 @@ class Relay:
         for row in rows:
             value = self._runtime.codec.encode(self._runtime.ids[row.noun], row.record)
             self._producer.produce(topic(row.noun), value, row.key.encode(), on_delivery=self._report(row.id))
-        self._producer.flush(FLUSH_TIMEOUT_S)
+        self._handed += len(rows)
+        waiting = self._producer.flush(FLUSH_TIMEOUT_S)
+        if self._patience.is_over(self._handed - waiting, waiting):
+            log.error("outbox_stuck", waiting=waiting)
+            abandon(self._producer)
+            self._producer = self._new_producer()  # the rows are still there
         acknowledged = self._prefix([row.id for row in rows])
         if acknowledged:
             with write(self._runtime.engine) as connection:

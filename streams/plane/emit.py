@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, Producer
 from schemas.errors import BrokerUnreachableError
 from schemas.events import REPLAY_HEADER, topic
 from schemas.registry import HEADER, MAGIC, Codec
+from streams.client import Patience
 from streams.crash import crash_point
 from streams.plane.decode import Bad
 from streams.plane.encode import encode
@@ -46,6 +47,7 @@ class Emitter:
         self._producer = Producer({**settings, "error_cb": self._on_error, "delivery.report.only.error": True})
         self._codec, self._ids, self._cluster, self._keeps_bytes = codec, ids, cluster, keeps_bytes
         self._lost: KafkaError | None = None
+        self._patience, self._sent = Patience(), 0
 
     def send(self, noun: str, key: str, record: dict[str, Any]) -> None:
         """Hand one event to the producer; waits while its queue is full."""
@@ -67,9 +69,16 @@ class Emitter:
         while True:
             try:
                 self._producer.produce(name, value, key, on_delivery=self._on_delivery, **more)
+                self._sent += 1
                 return
             except BufferError:  # back-pressure: the plane stops consuming until the broker takes more
                 self._producer.poll(0.1)
+                self._look()
+
+    def _look(self) -> None:
+        waiting = len(self._producer)
+        if self._patience.is_over(self._sent - waiting, waiting):
+            raise BrokerUnreachableError(f"The broker has acknowledged none of {waiting} events for minutes.")
 
     def summaries(self, envelope: dict[str, Any], segments: Sequence[dict[str, Any]]) -> None:
         """Send summaries of one partition number, in as few messages as the size limit allows."""
@@ -139,12 +148,15 @@ class Emitter:
         Raises
         ------
         BrokerUnreachableError
-            If a message was given up: what follows it must not be committed, so the worker has to start again.
+            If a message was given up: what follows it must not be committed, so the worker has to start again. Or if
+            the producer is stuck.
         """
         crash_point("flush:before")
         left = self._producer.flush(FLUSH_TIMEOUT_S)
         if self._lost is not None:
             raise BrokerUnreachableError(f"An event could not be delivered: {self._lost.str()}.")
+        if left:
+            self._look()
         return not left
 
     def poll(self) -> None:

@@ -180,6 +180,9 @@ class FakeProducer:
     def poll(self, timeout: float) -> int:
         return 0
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def flush(self, timeout: float) -> int:
         try:
             self._kafka.called()
