@@ -181,16 +181,18 @@ class Baseline:
             hours = [h for h in local.hours_of(past) if h in counts.cells and is_healthy(h)]
             days += bool(hours)
             for hour in hours:
-                at, cells, n = local(hour)[1], counts.cells[hour].astype(np.int64), counts.scalar(hour, N_INPUT)
-                sums[at] += counts.cells[hour]
+                at, cells, n = local(hour)[1], counts.cells[hour], counts.scalar(hour, N_INPUT)
+                sums[at] += cells
                 rows[at] += n
-                squares[at] += cells * cells
+                squares[at] += np.square(cells, dtype=np.int64)
                 row_squares[at] += n * n
         alike = likeness(sums, squares, rows, row_squares, layout)
-        pairs = (row_squares - rows) / np.maximum(rows, 1)  # that a row makes with others of its hour
-        worth = 1.0 / (1.0 + pairs[:, :, None] * alike[:, layout.owners])
-        shares = smooth(layout.spread_out(sums) * worth, rows[:, :, None] * worth)
-        return cls(day, days, shares.transpose(1, 0, 2).copy(), alike)
+        others = (row_squares - rows) / np.maximum(rows, 1)  # rows of the same hour beside a row
+        shares = np.empty((len(layout.slices), DAY_HOURS, layout.directions))
+        for s in range(len(layout.slices)):
+            worth = 1.0 / (1.0 + others[:, s, None] * alike[s, layout.owners])
+            shares[s] = smooth(layout.spread_out(sums[:, s]) * worth, rows[:, s, None] * worth)
+        return cls(day, days, shares, alike)
 
     def windows(self, trail: Trail, rows_min: int, hour: Hour) -> Windows:
         """The windows of a trail that end with ``hour`` and hold ``rows_min`` rows.
@@ -220,9 +222,7 @@ class Baseline:
     _variances: Floats = field(init=False, repr=False, compare=False)
 
 
-def likeness(
-    x: npt.NDArray[Any], squares: npt.NDArray[Any], rows: Ints, row_squares: Ints, layout: Layout
-) -> Floats:
+def likeness(x: npt.NDArray[Any], squares: npt.NDArray[Any], rows: Ints, row_squares: Ints, layout: Layout) -> Floats:
     """How much rows of one hour are alike, [slice, feature]: 0 as rows of any days at this hour of the day, 1 equal.
 
     The share of pairs that lie in different cells, within one hour against across days. The state of an airport is one
@@ -257,9 +257,9 @@ def smooth(x: npt.NDArray[Any], rows: npt.NDArray[Any]) -> Floats:
     Parameters
     ----------
     x
-        [hour, slice, direction], counts; of rows that are alike what they are worth.
+        [hour, direction]: counts; of rows that are alike what they are worth.
     rows
-        [hour, slice, direction or 1]; the same.
+        [hour, direction], or one for all directions; the same.
     """
     whole = (x.sum(0) + 0.5) / (rows.sum(0) + 1.0)
     near_x = x + np.roll(x, 1, 0) + np.roll(x, -1, 0)
@@ -333,4 +333,3 @@ class Spread:
 
 def _correlation(excess: Floats, scale: Floats) -> Floats:
     return np.asarray(np.minimum(np.maximum(excess, 0.0) / np.maximum(scale, 1e-9), 1.0))
-
