@@ -29,7 +29,7 @@ from streams.logic.tempering import Spread as WindowSpread
 FORMAT = 5
 STORES = ("cells", "outside", "scalars", "due", "facts", "log")
 SPREAD_ARRAYS = ("season", "location", "scale", "cells")
-RUN_ARRAYS = ("cell", "rows", "hours", "longest", "longest_hours")
+RUN_ARRAYS = ("cell", "rows", "hours", "longest", "longest_hours", "moved")
 PAIRED_ARRAYS = ("rows", "differ", "excess", "scale", "strongest")
 
 Arrays = dict[str, npt.NDArray[Any]]
