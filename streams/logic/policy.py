@@ -80,7 +80,7 @@ class MonitorPolicy(BaseModel):
     nan_share: Share = Field(default=0.05, description="NaN or infinite, of a field that never was so in training")
     nan_hours: Count = 2
     unseen_share: Share = 0.15
-    unseen_rows: Count = Field(default=10, description="rows with such a value; fewer are no broken feed yet")
+    unseen_rows: Count = Field(default=5, description="rows with such a value; fewer are no broken feed yet")
     unseen_hours: Count = 4
     outside_share: Share = 0.15
     outside_hours: Count = 4

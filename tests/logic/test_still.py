@@ -173,7 +173,7 @@ def test_what_never_moved_may_freeze_once_it_has_moved() -> None:
     assert [breach.rule for breach in found] == ["frozen"]
 
 
-@pytest.mark.parametrize(("new", "rows", "is_told"), [(4, 20, False), (9, 9, False), (10, 66, True), (20, 20, True)])
+@pytest.mark.parametrize(("new", "rows", "is_told"), [(4, 26, False), (5, 33, True), (5, 40, False), (20, 20, True)])
 def test_a_few_rows_of_a_category_that_training_never_saw_are_no_broken_feed(
     new: int, rows: int, is_told: bool
 ) -> None:
