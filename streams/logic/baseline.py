@@ -68,6 +68,8 @@ class Windows:
         N.
     x, expected, variance
         float64[window, direction]: X, N e and V of the notes.
+    together
+        The same: what V grows by because rows of one hour are alike, were the hours independent.
     """
 
     length: Ints
@@ -76,12 +78,13 @@ class Windows:
     x: Floats
     expected: Floats
     variance: Floats
+    together: Floats
 
     @classmethod
     def none(cls, layout: Layout) -> Windows:
         """No window."""
         nothing, empty = np.empty(0, np.int64), np.empty((0, layout.directions))
-        return cls(nothing, nothing, nothing, empty, empty, empty)
+        return cls(nothing, nothing, nothing, empty, empty, empty, empty)
 
     def only(self, is_used: npt.NDArray[np.bool_]) -> Windows:
         """The windows of the lengths that are used, bool[length]."""
@@ -89,11 +92,12 @@ class Windows:
             return self
         kept = is_used[self.length]
         counts = self.length[kept], self.slice[kept], self.rows[kept]
-        return Windows(*counts, self.x[kept], self.expected[kept], self.variance[kept])
+        return Windows(*counts, self.x[kept], self.expected[kept], self.variance[kept], self.together[kept])
 
 
 class Trail:
-    """Cells and rows of the windows that end with one hour, moved on hour by hour while no count changes.
+    """Cells, rows and pairs of rows of one hour of the windows that end with one hour, moved on hour by hour while no
+    count changes.
 
     Parameters
     ----------
@@ -107,14 +111,16 @@ class Trail:
         self._hour: Hour | None = None
         self.columns = np.zeros((len(lengths), len(layout.slices), layout.columns), np.int32)
         self.rows = np.zeros((len(lengths), len(layout.slices), DAY_HOURS))
+        self.pairs = self.rows.copy()
 
     def move(self, hour: Hour) -> None:
         """Move on to the windows that end with this hour."""
         if self._hour is None or hour - self._hour > self._lengths[-1]:
-            self.columns[0], self.rows[0], back = 0, 0, 0
+            self.columns[0], self.rows[0], self.pairs[0], back = 0, 0, 0, 0
             for i, length in enumerate(self._lengths):
                 if i:
-                    self.columns[i], self.rows[i] = self.columns[i - 1], self.rows[i - 1]
+                    for kept in (self.columns, self.rows, self.pairs):
+                        kept[i] = kept[i - 1]
                 for past in range(hour - back, hour - length, -1):
                     self._add(i, past, 1)
                 back = length
@@ -129,7 +135,9 @@ class Trail:
         grid = self.counts.cells.get(hour)
         if grid is not None:
             (np.add if sign > 0 else np.subtract)(self.columns[place], grid, out=self.columns[place])
-            self.rows[place, :, self._local(hour)[1]] += sign * self.counts.scalar(hour, N_INPUT)
+            rows, at = self.counts.scalar(hour, N_INPUT), self._local(hour)[1]
+            self.rows[place, :, at] += sign * rows
+            self.pairs[place, :, at] += sign * rows * (rows - 1)
 
 
 @dataclass(frozen=True)
@@ -144,11 +152,14 @@ class Baseline:
         Healthy days in it.
     shares
         float64[slice, local hour, direction].
+    alike
+        float64[slice, feature]: how much rows of one hour are alike (:func:`likeness`).
     """
 
     day: int
     days: int
     shares: Floats
+    alike: Floats
 
     @classmethod
     def of(
@@ -163,15 +174,25 @@ class Baseline:
         layout = counts.layout
         sums = np.zeros((DAY_HOURS, len(layout.slices), layout.columns), np.int32)
         rows = np.zeros((DAY_HOURS, len(layout.slices)), np.int64)
+        squares, row_squares = np.zeros(sums.shape, np.int64), np.zeros_like(rows)
         days = 0
         newest = day - policy.baseline_gap_days
         for past in range(newest - policy.baseline_days, newest):
             hours = [h for h in local.hours_of(past) if h in counts.cells and is_healthy(h)]
             days += bool(hours)
             for hour in hours:
-                sums[local(hour)[1]] += counts.cells[hour]
-                rows[local(hour)[1]] += counts.scalar(hour, N_INPUT)
-        return cls(day, days, smooth(layout.spread_out(sums), rows).transpose(1, 0, 2).copy())
+                at, cells, n = local(hour)[1], counts.cells[hour], counts.scalar(hour, N_INPUT)
+                sums[at] += cells
+                rows[at] += n
+                squares[at] += np.square(cells, dtype=np.int64)
+                row_squares[at] += n * n
+        alike = likeness(sums, squares, rows, row_squares, layout)
+        others = (row_squares - rows) / np.maximum(rows, 1)  # rows of the same hour beside a row
+        shares = np.empty((len(layout.slices), DAY_HOURS, layout.directions))
+        for s in range(len(layout.slices)):
+            worth = 1.0 / (1.0 + others[:, s, None] * alike[s, layout.owners])
+            shares[s] = smooth(layout.spread_out(sums[:, s]) * worth, rows[:, s, None] * worth)
+        return cls(day, days, shares, alike)
 
     def windows(self, trail: Trail, rows_min: int, hour: Hour) -> Windows:
         """The windows of a trail that end with ``hour`` and hold ``rows_min`` rows.
@@ -187,18 +208,47 @@ class Baseline:
         sizes = rows.sum(2).astype(np.int64)
         place, where = np.nonzero((sizes >= rows_min) & is_new)
         x = layout.spread_out(trail.columns[place, where]).astype(np.float64)
-        expected, variance = np.empty_like(x), np.empty_like(x)
+        expected, variance, together = np.empty_like(x), np.empty_like(x), np.empty_like(x)
         for s in np.unique(where):
             mine = where == s
-            weights = rows[place[mine], s]
-            expected[mine] = weights @ self.shares[s]
-            variance[mine] = weights @ self._variances[s]
-        return Windows(place, where, sizes[place, where], x, expected, variance)
+            expected[mine] = rows[place[mine], s] @ self.shares[s]
+            variance[mine] = rows[place[mine], s] @ self._variances[s]
+            together[mine] = trail.pairs[place[mine], s] @ self._variances[s] * self.alike[s, layout.owners]
+        return Windows(place, where, sizes[place, where], x, expected, variance, together)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_variances", self.shares * (1.0 - self.shares))
 
     _variances: Floats = field(init=False, repr=False, compare=False)
+
+
+def likeness(x: npt.NDArray[Any], squares: npt.NDArray[Any], rows: Ints, row_squares: Ints, layout: Layout) -> Floats:
+    """How much rows of one hour are alike, [slice, feature]: 0 as rows of any days at this hour of the day, 1 equal.
+
+    The share of pairs that lie in different cells, within one hour against across days. The state of an airport is one
+    value for all that leave it within an hour: they say it once, however many they are. A slice is believed to be no
+    less so than the slices of its field together.
+
+    Parameters
+    ----------
+    x, squares
+        [local hour, slice, column]: counts, and squares of each hour's count.
+    rows, row_squares
+        [local hour, slice]: the same of rows.
+    """
+    starts, whole = layout.offsets[:-1], x.astype(np.float64)
+    within = row_squares[:, :, None] - np.add.reduceat(squares, starts, axis=-1)
+    across = (rows * rows - row_squares)[:, :, None].astype(np.float64)
+    apart = across - np.add.reduceat(whole * whole - squares, starts, axis=-1)
+    pairs = (row_squares - rows)[:, :, None]
+    expected = (pairs * apart / np.maximum(across, 1.0)).sum(0)
+    found = np.where(across > 0, within, 0).sum(0).astype(np.float64)
+    of_field = _alike(layout.of_field(found, 0), layout.of_field(expected, 0))
+    return np.asarray(np.maximum(_alike(found, expected), of_field))
+
+
+def _alike(apart: Floats, expected: Floats) -> Floats:
+    return np.asarray(np.where(expected > 0, np.clip(1.0 - apart / np.maximum(expected, 1e-9), 0.0, 1.0), 0.0))
 
 
 def smooth(x: npt.NDArray[Any], rows: npt.NDArray[Any]) -> Floats:
@@ -207,16 +257,15 @@ def smooth(x: npt.NDArray[Any], rows: npt.NDArray[Any]) -> Floats:
     Parameters
     ----------
     x
-        [hour, slice, direction], counts.
+        [hour, direction]: counts; of rows that are alike what they are worth.
     rows
-        [hour, slice].
+        [hour, direction], or one for all directions; the same.
     """
-    n = rows[:, :, None].astype(np.float64)
-    whole = (x.sum(0) + 0.5) / (n.sum(0) + 1.0)
+    whole = (x.sum(0) + 0.5) / (rows.sum(0) + 1.0)
     near_x = x + np.roll(x, 1, 0) + np.roll(x, -1, 0)
-    near_n = n + np.roll(n, 1, 0) + np.roll(n, -1, 0)
+    near_n = rows + np.roll(rows, 1, 0) + np.roll(rows, -1, 0)
     near = (near_x + NEIGHBOUR_ROWS * whole) / (near_n + NEIGHBOUR_ROWS)
-    return np.asarray((x + HOUR_ROWS * near) / (n + HOUR_ROWS))
+    return np.asarray((x + HOUR_ROWS * near) / (rows + HOUR_ROWS))
 
 
 @dataclass
@@ -271,9 +320,8 @@ class Spread:
         most.
         """
         own = _correlation(self.excess, self.scale)
-        fields = layout.slice_fields
-        near = _correlation(_of_others(self.excess, fields, 3), _of_others(self.scale, fields, 2))
-        near_seen = _of_others(self.seen, fields, 0).astype(np.float64)
+        others = [layout.of_field(x, axis) - x for x, axis in ((self.excess, 3), (self.scale, 2), (self.seen, 0))]
+        near, near_seen = _correlation(others[0], others[1]), others[2].astype(np.float64)
         starts = layout.owner_starts
         pool = _correlation(np.add.reduceat(self.excess, starts, axis=-1), np.add.reduceat(self.scale, starts, axis=-1))
         seen, days = self.seen.astype(np.float64), policy.spread_days
@@ -285,10 +333,3 @@ class Spread:
 
 def _correlation(excess: Floats, scale: Floats) -> Floats:
     return np.asarray(np.minimum(np.maximum(excess, 0.0) / np.maximum(scale, 1e-9), 1.0))
-
-
-def _of_others(x: npt.NDArray[Any], fields: Ints, axis: int) -> npt.NDArray[Any]:
-    """In the place of each slice the sum over the others of its field."""
-    sums = np.zeros_like(x)
-    np.add.at(np.moveaxis(sums, axis, 0), fields, np.moveaxis(x, axis, 0))
-    return np.asarray(np.take(sums, fields, axis=axis) - x)

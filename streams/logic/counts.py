@@ -94,6 +94,12 @@ class Layout:
         fields = [name.partition("=")[0] for name in self.slices]
         return np.array([fields.index(name) for name in fields], np.int64)
 
+    def of_field(self, x: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
+        """In the place of each slice the sum over the slices of its field, its own among them."""
+        sums = np.zeros_like(x)
+        np.add.at(np.moveaxis(sums, axis, 0), self.slice_fields, np.moveaxis(x, axis, 0))
+        return np.asarray(np.take(sums, self.slice_fields, axis=axis))
+
     @cached_property
     def offsets(self) -> Ints:
         """First column of each feature, and the number of columns at the end."""

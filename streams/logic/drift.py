@@ -85,6 +85,7 @@ def evidence(windows: Windows, correlation: Floats, policy: MonitorPolicy, least
     total = np.where(difference > 0, correlation[1][at], correlation[0][at])
     total += policy.spread_floor**2
     total *= unit
+    np.maximum(total, windows.together, out=total)
     total += windows.variance
     difference *= difference
     difference *= windows.variance

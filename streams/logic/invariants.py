@@ -87,6 +87,9 @@ class Runs:
         Length of the running run.
     longest, longest_hours
         The longest one of healthy history, by each.
+    moved
+        1 where rows lay in different cells, ever: what never moved (the airport of a carrier that has one) cannot be
+        said to have frozen.
     """
 
     cell: Ints
@@ -94,12 +97,13 @@ class Runs:
     hours: Ints
     longest: Ints
     longest_hours: Ints
+    moved: Ints
 
     @classmethod
     def empty(cls, slices: int, features: int) -> Runs:
         """No row seen."""
         shape = (slices, features)
-        return cls(np.full(shape, -1, np.int64), *(np.zeros(shape, np.int64) for _ in range(4)))
+        return cls(np.full(shape, -1, np.int64), *(np.zeros(shape, np.int64) for _ in range(5)))
 
     def step(self, grid: npt.NDArray[np.int32], rows: Ints, layout: Layout, limit: npt.NDArray[Any] | None) -> None:
         """Take in one hour's cells; a run that ends is healthy if it stayed below ``limit`` (None: in any case)."""
@@ -111,12 +115,18 @@ class Runs:
         goes_on = is_one & (place == self.cell)
         has_ended = has_rows & ~goes_on
         is_healthy = has_ended if limit is None else has_ended & (self.rows <= limit)
-        self.longest = np.where(is_healthy, np.maximum(self.longest, self.rows), self.longest)
-        self.longest_hours = np.where(is_healthy, np.maximum(self.longest_hours, self.hours), self.longest_hours)
+        self._keep_longest(is_healthy)
+        self.moved |= has_rows & (~is_one | (has_ended & (self.cell >= 0)))
         added = np.where(is_one, rows[:, None], 0)
         self.rows = np.where(has_ended, added, self.rows + added)
         self.hours = np.where(has_ended, 1, self.hours + 1)
         self.cell = np.where(has_rows, place, self.cell)
+        if limit is None:
+            self._keep_longest(has_rows)  # what still goes on is healthy as far as it went
+
+    def _keep_longest(self, is_healthy: npt.NDArray[np.bool_]) -> None:
+        self.longest = np.where(is_healthy, np.maximum(self.longest, self.rows), self.longest)
+        self.longest_hours = np.where(is_healthy, np.maximum(self.longest_hours, self.hours), self.longest_hours)
 
 
 @dataclass
@@ -187,7 +197,8 @@ class Invariants:
             self._learn_null(rows, np.where(is_full, 0, null))
         found = self._breaches("null", rows, null, policy.null_hours, policy.null_share, is_full)
         rows, new = self._shares(counts, policy.unseen_hours, hour, self._new_columns)
-        found += self._breaches("unseen", rows, new, policy.unseen_hours, policy.unseen_share, self._can_be_unseen)
+        can_be_unseen = self._can_be_unseen & (new >= policy.unseen_rows)
+        found += self._breaches("unseen", rows, new, policy.unseen_hours, policy.unseen_share, can_be_unseen)
         rows, strange = self._nan(counts, policy.nan_hours, hour)
         found += self._breaches("nan", rows, strange, policy.nan_hours, policy.nan_share, self._can_be_nan)
         rows, outside = self._outside(counts, policy.outside_hours, hour)
@@ -288,7 +299,7 @@ class Invariants:
         runs, policy, allowed = self.runs, self.policy, self._run_limit
         found = []
         is_long = (runs.rows > allowed) & (runs.hours > runs.longest_hours)  # not only more rows an hour
-        is_long = is_long & (runs.hours >= policy.frozen_hours) & self._is_judged & self._can_freeze
+        is_long &= (runs.hours >= policy.frozen_hours) & self._is_judged & self._can_freeze & (runs.moved > 0)
         for s, f in zip(*(a.tolist() for a in np.nonzero(is_long)), strict=True):
             feature = self.layout.profile.features[f]
             cell = int(runs.cell[s, f])

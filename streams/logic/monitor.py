@@ -412,11 +412,11 @@ class Monitor:
         is_pipe = self.incidents.blames_inputs() or (
             self.last_pipe is not None and hour - self.last_pipe < self.policy.world_hours
         )
-        best: dict[str, Sighting] = {}
+        best: dict[tuple[str, str], Sighting] = {}
         for window in found:
             scope = ALL_SLICE if window.slice == ALL_SLICE else "slice"
             told = bias_sighting(window.in_units_of_one(self.info.unit), scope, self.policy, is_pipe=is_pipe)
-            best.setdefault(scope, told)
+            best.setdefault((scope, told.severity), told)
         slices = list(dict.fromkeys(window.slice for window in found))
         for told in best.values():
             told.detail["slices"] = slices

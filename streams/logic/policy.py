@@ -54,6 +54,9 @@ class MonitorPolicy(BaseModel):
     bias_hours: Hours = (8, 24, 72, 168)
     bias_z: Positive = 3.7
     bias_slice_z: Positive = 4.5
+    bias_slice_hours: Count = Field(
+        default=24, description="what one slice shows in shorter windows only warns while every input is as usual"
+    )
     bias_rows: Positive = Field(default=200.0, description="rows towards no bias that the baseline is shrunk by")
     bias_prior_icc: Positive = Field(default=0.05, description="spread of a day's bias before any day was seen")
     bias_days_min: int = Field(default=0, ge=0, description="days of honest scores that bias verdicts need")
@@ -77,6 +80,7 @@ class MonitorPolicy(BaseModel):
     nan_share: Share = Field(default=0.05, description="NaN or infinite, of a field that never was so in training")
     nan_hours: Count = 2
     unseen_share: Share = 0.15
+    unseen_rows: Count = Field(default=5, description="rows with such a value; fewer are no broken feed yet")
     unseen_hours: Count = 4
     outside_share: Share = 0.15
     outside_hours: Count = 4

@@ -164,9 +164,11 @@ def bias_sighting(window: BiasWindow, scope: str, policy: MonitorPolicy, *, is_p
         f" usual bias {window.usual:+.3f}); {reading}."
     )
     detail = {**asdict(window), "bias": window.predicted - window.observed, "verdict": verdict}
-    limit = policy.bias_z if scope == ALL_SLICE else policy.bias_slice_z
-    detail["orders"] = orders_of_z(window.z, limit)
-    return Sighting("bias", "bias", window.slice, window.hours, PAGE, message, detail, scope=scope)
+    is_part = scope != ALL_SLICE
+    detail["orders"] = orders_of_z(window.z, policy.bias_slice_z if is_part else policy.bias_z)
+    is_passing = is_part and not is_pipe and window.hours < policy.bias_slice_hours
+    severity = WARN if is_passing else PAGE
+    return Sighting("bias", "bias", window.slice, window.hours, severity, message, detail, scope=scope)
 
 
 USER_WORDS = {

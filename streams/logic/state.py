@@ -26,10 +26,10 @@ from streams.logic.policy import MonitorPolicy
 from streams.logic.staleness import Meter
 from streams.logic.tempering import Spread as WindowSpread
 
-FORMAT = 4
+FORMAT = 5
 STORES = ("cells", "outside", "scalars", "due", "facts", "log")
 SPREAD_ARRAYS = ("season", "location", "scale", "cells")
-RUN_ARRAYS = ("cell", "rows", "hours", "longest", "longest_hours")
+RUN_ARRAYS = ("cell", "rows", "hours", "longest", "longest_hours", "moved")
 PAIRED_ARRAYS = ("rows", "differ", "excess", "scale", "strongest")
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -68,7 +68,8 @@ def snapshot(monitor: Monitor) -> bytes:
     today: dict[str, Any] | None = None
     if monitor.today is not None:
         today = {"day": monitor.today.baseline.day, "days": monitor.today.baseline.days}
-        arrays |= {"shares": monitor.today.baseline.shares, "usual": monitor.today.usual}
+        baseline = monitor.today.baseline
+        arrays |= {"shares": baseline.shares, "alike": baseline.alike, "usual": monitor.today.usual}
     meta = {
         "format": FORMAT,
         "profile": monitor.profile.profile_id,
@@ -141,7 +142,7 @@ def restore(data: bytes, policy: MonitorPolicy, profile: Profile) -> Monitor:
     monitor.folded_day, monitor.last_pipe = meta["folded_day"], meta["last_pipe"]
     monitor.counts.forgotten_before, monitor.counts.late = meta["forgotten_before"], meta["late"]
     if meta["today"] is not None:
-        baseline = Baseline(meta["today"]["day"], meta["today"]["days"], arrays["shares"])
+        baseline = Baseline(meta["today"]["day"], meta["today"]["days"], arrays["shares"], arrays["alike"])
         correlation = monitor.spread.correlation(monitor.layout, policy)
         monitor.today = Today(baseline, arrays["usual"], correlation, monitor.bias_spread.correlation(policy))
     return monitor

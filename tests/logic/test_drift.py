@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from schemas.parts import N_INPUT, Part, cell_code
 from schemas.profile import FieldSpec, Profile, build_profile
 from schemas.times import HOUR_US
-from streams.logic.baseline import Spread, Trail, Windows, smooth
+from streams.logic.baseline import Baseline, Spread, Trail, Windows, likeness, smooth
 from streams.logic.counts import HourlyCounts, Layout, LocalHours
 from streams.logic.drift import candidates, divergence, evidence
 from streams.logic.policy import MonitorPolicy
@@ -83,13 +84,13 @@ def test_local_hours_follow_the_clock_of_the_contract() -> None:
 def test_the_baseline_is_the_shrunk_share_of_the_notes() -> None:
     rng = np.random.default_rng(3)
     n = rng.integers(0, 50, (24, 1))
-    x = rng.binomial(n, 0.3)[:, :, None]
+    x = rng.binomial(n, 0.3)
     found = smooth(x, n)
     for b in range(24):
         whole = (x.sum() + 0.5) / (n.sum() + 1)
         three = [(b - 1) % 24, b, (b + 1) % 24]
         near = (x[three].sum() + 10 * whole) / (n[three].sum() + 10)
-        assert found[b, 0, 0] == pytest.approx((x[b, 0, 0] + 20 * near) / (n[b, 0] + 20), rel=1e-12)
+        assert found[b, 0] == pytest.approx((x[b, 0] + 20 * near) / (n[b, 0] + 20), rel=1e-12)
 
 
 def test_windows_equal_a_plain_sum_over_hours() -> None:
@@ -101,26 +102,108 @@ def test_windows_equal_a_plain_sum_over_hours() -> None:
     today, local = monitor.today, monitor.local
     assert today is not None
     hour = monitor.next_hour - 5
-    windows = today.baseline.windows(Trail(monitor.counts, local, (2, 8)), 20, hour)
+    baseline = replace(today.baseline, alike=np.full_like(today.baseline.alike, 0.4))
+    windows = baseline.windows(Trail(monitor.counts, local, (2, 8)), 20, hour)
     d = 7
     for w in range(len(windows.rows)):
         length, s = (2, 8)[windows.length[w]], int(windows.slice[w])
-        x = n = e = v = 0.0
+        x = n = e = v = t = 0.0
         for h in range(hour - length + 1, hour + 1):
             rows = float(monitor.counts.scalar(h, N_INPUT)[s])
             share = today.baseline.shares[s, local(h)[1], d]
+            t += 0.4 * rows * (rows - 1) * share * (1 - share)
             x += monitor.layout.spread_out(monitor.counts.cells[h])[s, d]
             n, e, v = n + rows, e + rows * share, v + rows * share * (1 - share)
         assert (windows.rows[w], windows.x[w, d]) == (n, x)
         assert windows.expected[w, d] == pytest.approx(e)
         assert windows.variance[w, d] == pytest.approx(v)
+        assert windows.together[w, d] == pytest.approx(t)
 
 
-def one_window(x: float, n: int, e: float, layout: Layout) -> Windows:
-    full = np.full((1, layout.directions), 0.0)
-    return Windows(
-        np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([n]), full + x, full + n * e, full + n * e * (1 - e)
-    )
+def one_window(x: float, n: int, e: float, layout: Layout, pairs: float = 0.0) -> Windows:
+    """``pairs``: of rows of one hour that are alike."""
+    full, v = np.full((1, layout.directions), 0.0), e * (1 - e)
+    first = np.zeros(1, np.int64)
+    return Windows(first, first, np.array([n]), full + x, full + n * e, full + n * v, full + pairs * v)
+
+
+LIKENESS_SLICES = ("all", "c=a", "c=b")
+
+
+def hourly(share: float, days: int, is_state: bool) -> tuple[HourlyCounts, Layout]:
+    """Twenty rows an hour of c=a in the cells "a" and "b" of "c", drawn by row or by hour; two rows of c=b by row."""
+    layout, rng = Layout(small_layout().profile, LIKENESS_SLICES), np.random.default_rng(8)
+    counts = HourlyCounts(layout)
+    first = layout.profile.features[1].cell_count - 2
+    for hour in range(24 * days):
+        n = 20 * int(rng.random() < share) if is_state else int(rng.binomial(20, share))
+        counts.add([part(layout, hour, {(0, 4): 20, (1, first): n, (1, first + 1): 20 - n}, "c=a")])
+        m = int(rng.binomial(2, share))
+        counts.add([part(layout, hour, {(0, 4): 2, (1, first): m, (1, first + 1): 2 - m}, "c=b")])
+    return counts, layout
+
+
+def baseline_of(counts: HourlyCounts) -> Baseline:
+    return Baseline.of(counts, LocalHours("UTC"), POLICY, 35, lambda hour: True)
+
+
+def test_a_state_that_all_rows_of_an_hour_share_makes_them_alike_and_rows_by_themselves_are_not() -> None:
+    x, c = 0, 1
+    shared = baseline_of(hourly(0.3, 28, is_state=True)[0]).alike
+    assert shared[1, c] == pytest.approx(1.0)
+    assert shared[2, c] > 0.9, "a slice is no less alike than its field"
+    assert shared[1, x] == 0.0, "what never varies says nothing"
+    alone = baseline_of(hourly(0.3, 28, is_state=False)[0]).alike
+    assert alone[1, c] < 0.02
+
+
+def test_likeness_is_the_share_of_pairs_apart_within_an_hour_against_those_across_days() -> None:
+    layout = Layout(small_layout().profile, ("all",))
+    hours = np.random.default_rng(9).integers(0, 6, (5, layout.columns))  # five days of one hour of the day
+    hours[:, layout.offsets[1] :] = 0
+    hours[:, layout.offsets[1]] = hours[:, : layout.offsets[1]].sum(1)
+    rows = hours[:, layout.offsets[1]]
+    grids = (np.zeros((24, 1, layout.columns), np.int64) for _ in range(2))
+    x, squares = grids
+    x[7, 0], squares[7, 0] = hours.sum(0), (hours**2).sum(0)
+    n, row_squares = np.zeros((24, 1), np.int64), np.zeros((24, 1), np.int64)
+    n[7, 0], row_squares[7, 0] = rows.sum(), (rows**2).sum()
+    labels = [np.repeat(np.arange(layout.offsets[1]), day[: layout.offsets[1]]) for day in hours]
+    within = [a != b for day in labels for i, a in enumerate(day) for b in np.delete(day, i)]
+    across = [
+        a != b for i, one in enumerate(labels) for k, two in enumerate(labels) if i != k for a in one for b in two
+    ]
+    found = likeness(x, squares, n, row_squares, layout)
+    assert found[0, 0] == pytest.approx(max(0.0, 1 - np.mean(within) / np.mean(across)))
+    assert found[0, 1] == 0.0
+
+
+def test_a_state_that_rows_share_is_known_by_its_hours_not_its_rows() -> None:
+    counts, layout = hourly(0.008, 28, is_state=True)
+    first = layout.profile.features[1].cell_count - 2
+    column, d = layout.offsets[1] + first, int(np.flatnonzero(layout.owners == 1)[first])
+    seen = np.zeros(24)
+    for hour, cells in counts.cells.items():
+        seen[hour % 24] += cells[1, column] > 0
+    found = baseline_of(counts).shares[1, :, d]
+    unseen = next(b for b in range(24) if seen[[b - 1, b, (b + 1) % 24]].sum() == 0)
+    whole = (seen.sum() + 0.5) / (24 * 28 + 1)
+    assert found[unseen] == pytest.approx(20 * (10 * whole / (3 * 28 + 10)) / (28 + 20), rel=0.01)
+    often = int(seen.argmax())
+    assert 0.5 * seen[often] / 28 < found[often] < seen[often] / 28
+
+
+def test_rows_that_share_a_value_by_the_hour_are_no_evidence_before_some_hours_agree() -> None:
+    layout, none = small_layout(), np.zeros((2, 5, 2, small_layout().directions))
+
+    def z(hours: int, alike: float) -> float:
+        n = 40 * hours
+        window = one_window(float(n), n, 0.001, layout, alike * n * 39)
+        return float(evidence(window, none, MonitorPolicy(drift_z=0.1))[0, 0])
+
+    assert z(1, 0.0) > POLICY.drift_z
+    assert z(1, 1.0) == pytest.approx(math.sqrt(2 * math.log(1000)), rel=0.1), "an hour is one observation"
+    assert z(2, 1.0) < POLICY.drift_z < z(6, 1.0)
 
 
 @settings(max_examples=200, deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 from schemas.parts import Part
 from schemas.profile import Profile
 from schemas.times import DAY_US, HOUR_US
+from streams.logic.bias import BiasWindow
 from streams.logic.incident import AlertRecord, Incidents, Sighting
 from streams.logic.monitor import Monitor
 from streams.logic.policy import MonitorPolicy
+from streams.logic.sightings import bias_sighting
 from streams.logic.state import SnapshotMismatchError, restore, snapshot
 from streams.logic.testing import FIRST_US, Fault, World, learn_profile, make_impact, make_monitor, make_parts
 
@@ -165,6 +168,32 @@ def test_bias_with_quiet_inputs_is_the_world() -> None:
     assert {a.channel for a in alerts} == {"bias"}
     assert alerts[0].detail["verdict"] == "world"
     assert "the world, not the pipe" in alerts[0].message
+
+
+def test_what_one_slice_shows_for_hours_is_a_warning_and_for_a_day_a_page() -> None:
+    storm = pl.col("region") == "south"
+
+    def in_the_south(rows: pl.DataFrame) -> pl.DataFrame:
+        return world_changed(rows).with_columns(y=pl.when(storm).then("y").otherwise(rows["y"]))
+
+    policy = MonitorPolicy(bias_z=99.0)
+    monitor = fresh(policy)
+    monitor.add(served_parts(in_the_south))
+    alerts = [
+        a for a in monitor.advance(day_us(END_DAY), make_impact(served(in_the_south), policy)) if a.slice != "all"
+    ]
+    told = {(a.severity, a.detail["hours"]) for a in alerts}
+    assert told == {("warn", 8), ("page", 24)}
+    assert {(a.channel, a.slice, a.detail["verdict"]) for a in alerts} == {("bias", "region=south", "world")}
+    first, later_on = sorted(alerts, key=lambda a: a.event_time_us)
+    assert first.event_time_us < later_on.event_time_us <= day_us(FAULT_DAY + 1) + HOUR_US
+
+
+def test_a_slice_that_is_wrong_for_hours_while_inputs_moved_is_the_pipe_and_extends_its_page() -> None:
+    window = BiasWindow("region=south", 8, 100, -6.0, 0.2, 0.5, 0.0)
+    told = [bias_sighting(window, "slice", DEFAULT, is_pipe=is_pipe) for is_pipe in (False, True)]
+    assert [(each.severity, each.detail["verdict"]) for each in told] == [("warn", "world"), ("page", "pipe")]
+    assert bias_sighting(replace(window, slice="all"), "all", DEFAULT, is_pipe=False).severity == "page"
 
 
 def test_alerts_do_not_depend_on_order_or_batching_of_parts() -> None:

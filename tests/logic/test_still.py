@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -9,7 +10,7 @@ import polars as pl
 import pytest
 
 from schemas.parts import N_INPUT, Part, cell_code
-from schemas.profile import FeatureProfile, FieldSpec, build_profile
+from schemas.profile import CELL_NEW, FeatureProfile, FieldSpec, build_profile
 from schemas.times import DAY_US, HOUR_US
 from streams.logic.counts import HourlyCounts, Layout, LocalHours
 from streams.logic.incident import AlertRecord
@@ -112,15 +113,15 @@ def test_restarts_change_nothing() -> None:
     assert watched(by_rows=True, restarts=True) == watched(by_rows=True)
 
 
-def learnt() -> tuple[Invariants, HourlyCounts, list[int]]:
-    """Rules that know 20 days of a number that changes its cell every six hours, ten rows an hour; and two cells."""
+def learnt(place: Callable[[int], int] = lambda hour: hour // 6 % 2) -> tuple[Invariants, HourlyCounts, list[int]]:
+    """Rules that know 20 days of a number, ten rows an hour, and its two cells; it changes them every six hours."""
     share = pl.DataFrame({"x": np.append(np.random.default_rng(3).random(2_000), [1.0] * 20)})
     profile = build_profile(share, [FieldSpec("x", "number")], model="m")
     layout = Layout(profile, ("all",))
     rules, counts = Invariants.of(layout, MonitorPolicy()), HourlyCounts(layout)
     cells = [int(code) for code in profile.features[0].codes(pl.Series([0.44, 0.66]))]
     for hour in range(20 * 24):
-        add(counts, hour, cells[hour // 6 % 2], 10)
+        add(counts, hour, cells[place(hour)], 10)
         rules.learn(counts, hour)
     rules.learned_days = 20
     return rules, counts, cells
@@ -149,3 +150,39 @@ def test_the_end_of_a_scale_is_no_frozen_feed() -> None:
         add(counts, hour, cell, 15)
         rules.step(counts, hour)
         assert bool(rules.standing(counts, hour)) is (hour == 483)
+
+
+@pytest.mark.parametrize(
+    "place", [lambda hour: 0, lambda hour: int(hour >= 4 * 24)], ids=["never moved", "still goes on since history"]
+)
+def test_what_has_stood_still_since_history_is_no_frozen_feed(place: Callable[[int], int]) -> None:
+    """The only airport of a carrier: its run has no end that could say how long is usual."""
+    rules, counts, cells = learnt(place)
+    for hour in range(480, 480 + 100):
+        add(counts, hour, cells[place(hour)], 10)
+        assert rules.step(counts, hour) == []
+
+
+def test_what_never_moved_may_freeze_once_it_has_moved() -> None:
+    rules, counts, cells = learnt(lambda hour: 0)
+    hours = 3 * 481 + 3  # three times its longest healthy run, and the hour that moved
+    found = []
+    for hour in range(480, 480 + hours):
+        add(counts, hour, cells[int(hour > 480)], 10)
+        found = rules.step(counts, hour)
+    assert [breach.rule for breach in found] == ["frozen"]
+
+
+@pytest.mark.parametrize(("new", "rows", "is_told"), [(4, 26, False), (5, 33, True), (5, 40, False), (20, 20, True)])
+def test_a_few_rows_of_a_category_that_training_never_saw_are_no_broken_feed(
+    new: int, rows: int, is_told: bool
+) -> None:
+    known = pl.DataFrame({"c": ["a", "b"] * 500})
+    layout = Layout(build_profile(known, [FieldSpec("c", "category")], model="m"), ("all",))
+    rules, counts = Invariants.of(layout, MonitorPolicy()), HourlyCounts(layout)
+    codes = np.array(
+        [N_INPUT, cell_code(0, CELL_NEW), cell_code(0, layout.profile.features[0].cell_count - 1)], np.int32
+    )
+    found = np.array([rows, new, rows - new], np.int64)
+    counts.add([Part("m", "1", "champion", "all", "event", 480 * HOUR_US, codes, found)])
+    assert [breach.rule for breach in rules.step(counts, 480)] == ["unseen"] * is_told
