@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import Consumer, KafkaException, Producer
 
 from schemas.contract import parse_contract
 from schemas.events import envelope, subject, topic
@@ -26,6 +26,7 @@ from streams import kafka
 from streams.broker import EmbeddedBroker
 from streams.client import FlywheelClient, InvalidEvent, SchemaRefused, input_schema
 from streams.testing import free_port, wait_until
+from streams.testing.stuck import StuckProducer
 
 NOW = 1_700_000_000_000_000
 CONTRACT: dict[str, Any] = {
@@ -227,6 +228,35 @@ def test_without_a_broker_it_never_blocks_and_counts_what_does_not_fit(
     assert lonely.stats()["waiting"] == 50
     assert caplog.text.count("event dropped") <= client_module.LOGGED_FIRST
     assert lonely.flush(0.1) == 50
+
+
+def test_a_producer_that_is_stuck_is_replaced_and_what_it_held_is_counted(
+    broker: EmbeddedBroker, registry: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(client_module, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(client_module, "LOOK_S", 0.0)
+    made = [StuckProducer]
+
+    def producer(settings: dict[str, Any]) -> Any:
+        return made.pop()() if made else Producer(settings)
+
+    monkeypatch.setattr(client_module, "Producer", producer)
+    client = FlywheelClient(broker.bootstrap, "churn", contract=CONTRACT, registry=registry)
+    assert all(client.log_prediction(f"lost{i}", NOW, version="1") for i in range(3))
+    assert client.stats()["waiting"] == 3
+
+    def is_replaced() -> bool:
+        client.log_prediction("p", NOW, version="1")
+        return bool(client.stats()["dropped"])
+
+    wait_until(is_replaced, 10, "another producer")
+    lost = client.stats()["dropped"]["not delivered"]
+    assert lost >= 3
+    assert f"{lost} events of churn are lost" in caplog.text
+    assert client.log_prediction("later", NOW, version="1")
+    assert client.flush() == 0
+    assert len(sent(broker, "predictions", registry, {"later"})) == 1
+    client.close()
 
 
 def test_an_event_that_is_too_large_is_dropped(client: FlywheelClient) -> None:
