@@ -420,6 +420,7 @@ class FlywheelClient:
         now = time.monotonic()
         if now - self._looked < LOOK_S:
             return
+        producer.poll(0)  # what was given up is told, and waits no more
         self._looked, waiting = now, len(producer)
         with self._count_lock:
             done = sum(self._counts[noun] for noun in TOPICS) - waiting

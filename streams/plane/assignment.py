@@ -14,8 +14,10 @@ from typing import Any
 import structlog
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from schemas.errors import BrokerUnreachableError
 from schemas.events import SOURCES, topic
 from streams import membership
+from streams.client import Patience
 from streams.crash import crash_point
 from streams.plane import checkpoint
 from streams.plane.fetch import Fetcher
@@ -74,6 +76,7 @@ class Assignment:
         self._stamp = checkpoint.stamp(settings.cluster, plans, settings.segment_records, self._horizon)
         self._owned: set[tuple[str, int]] = set()
         self._committed: dict[tuple[str, int], tuple[int, int, int]] = {}
+        self._patience, self._commits = Patience(), 0
         self._given: set[int] = set()
         self._is_unsaved = False
         self.numbers: dict[int, Numbered] = {}
@@ -89,7 +92,13 @@ class Assignment:
         consumer.subscribe(list(TOPICS), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked)
 
     def commit(self, consumer: Consumer) -> None:
-        """Commit what the broker has acknowledged, of partitions that are still this worker's."""
+        """Commit what the broker has acknowledged, of partitions that are still this worker's.
+
+        Raises
+        ------
+        BrokerUnreachableError
+            If none could be committed for minutes.
+        """
         new: dict[tuple[str, int], tuple[int, int, int]] = {}
         for number, numbered in self.numbers.items():
             for track in numbered.tracks:
@@ -109,7 +118,10 @@ class Assignment:
             consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:  # a rebalance under way: the next tick commits, or the next owner reads again
             log.info("commit_refused", reason=error.args[0].str())
+            if self._patience.is_over(self._commits, waiting=1):
+                raise BrokerUnreachableError(f"No offset could be committed for minutes: {error}.") from error
             return
+        self._commits += 1
         crash_point("commit:after")
         self._committed |= new
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
 
+from schemas.errors import BrokerUnreachableError
+from streams.client import Patience
 from streams.plane.assignment import TOPICS
 from streams.plane.numbered import Numbered
 from streams.plane.source import Log
@@ -31,9 +33,16 @@ class Ends:
     def __init__(self, consumer_settings: Mapping[str, Any]) -> None:
         self._consumer = Consumer({**consumer_settings, "isolation.level": "read_uncommitted"})
         self._looked = 0.0
+        self._patience, self._answers = Patience(), 0
 
     def look(self, numbers: Mapping[int, Numbered]) -> None:
-        """Ask about the topics that hold others back."""
+        """Ask about the topics that hold others back.
+
+        Raises
+        ------
+        BrokerUnreachableError
+            If the broker has not answered for minutes.
+        """
         now = time.monotonic()
         if now - self._looked < LOOK_INTERVAL_S:
             return
@@ -56,13 +65,20 @@ class Ends:
         """Note which of these logs are read to their end; returns the time at which the broker was asked, in ms."""
         asked_ms = time.time_ns() // 1_000_000
         places = {(TOPICS[each.place], number): each for number, each in asked if each.fetched >= each.end}
-        if places:
-            try:
-                ends = self._consumer.offsets_for_times([TopicPartition(*at, OFFSET_END) for at in places], TIMEOUT_S)
-            except KafkaException:
-                return asked_ms
-            for end in ends:
-                each = places[end.topic, end.partition]
-                if end.error is None and 0 <= end.offset <= each.fetched:
-                    each.seen_end_ms = asked_ms
+        for end in self._offsets([TopicPartition(*at, OFFSET_END) for at in places]):
+            each = places[end.topic, end.partition]
+            if end.error is None and 0 <= end.offset <= each.fetched:
+                each.seen_end_ms = asked_ms
         return asked_ms
+
+    def _offsets(self, asked: list[TopicPartition]) -> list[TopicPartition]:
+        try:
+            found = self._consumer.offsets_for_times(asked, TIMEOUT_S) if asked else []
+        except KafkaException as error:
+            if self._patience.is_over(self._answers, waiting=1):
+                raise BrokerUnreachableError(
+                    f"The broker has not said where topics end for minutes: {error}."
+                ) from error
+            return []
+        self._answers += 1
+        return found

@@ -1,4 +1,4 @@
-"""A producer that never connects again: the plane ends, so that the worker starts anew; the outbox gets another one."""
+"""Clients of Kafka that never connect again: the plane ends and the worker starts anew; the outbox gets another one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from schemas.database import open_database, read, write
 from schemas.database import outbox as box
@@ -19,7 +20,9 @@ from streams.broker import EmbeddedBroker
 from streams.client import Patience
 from streams.plane import emit
 from streams.plane.emit import Emitter
+from streams.plane.testing import FakeConsumer, FakeKafka, Plane
 from streams.testing.stuck import StuckProducer
+from streams.testing.world import World
 
 ALERT = {
     "alert_id": "a", "incident_id": "i", "model": "m", "version": "1", "event_time": 0, "severity": "info",
@@ -57,6 +60,30 @@ def test_the_plane_ends_when_its_producer_gets_rid_of_nothing(
     sending.send("alerts", "m", ALERT)
     with pytest.raises(BrokerUnreachableError, match="none of 1 events"):  # not waiting for room for ever
         sending.send("alerts", "m", ALERT)
+
+
+@pytest.mark.parametrize(
+    ("call", "module", "said"),
+    [
+        ("commit", "assignment", "No offset could be committed for minutes"),
+        ("offsets_for_times", "ends", "The broker has not said where topics end for minutes"),
+    ],
+)
+def test_the_plane_ends_when_its_consumer_is_not_answered(
+    call: str, module: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_given: Any, **_more: Any) -> None:
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+    world, kafka = World(FileRegistry(tmp_path / "registry.json")), FakeKafka(1, 4)
+    kafka.fill(world.events(200))
+    for name, fake in kafka.fakes.items():
+        monkeypatch.setattr(name, fake)
+    monkeypatch.setattr(FakeConsumer, call, fail)
+    monkeypatch.setattr(f"streams.plane.{module}.Patience", lambda: Patience(0.0, Clock()))
+    plane = Plane(world, tmp_path, segment_records=128).make(world.registry, {"group.protocol": "consumer"}, {})
+    with pytest.raises(BrokerUnreachableError, match=said):
+        plane.run(kafka.stop)
 
 
 def test_what_waits_in_the_outbox_goes_with_another_producer(
