@@ -13,12 +13,15 @@ from confluent_kafka import Producer
 
 from schemas.events import topic
 from schemas.registry import FileRegistry
+from streams.client import Patience, abandon
 from streams.kafka import producer_settings, topic_info
 from streams.testing.world import World
 
 EVENTS_PER_PREDICTION = 3.5
 LOOK_EVERY = 200
 MISPLACED_SHARE = 0.02
+STUCK_S = 120.0
+"""No fault lasts so long."""
 
 
 def source_partitions(bootstrap: str) -> int:
@@ -38,11 +41,15 @@ class Pace:
             self.share = float(line)
 
 
+def new_producer(bootstrap: str) -> Producer:
+    return Producer({**producer_settings(bootstrap), "error_cb": lambda _error: None})
+
+
 def send(bootstrap: str, registry: Path, seed: int, predictions: int) -> Counter[str]:
     """Send everything; a few come from a service with another partitioner."""
     chance, partitions = random.Random(seed), source_partitions(bootstrap)
     world, pace = World(FileRegistry(registry), seed=seed, calm=True), Pace()
-    producer = Producer({**producer_settings(bootstrap), "error_cb": lambda _error: None})
+    producer, patience = new_producer(bootstrap), Patience(STUCK_S)
     sent: Counter[str] = Counter()
     for i, event in enumerate(world.events(predictions, big=True)):
         if i % LOOK_EVERY == 0:
@@ -56,6 +63,9 @@ def send(bootstrap: str, registry: Path, seed: int, predictions: int) -> Counter
                 break
             except BufferError:  # the broker is away: a service would drop, this one waits
                 producer.poll(0.1)
+                if patience.is_over(i - len(producer), len(producer)):  # what it held never happened
+                    abandon(producer)
+                    producer = new_producer(bootstrap)
         sent[event.noun] += 1
     left = producer.flush(120)
     if left:
