@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -18,6 +17,7 @@ from schemas.events import topic
 from schemas.times import HOUR_US, MINUTE_US
 from streams.logic.incident import AlertRecord
 from streams.logic.monitor import Monitor
+from streams.raised import alert_of
 from streams.tables import alert as alert_table
 from streams.tables import source_partition
 
@@ -92,24 +92,5 @@ class Foresight:
                 columns.closed_us.is_(None), columns.time_us > monitor.next_hour * HOUR_US,
             )  # fmt: skip
             with read(self._engine) as connection:
-                self._told[model] = {row.alert_id: _alert(row) for row in connection.execute(query)}
+                self._told[model] = {row.alert_id: alert_of(row) for row in connection.execute(query)}
         return self._told[model]
-
-
-def _alert(row: sa.Row[Any]) -> AlertRecord:
-    """The alert that a row of the database is."""
-    names = (
-        "alert_id",
-        "incident_id",
-        "model",
-        "version",
-        "severity",
-        "state",
-        "channel",
-        "subject",
-        "slice",
-        "message",
-    )
-    window = {f"{name}_us": row.detail[name] for name in ("window_start", "window_end")}
-    known = {name: getattr(row, name) for name in names}
-    return AlertRecord(**known, **window, event_time_us=row.time_us, detail=dict(row.detail))

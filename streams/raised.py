@@ -23,6 +23,11 @@ from streams.rows import ArchiveRows, of_slice
 from streams.runtime import Runtime, as_json
 from streams.tables import alert as alert_table
 
+SAME = (
+    "alert_id", "incident_id", "model", "version", "severity", "state", "channel", "subject", "slice", "message",
+)  # fmt: skip
+"""Columns of the table that are the event's fields and the record's."""
+
 
 def write_alert(runtime: Runtime, rows: ArchiveRows, alert: AlertRecord) -> None:
     """Store what a monitor raised, with what its rows say, and send it."""
@@ -55,19 +60,7 @@ def _first_record(rows: pl.DataFrame) -> dict[str, Any]:
 def keep_alert(connection: sa.Connection, record: Mapping[str, Any], notifiers: Mapping[str, NotifierConfig]) -> None:
     """The row of an alert event, and whom it is to be told; seen again, it changes nothing."""
     place = {name: record[name] for name in ("topic", "partition", "offset", "window_start", "window_end")}
-    names = (
-        "alert_id",
-        "incident_id",
-        "model",
-        "version",
-        "severity",
-        "channel",
-        "subject",
-        "slice",
-        "state",
-        "message",
-    )
-    row = {name: record[name] for name in names}
+    row = {name: record[name] for name in SAME}
     row |= {"time_us": record["event_time"], "closed_us": None, "detail": {**json.loads(record["detail"]), **place}}
     connection.execute(upsert(connection, alert_table).values(**row).on_conflict_do_nothing())
     if record["state"] == "closed":
@@ -77,3 +70,10 @@ def keep_alert(connection: sa.Connection, record: Mapping[str, Any], notifiers: 
             .values(closed_us=record["event_time"])
         )
     queue.enqueue(connection, notifiers, record, now_us())
+
+
+def alert_of(row: sa.Row[Any]) -> AlertRecord:
+    """The alert that a row of the table is."""
+    window = {f"{name}_us": row.detail[name] for name in ("window_start", "window_end")}
+    known = {name: getattr(row, name) for name in SAME}
+    return AlertRecord(**known, **window, event_time_us=row.time_us, detail=dict(row.detail))
