@@ -46,7 +46,6 @@ QUEUE_KBYTES_MAX = 64 * 1024
 DELIVERY_TIMEOUT_MS = 300_000
 """How long an event waits for a broker that is away before it is dropped."""
 PATIENCE_S = DELIVERY_TIMEOUT_MS / 1000 + 60
-LOOK_S = 1.0
 EXIT_FLUSH_S = 10.0
 REGISTRY_TIMEOUT_S = 10.0
 REGISTRY_RETRY_S = 2.0
@@ -134,17 +133,6 @@ class Patience:
 
     librdkafka gives an event up after ``message.timeout.ms``. But a producer was seen (2.16, its only broker had
     restarted) that never connected again, and gave up nothing either: then only another one helps.
-
-    >>> now = 0.0
-    >>> patience = Patience(360.0, lambda: now)
-    >>> patience.is_over(5, waiting=2)
-    False
-    >>> now = 400.0
-    >>> patience.is_over(6, waiting=2), patience.is_over(6, waiting=2)
-    (False, False)
-    >>> now = 800.0
-    >>> patience.is_over(6, waiting=9)
-    True
     """
 
     def __init__(self, seconds: float = PATIENCE_S, clock: Callable[[], float] = time.monotonic) -> None:
@@ -242,13 +230,11 @@ class FlywheelClient:
         self._lock = threading.RLock()
         self._count_lock = threading.Lock()
         self._producer: Producer | None = None
-        self._patience, self._looked = Patience(PATIENCE_S), 0.0
+        self._patience = Patience(PATIENCE_S)
         self._held: deque[tuple[str, str, bytes]] = deque()
         self._counts: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self._retrying = False
-
-    # ------------------------------------------------------------------ the three events
 
     def log_input(
         self,
@@ -341,8 +327,6 @@ class FlywheelClient:
         }
         return self._log("feedback", prediction_id, body)
 
-    # ------------------------------------------------------------------ from a record to the queue
-
     def _log(self, noun: str, prediction_id: str, body: dict[str, Any]) -> bool:
         try:
             datum = self._encode(noun, prediction_id, body)
@@ -404,7 +388,6 @@ class FlywheelClient:
         try:
             producer.produce(TOPICS[noun], value, prediction_id)
         except BufferError:
-            producer.poll(0)
             return self._drop("queue full", "the brokers do not keep up or do not answer")
         except KafkaException as error:
             if error.args[0].fatal():  # an idempotent producer that lost its place can only be replaced
@@ -412,22 +395,16 @@ class FlywheelClient:
             too_large = error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE
             return self._drop("too large" if too_large else "refused", f"{noun}, {len(value)} bytes")
         self._count(self._counts, noun)
-        producer.poll(0)
         return True
 
     def _look(self, producer: Producer) -> None:
         """Let another producer take over from one that is stuck."""
-        now = time.monotonic()
-        if now - self._looked < LOOK_S:
-            return
-        producer.poll(0)  # what was given up is told, and waits no more
-        self._looked, waiting = now, len(producer)
+        producer.poll(0)
+        waiting = len(producer)
         with self._count_lock:
             done = sum(self._counts[noun] for noun in TOPICS) - waiting
-        if not self._patience.is_over(done, waiting):
-            return
         with self._lock:
-            if self._producer is not producer:
+            if not self._patience.is_over(done, waiting) or self._producer is not producer:
                 return
             self._producer = None
         with self._count_lock:
@@ -447,8 +424,6 @@ class FlywheelClient:
 
     def _on_error(self, error: Any) -> None:
         self._note("broker error", str(error))
-
-    # ------------------------------------------------------------------ schema ids
 
     def _retry_later(self) -> None:
         """Go on asking a registry that is away, in a thread; until it answers events wait."""
@@ -500,8 +475,6 @@ class FlywheelClient:
             self._held = deque(row for row in self._held if row[0] not in self._refused)
         for noun, _, _ in refused:
             self._drop("schema refused", noun)
-
-    # ------------------------------------------------------------------ counting, ending
 
     def _count(self, counts: Counter[str], name: str) -> int:
         with self._count_lock:  # adding is not atomic

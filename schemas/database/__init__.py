@@ -73,6 +73,8 @@ def make_engine(url: str) -> sa.Engine:
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(parsed)
+        # Many rows as one statement: between two a thread lets go of the interpreter, and waits for it beside others.
+        engine.dialect.use_insertmanyvalues_wo_returning = True
         sa.event.listen(engine, "connect", _configure_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine

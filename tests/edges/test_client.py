@@ -234,7 +234,6 @@ def test_a_producer_that_is_stuck_is_replaced_and_what_it_held_is_counted(
     broker: EmbeddedBroker, registry: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(client_module, "PATIENCE_S", 0.2)
-    monkeypatch.setattr(client_module, "LOOK_S", 0.0)
     made = [StuckProducer]
 
     def producer(settings: dict[str, Any]) -> Any:

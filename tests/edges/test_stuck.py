@@ -40,6 +40,20 @@ class Clock:
         return self.now_s
 
 
+def test_patience_begins_anew_when_something_was_got_rid_of_or_nothing_waits() -> None:
+    now_s = 0.0
+    patience = Patience(360.0, lambda: now_s)
+    assert not patience.is_over(5, waiting=2)
+    now_s = 400.0
+    assert not patience.is_over(6, waiting=2)
+    now_s = 700.0
+    assert not patience.is_over(6, waiting=9)
+    now_s = 800.0
+    assert patience.is_over(6, waiting=9)
+    assert not patience.is_over(6, waiting=0)
+    assert not patience.is_over(6, waiting=1)
+
+
 @pytest.fixture
 def registered(tmp_path: Path) -> tuple[Codec, dict[str, int]]:
     registry = FileRegistry(tmp_path / "registry.json")
