@@ -403,8 +403,10 @@ class FlywheelClient:
         waiting = len(producer)
         with self._count_lock:
             done = sum(self._counts[noun] for noun in TOPICS) - waiting
+        if not self._patience.is_over(done, waiting):
+            return
         with self._lock:
-            if not self._patience.is_over(done, waiting) or self._producer is not producer:
+            if self._producer is not producer:
                 return
             self._producer = None
         with self._count_lock:

@@ -108,6 +108,7 @@ class Assignment:
                 if key in self._owned and is_new:
                     new[key] = commit
         if not new:
+            self._patience.is_over(self._commits, waiting=0)  # what was refused is another worker's now
             return
         offsets = [
             TopicPartition(*key, offset, json.dumps({"order_ts": order_ts, "newest_us": newest_us}))

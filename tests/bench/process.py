@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -79,7 +80,8 @@ class PlaneProcess:
                 self.samples.append((time.time(), memory(process.pid)))
             except (OSError, KeyError):
                 return  # it has just ended
-            time.sleep(SAMPLE_INTERVAL_S)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(SAMPLE_INTERVAL_S)
 
     def wait_for(self, records: int, deadline_s: float = 600.0) -> None:
         """Wait until it has worked on so many records."""
