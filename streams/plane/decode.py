@@ -1,15 +1,16 @@
 """Many Kafka records at once into columns, and the bad ones out.
 
 The records of a batch, decompressed, are one Avro block: the lengths and deltas before key and value are the same
-variable-length numbers as Avro's, the attributes read as a boolean, the count of headers as an int, and of the five
-bytes before a datum ``int`` reads the magic byte 0 (a boolean would take any byte but 1 for it) and ``float`` the four
-of the schema id. With those fields before the schema's own ``polars.read_avro`` reads a container of one such block in
-one pass, 20 times faster than a record at a time. Nothing is taken on trust: from the columns follows where every
-field of every record must lie, and that is where it must be (:mod:`streams.plane.layout`); one schema's header must be
-in all of them, the offsets must follow each other, and every record's id must be its Kafka key. If anything is wrong
-the records are opened one by one, and so they are where the broker's batches cannot be read like that: with headers,
-without a key, of several schemas. Their values, joined, are such a block too, with a sentinel record after the last. It
-is cut into pieces where it is not good, and in those that are not fastavro decides record by record.
+variable-length numbers as Avro's, a zero before one of them (the attributes, the count of the last record's headers,
+the magic byte) reads as the first branch of a union, and ``float`` reads the four bytes of the schema id. With those
+fields before the schema's own ``polars.read_avro`` reads a container of one such block in one pass, 20 times faster
+than a record at a time; doubles side by side it reads as one (:mod:`streams.plane.doubles`). Nothing is taken on trust:
+from the columns follows where every field of every record must lie, and that is where it must be
+(:mod:`streams.plane.layout`); one schema's header must be in all of them, the offsets must follow each other, and every
+record's id must be its Kafka key. If anything is wrong the records are opened one by one, and so they are where the
+broker's batches cannot be read like that: with headers, without a key, of several schemas. Their values, joined, are
+such a block too, with a sentinel record after the last. It is cut into pieces where it is not good, and in those that
+are not fastavro decides record by record.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import fastavro
@@ -28,7 +29,8 @@ import polars as pl
 from schemas.errors import DecodeError, UnknownSchemaError
 from schemas.registry import HEADER, HEADER_BYTES, MAGIC, Codec, Registry, split_header
 from streams.plane.batches import Unpacker
-from streams.plane.framing import AFTER, BEFORE, NAMES, VALUE_BYTES_MAX, Framing, schema_id_of
+from streams.plane.doubles import Doubles
+from streams.plane.framing import FIELDS, NAMES, VALUE_BYTES_MAX, Framing, schema_id_of
 from streams.plane.layout import Layout
 from streams.plane.packed import Packed
 from streams.plane.panics import panics_unprinted
@@ -36,6 +38,8 @@ from streams.plane.source import Chunk
 
 Ints = npt.NDArray[np.int64]
 SENTINEL = "\x00sentinel"
+NO_HEADERS = b"\x00"
+"""How many headers the record before the first has."""
 SYNC = b"flywheel-one-blk"
 SINGLE_MAX = 8
 """Batches up to this size are decoded one by one: the fixed cost of a container is that of some 20 records."""
@@ -46,19 +50,39 @@ DETAIL_CHARS_MAX = 300
 
 
 @dataclass(frozen=True)
+class _Records:
+    """How whole records are read: a container's header, and the doubles that are read as one."""
+
+    container: bytes
+    doubles: Doubles
+
+    @classmethod
+    def of(cls, doubles: Doubles) -> _Records:
+        schema = doubles.schema
+        return cls(_container({**schema, "fields": [*FIELDS, *schema["fields"]]}), doubles)
+
+    def without(self, frame: pl.DataFrame) -> _Records:
+        """Those doubles by themselves, too, that are null in a frame."""
+        return self.of(self.doubles.without(self.doubles.nulls_in(frame)))
+
+
+@dataclass(frozen=True)
 class _Head:
     """What is needed to read blocks of a schema.
 
     Attributes
     ----------
-    values, records
-        Container headers, for values and for whole records.
+    values
+        A container's header, for values.
+    records, plain
+        For whole records, as long as doubles that may be null are not, and where they are.
     sentinel
         A value that comes after the last.
     """
 
     values: bytes
-    records: bytes
+    records: _Records
+    plain: _Records
     sentinel: bytes
     columns: pl.Schema
     layout: Layout
@@ -182,16 +206,25 @@ class Decoder:
             return None
         if head is None:
             return None
+        frame = self._exact(schema_id, head, head.records, bodies, deltas)
+        if frame is None and head.records.doubles.may_be_null:
+            frame = self._exact(schema_id, head, head.plain, bodies, deltas)
+            if frame is not None:
+                self._heads[schema_id] = replace(head, records=head.records.without(frame))
+        return frame
+
+    def _exact(
+        self, schema_id: int, head: _Head, records: _Records, bodies: Sequence[memoryview], deltas: Ints
+    ) -> pl.DataFrame | None:
         size = sum(map(len, bodies))
-        before = head.records + _zigzag(len(deltas)) + _zigzag(size)
+        before = records.container + _zigzag(len(deltas)) + _zigzag(size + len(NO_HEADERS)) + NO_HEADERS
         block = b"".join((before, *bodies, SYNC))
-        frame = _guarded(lambda: pl.read_avro(io.BytesIO(block)))
+        frame = _guarded(lambda: records.doubles.unfold(pl.read_avro(io.BytesIO(block))))
         if frame is None or frame.height != len(deltas):
             return None
-        framing = Framing.of(frame)
-        if not framing.is_exact(size, schema_id, deltas):
+        framing, body = Framing.of(frame), memoryview(block)[len(before) : len(before) + size]
+        if framing is None or not framing.is_exact(body, schema_id, deltas):
             return None
-        body = memoryview(block)[len(before) : len(before) + size]
         is_exact = head.layout.is_exact(frame, body, framing.starts, framing.ends)
         return frame if is_exact and (frame[self._id] == frame["_key"]).all() else None
 
@@ -297,7 +330,6 @@ class Decoder:
         schema = self._registry.schema(schema_id)
         header = [_field("_magic", "int"), _field("_id", "float")]
         container = _container({**schema, "fields": [*header, *schema["fields"]]})
-        records = [*BEFORE, *header, *schema["fields"], *AFTER]
         record = {f["name"]: _blank(f["type"]) for f in schema["fields"]}
         datum = io.BytesIO()
         try:
@@ -311,7 +343,8 @@ class Decoder:
         if frame is None or frame.columns[2:] != [f["name"] for f in schema["fields"]]:
             return None
         columns = without(frame, ("_magic", "_id")).schema
-        return _Head(container, _container({**schema, "fields": records}), sentinel, columns, layout)
+        records = _Records.of(Doubles(schema))
+        return _Head(container, records, records.of(records.doubles.without()), sentinel, columns, layout)
 
 
 def _container(schema: Mapping[str, Any]) -> bytes:

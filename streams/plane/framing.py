@@ -24,15 +24,26 @@ VALUE_BYTES_MAX = 1 << 20
 """A value above 1 MiB (Kafka's own default limit) is no event of ours: it would be all of a batch's memory."""
 
 
-def _fields(**types: str) -> Sequence[dict[str, Any]]:
+def _fields(**types: Any) -> Sequence[dict[str, Any]]:
     return [{"name": name, "type": avro_type} for name, avro_type in types.items()]
 
 
-BEFORE = _fields(_size="int", _attributes="boolean", _time="long", _offset="int", _key="string", _value="int")
-"""Fields before the wire format's."""
-AFTER = _fields(_headers="int")
-"""Those after the datum's."""
-NAMES = (*(field["name"] for field in (*BEFORE, *AFTER)), "_magic", "_id")
+def _after_zero(avro_type: str) -> list[str]:
+    """A value with a zero byte before it: what no value's own reader has to look at costs nothing."""
+    return [avro_type, "null"]  # the zero is the number of the branch
+
+
+FIELDS = _fields(
+    _size=_after_zero("int"),
+    _time=_after_zero("long"),
+    _offset="int",
+    _key="string",
+    _value="int",
+    _id=_after_zero("float"),
+)
+"""Before the datum's own. The zeros are the count of the last record's headers, the attributes, and the magic byte."""
+NAMES = tuple(field["name"] for field in FIELDS)
+ZEROED = tuple(field["name"] for field in FIELDS if isinstance(field["type"], list))
 
 
 def schema_id_of(body: memoryview) -> int:
@@ -83,27 +94,31 @@ class Framing:
     ends: Ints
 
     @classmethod
-    def of(cls, frame: pl.DataFrame) -> Framing:
+    def of(cls, frame: pl.DataFrame) -> Framing | None:
+        """None if a zero is not one."""
+        if any(frame[name].null_count() for name in ZEROED):
+            return None
         sizes, values = (frame[name].to_numpy().astype(np.int64) for name in ("_size", "_value"))
         ends = np.cumsum(sizes + number_sizes(sizes)) - 1  # before the count of headers
         return cls(frame, sizes, ends - values + HEADER_BYTES, ends)
 
-    def is_exact(self, length: int, schema_id: int, deltas: Ints) -> bool:
+    def is_exact(self, body: memoryview, schema_id: int, deltas: Ints) -> bool:
         """Whether every record is as long as its parts, has the offset that it should, one schema's header, a key, and
-        nothing else, and all together are as long as this."""
+        nothing else, and all together are the body."""
         frame, values = self.frame, self.ends - self.starts + HEADER_BYTES
         key_sizes = frame["_key"].str.len_bytes().to_numpy().astype(np.int64)
         said = frame["_offset"].to_numpy().astype(np.int64)
         parts: Ints | int = 1 + number_sizes(frame["_time"].to_numpy()) + number_sizes(said) + text_sizes(key_sizes)
         parts = parts + text_sizes(values) + 1
         ids = frame["_id"].to_numpy().view(np.uint32)
+        data = np.frombuffer(body, np.uint8)
         return (
             bool(np.all(parts == self.sizes))
-            and int(self.ends[-1]) + 1 == length
+            and int(self.ends[-1]) + 1 == len(body)
             and bool((said == deltas).all())
             and bool((ids == np.uint32(int.from_bytes(schema_id.to_bytes(HEADER_BYTES - 1), "little"))).all())
-            and not frame["_magic"].to_numpy().any()
-            and not frame["_headers"].to_numpy().any()
+            and bool((data.take(self.starts - HEADER_BYTES, mode="clip") == MAGIC).all())
+            and not data.take(self.ends, mode="clip").any()  # headers
             and bool(key_sizes.all())
             and int(values.max()) <= VALUE_BYTES_MAX
         )
