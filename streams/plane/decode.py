@@ -125,7 +125,8 @@ class Decoder:
         self._id = id_field
         self._heads: dict[int, _Head | None] = {}
         self._unpacker = Unpacker()
-        self._is_mixed = False  # the last batch had several schemas, as inputs of several models have
+        # The last records had several schemas, as inputs of several models have: opened ones, or their batches.
+        self._is_mixed = self._has_several = False
 
     def decode(self, chunk: Chunk) -> tuple[list[Decoded], list[Bad]]:
         """Columns of the good records, by schema, and the bad records."""
@@ -172,16 +173,25 @@ class Decoder:
             return None
         try:
             bodies = self._unpacker.unpack(chunk.batches)
+            if not self._has_several:
+                found = self._of_schemas(chunk, bodies, [schema_id_of(bodies[0])] * len(bodies))
+                if found is not None:
+                    return found
             ids = [schema_id_of(body) for body in bodies]
         except (ValueError, IndexError):
             return None
-        firsts = np.cumsum([0, *(batch.count for batch in chunk.batches)])
+        had_several, self._has_several = self._has_several, len(set(ids)) > 1
+        return self._of_schemas(chunk, bodies, ids) if had_several or self._has_several else None
+
+    def _of_schemas(self, chunk: Chunk, bodies: Sequence[memoryview], ids: Sequence[int]) -> list[Decoded] | None:
+        counts = np.fromiter((batch.count for batch in chunk.batches), np.int64, len(bodies))
+        deltas = np.arange(len(chunk)) - np.repeat(np.cumsum(counts) - counts, counts)
         found, all_keys = [], []
         for schema_id in dict.fromkeys(ids):
-            own = [n for n, other in enumerate(ids) if other == schema_id]
-            places = np.concatenate([np.arange(firsts[n], firsts[n + 1]) for n in own])
-            deltas = places - np.repeat(firsts[own], [chunk.batches[n].count for n in own])
-            frame = self._framed(schema_id, [bodies[n] for n in own], deltas)
+            is_own = np.array(ids) == schema_id
+            places = np.flatnonzero(np.repeat(is_own, counts))
+            own = [body for body, flag in zip(bodies, is_own.tolist(), strict=True) if flag]
+            frame = self._framed(schema_id, own, deltas[places])
             if frame is None:
                 return None
             all_keys.append(frame["_key"])

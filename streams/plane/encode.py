@@ -50,10 +50,10 @@ def _column(avro_type: Any, values: Sequence[Any] | npt.NDArray[Any]) -> list[by
         raw = np.asarray(values, "<f8").tobytes()
         return [raw[i : i + 8] for i in range(0, len(raw), 8)]
     assert avro_type == "string", avro_type
-    texts = {text: text.encode() for text in dict.fromkeys(values)}
-    sizes = _longs(np.fromiter(map(len, texts.values()), np.int64, len(texts)))
-    known = {text: size + own for (text, own), size in zip(texts.items(), sizes, strict=True)}
-    return [known[text] for text in values]
+    texts = [text.encode() for text in values]
+    sizes = {len(text) for text in texts}
+    known = dict(zip(sizes, _longs(np.fromiter(sizes, np.int64, len(sizes))), strict=True))
+    return [known[len(text)] + text for text in texts]
 
 
 def _nullable(avro_type: Any, values: Sequence[Any] | npt.NDArray[Any]) -> list[bytes]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,8 +65,12 @@ class Chunk:
         """Of the batches or of keys and values, and of what is known of each record."""
         numbers = self.offsets.nbytes + self.timestamps.nbytes + self.order_ts.nbytes
         if self.opened is None:
-            return numbers + sum(len(batch.whole) for batch in self.batches)
+            return numbers + self._batch_bytes
         return numbers + self.opened.values.nbytes + self.opened.keys.nbytes
+
+    @cached_property
+    def _batch_bytes(self) -> int:
+        return sum(len(batch.whole) for batch in self.batches)
 
     @property
     def values(self) -> Packed:

@@ -105,13 +105,18 @@ def test_batches_of_several_models_are_read_without_opening_them(world: World, g
     for piece in pieces:
         raw += encode([Record(at + i, 1_000, key, value) for i, (value, key) in enumerate(piece)], codec=3)
         at += len(piece)
-    (batch,) = Chunk.of(split(raw), 0)
-    parts, bad = Decoder(world.registry).decode(batch)
-    assert (bad, batch.opened) == ([], None)
-    assert len(parts) == len(by_schema) > 1
-    assert batch.keys.tolist() == [key for _, key in pairs]
-    rows = {int(i): row for part in parts for i, row in zip(part.places, part.frame.to_dicts(), strict=True)}
-    assert all(same(rows[i], expected(world, *pair)) for i, pair in enumerate(pairs))
+    decoder = Decoder(world.registry)
+    one = pieces[0][:20]
+    for some, count in ((one, 1), (pairs, len(by_schema)), (pairs, len(by_schema)), (one, 1), (one, 1)):
+        at_once = raw if some is pairs else encode([Record(i, 1_000, key, value) for i, (value, key) in enumerate(one)])
+        (batch,) = Chunk.of(split(at_once), 0)
+        parts, bad = decoder.decode(batch)
+        assert (bad, batch.opened) == ([], None)
+        assert len(parts) == count
+        assert batch.keys.tolist() == [key for _, key in some]
+        rows = {int(i): row for part in parts for i, row in zip(part.places, part.frame.to_dicts(), strict=True)}
+        assert all(same(rows[i], expected(world, *pair)) for i, pair in enumerate(some))
+    assert len(by_schema) > 1
 
 
 def test_headers_are_no_reason_to_read_records_otherwise(world: World, good: dict[str, list[Pair]]) -> None:
