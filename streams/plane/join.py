@@ -25,7 +25,7 @@ import numpy as np
 from streams.plane.horizon import EPOCHS, Horizon
 from streams.plane.plan import KIND_TRUTH, ORDER_TIMER, ORDER_TOPICS, TOPIC_OF_ORDER, ModelPlan
 from streams.plane.sides import Flags, Indexes, Sequenced, Side, last_known, without
-from streams.plane.store import Hashes, Rows, RunSet, joined
+from streams.plane.store import Hashes, Rows, RunSet, by_hash, joined
 
 EARLIER = 1 << 40
 """The epoch under which the rows of earlier logs are kept, which nobody can read again: it is never over."""
@@ -124,7 +124,7 @@ class Joined:
 
 def distinct(h1: Hashes, h2: Hashes) -> tuple[Hashes, Hashes, Indexes]:
     """Distinct ids sorted by their first half, and the number of every row's id."""
-    by = np.argsort(h1)
+    by = by_hash(h1)
     ordered = h1[by]
     is_head = np.ones(len(by), bool)
     np.not_equal(ordered[1:], ordered[:-1], out=is_head[1:])
