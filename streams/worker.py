@@ -15,6 +15,7 @@ import structlog
 from mode import Service
 from sqlalchemy.exc import DBAPIError
 
+from schemas.database import checkpoint
 from schemas.errors import FlywheelError
 from streams import kafka, start
 from streams.agents.handlers import Alerts, DeadLetters, Failures, Labels, Models, Requests, Summaries
@@ -34,6 +35,7 @@ from streams.watch import Watch
 RELAY_INTERVAL_S = 0.05
 NOTIFY_INTERVAL_S = 1.0
 LOOK_INTERVAL_S = 1.0
+CHECKPOINT_INTERVAL_S = 1.0
 FETCH_BYTES = 16 * 1024
 """Of each partition. What was fetched of one is handed on to its end before the next one's turn, so a backlog of
 failures would keep an alert waiting for seconds. A larger event comes whole all the same (KIP-74)."""
@@ -156,6 +158,13 @@ def make_app(runtime: Runtime, plane: DataPlane) -> tuple[faust.App, PlaneServic
             await asyncio.to_thread(watch.look)
         except Exception as error:  # the next tick looks again
             log.warning("look_failed", reason=str(error), exc_info=not isinstance(error, DBAPIError))
+
+    @app.timer(interval=CHECKPOINT_INTERVAL_S, name="flywheel.checkpoint")  # type: ignore[untyped-decorator]
+    async def copy_log() -> None:
+        try:
+            await asyncio.to_thread(checkpoint, runtime.engine)
+        except Exception as error:  # a full disk: whoever commits is told, too
+            log.warning("checkpoint_failed", reason=str(error), exc_info=not isinstance(error, DBAPIError))
 
     for name, notifier in config.notify.items():
         _tell_people(app, name, Sender(runtime.engine, name, notifier))
