@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import faust
@@ -43,9 +44,12 @@ POLL_RECORDS_MAX = 100
 """More at once would fill a topic's queue, and whatever came with them would wait until its handler is through: Faust
 pauses a topic when its queue is half full, but not within what it has been given."""
 SWITCH_INTERVAL_S = 0.001
-"""So long the plane's thread keeps the interpreter when another wants it. An event of the control plane passes five
+"""So long the plane's thread keeps the interpreter when another wants it. An event of the control plane passes four
 threads on its way, each of which waits so long; Python's own five milliseconds made an alert late, and give the plane
 no more."""
+THREADS = 16
+"""For agents and timers, each of which takes one at a time: of six, which is the default on two cores, an alert might
+have to wait for one."""
 PLANE_STOP_S = 15.0
 EXIT_FAILED = 1
 
@@ -87,6 +91,7 @@ class Watched(faust.Worker):  # type: ignore[misc]
 
     async def start(self) -> None:
         """Run until told to stop."""
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "control"))
         try:
             await super().start()
         except Exception as error:

@@ -72,14 +72,17 @@ def pump(app: faust.App, runtime: Runtime, noun: str, handle: Handler, *, batch:
     @app.agent(source, name=f"flywheel.{noun}", concurrency=1)  # type: ignore[untyped-decorator]
     async def agent(stream: Any) -> None:
         async for events in stream.take_events(batch, within=WITHIN_S):
-            given = await _patiently(partial(_decode_all, runtime, [event.message for event in events]), topic(noun))
-            if given:
-                await _hand_over(runtime, handle, given)
+            given: list[Given] = []
+            first = partial(_decode_and_handle, runtime, handle, [event.message for event in events], given)
+            await _hand_over(runtime, handle, first, given, topic(noun))
 
 
-def _decode_all(runtime: Runtime, messages: Sequence[Any]) -> list[Given]:
-    """In one go: beside a busy plane each hop into a thread waits for its turn, twice."""
-    return [given for message in messages if (given := _decode(runtime, message)) is not None]
+def _decode_and_handle(runtime: Runtime, handle: Handler, messages: Sequence[Any], given: list[Given]) -> None:
+    """In one go: beside a busy plane each hop into a thread waits for its turn, twice. ``given`` is filled once."""
+    if not given:
+        given += [one for message in messages if (one := _decode(runtime, message)) is not None]
+    if given:
+        handle(given)
 
 
 def _decode(runtime: Runtime, message: Any) -> Given | None:
@@ -93,17 +96,21 @@ def _decode(runtime: Runtime, message: Any) -> Given | None:
         return None
 
 
-async def _hand_over(runtime: Runtime, handle: Handler, given: Sequence[Given]) -> None:
+async def _hand_over(
+    runtime: Runtime, handle: Handler, work: Callable[[], None], given: Sequence[Given], name: str
+) -> None:
     try:
-        await _patiently(partial(handle, given), given[0].topic)
+        await _patiently(work, name)
     except Exception as error:
+        if not given:  # not even decoded
+            raise
         if len(given) > 1:
             for one in given:
-                await _hand_over(runtime, handle, [one])
+                await _hand_over(runtime, handle, partial(handle, [one]), [one], name)
             return
-        log.exception("event_set_aside", topic=given[0].topic, partition=given[0].partition, offset=given[0].offset)
+        log.exception("event_set_aside", topic=name, partition=given[0].partition, offset=given[0].offset)
         why = f"{type(error).__name__}: {error}"
-        await _patiently(partial(_set_aside, runtime, given[0], REASON_HANDLER, why), given[0].topic)
+        await _patiently(partial(_set_aside, runtime, given[0], REASON_HANDLER, why), name)
 
 
 async def _patiently(work: Callable[[], T], name: str) -> T:
