@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,41 @@ def test_versions_that_nobody_registered_take_over_at_the_same_hour_in_any_pace(
     assert {row["version"] for row in first} == {"a", "b"}
     for pace in PACES[:2]:
         assert free.judge(heard, pace) == first
+
+
+def test_every_day_is_looked_at_as_it_was_known_however_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Truths come in heaps, many after the day in which they are due; one route is answered wrongly."""
+    root = tmp_path / "daily"
+    root.mkdir()
+    configure(root)
+    toml = (root / "flywheel.toml").read_text()
+    (root / "flywheel.toml").write_text(f'{toml}\n[models.small.parity]\nfunction = "own_features:compute"\n')
+    head = "import polars as pl\n\n\ndef compute(rows: pl.DataFrame) -> pl.DataFrame:\n    "
+    (root / "own_features.py").write_text(f"{head}return rows.with_columns(pl.col('load') + rows.height % 2)\n")
+    rows = rows_of(8, FIRST_DAY)
+    scores = pl.Series(served_scores(rows))
+    other = pl.when(pl.col("label") == "late").then(pl.lit("on_time")).otherwise(pl.lit("late"))
+    label = pl.when((pl.col("route") == "C") & (scores > 0.6)).then(other).otherwise("label")
+    daily = Installation(root)
+    heard = record(root, rows.with_columns(score=scores, version=pl.lit("a"), label=label), PARTITIONS)
+    heard = heard.later("feedback", lambda at: -at % 1_700)
+    found: dict[tuple[str, int], Any] = {}
+
+    def judged(pace: Pace) -> tuple[Alerts, dict[tuple[str, int], Any]]:
+        """The alerts, and what was found of every day."""
+        found.clear()
+        return daily.judge(heard, pace), dict(found)
+
+    for module in ("weak", "parity"):
+        keep = lambda _path, told, name=module: found.update({(name, told["until_us"]): told})  # noqa: E731
+        monkeypatch.setattr(f"streams.{module}.keep", keep)
+    alerts, looks = judged(Pace())
+    midnights = {int(rows["event_time"][0]) // DAY_US * DAY_US + day * DAY_US for day in range(1, 8)}
+    assert set(looks) == {(name, at) for name in ("weak", "parity") for at in midnights}
+    assert any(told["slices"] for (name, _), told in looks.items() if name == "weak")
+    assert {row["state"] for row in alerts if row["channel"] == "parity"} == {"opened", "closed"}
+    for pace in (replace(PACES[0], is_slow=True), PACES[2]):
+        assert judged(pace) == (alerts, looks)
 
 
 # -- the parts ---------------------------------------------------------------------------------------------------------
