@@ -59,7 +59,7 @@ def history_parts(
     table
         The profile's features and ``event_time`` (microseconds); optional ``score`` and ``label`` (the model's answers;
         of training rows out of fold, or the bias that they show is too good), ``y`` (1.0 and 0.0, or the value; null:
-        unknown) and ``due_time`` (microseconds).
+        unknown), ``due_time`` (microseconds) and ``due_y``, if the due axis has another truth.
     profile
         The cells.
     version, role
@@ -175,10 +175,9 @@ def _axes(
         ("event", table["event_time"].to_numpy() // HOUR_US, counters)
     ]
     if {"due_time", "y", "score"} <= set(table.columns):
-        is_known = (
-            table["y"].is_not_null() & table["score"].is_not_null() & table["due_time"].is_not_null()
-        ).to_numpy()
-        p, y = table["score"].fill_null(0.0).to_numpy(), table["y"].fill_null(0.0).cast(pl.Float64).to_numpy()
+        truth = table["due_y" if "due_y" in table.columns else "y"]
+        is_known = (truth.is_not_null() & table["score"].is_not_null() & table["due_time"].is_not_null()).to_numpy()
+        p, y = table["score"].fill_null(0.0).to_numpy(), truth.fill_null(0.0).cast(pl.Float64).to_numpy()
         due: Counters = [(N, 1), *due_counters(p, y, kind, unit)]  # type: ignore[arg-type]
         axes.append(("due", table["due_time"].fill_null(0).to_numpy() // HOUR_US, [(is_known, due)]))
     return axes

@@ -80,6 +80,11 @@ class Daily(ABC):
             self._is_stopped = True
             self._changed.notify()
 
+    @property
+    def models(self) -> list[str]:
+        """For which it is done."""
+        return list(self._clocks)
+
     @abstractmethod
     def do(self, model: str, day: Day) -> None:
         """Do it for this day; what was done of a day that was cut short is done again, and must change nothing."""

@@ -122,8 +122,9 @@ def _ranked(keys: Ints, size: int) -> tuple[Ints, int]:
     return rank[keys], int(rank[-1]) + 1
 
 
-def count_pairs(plan: ModelPlan, pairs: Pairs, cuts: Cuts) -> list[Addition]:
-    """What pairs add: rows, scores, cells, values outside the contract; on the due axis the undecided rows."""
+def count_pairs(plan: ModelPlan, pairs: Pairs, cuts: Cuts, reached: Reached) -> list[Addition]:
+    """What pairs add: rows, scores, cells, values outside the contract; on the due axis the undecided rows, where they
+    are due, or in the hour that is open when they meet if that is later."""
     if not len(pairs):
         return []
     inputs, predictions = pairs.inputs, pairs.predictions
@@ -152,7 +153,8 @@ def count_pairs(plan: ModelPlan, pairs: Pairs, cuts: Cuts) -> list[Addition]:
         if len(due):
             some, label = predictions.take(due), np.full(len(due), plan.undecided, np.uint8)
             counters = parts.due_counters(some["score"], plan.truth_of(label, some["label"]), plan.kind)
-            at = _groups(plan, pairs.order[due], pairs.offset[due], some, some["due_us"], cuts)
+            due_us = reached.not_before(some["due_us"], pairs.order[due] // ORDER_TOPICS)
+            at = _groups(plan, pairs.order[due], pairs.offset[due], some, due_us, cuts)
             found += _by_slice(plan, at, inputs.take(due), [(parts.N, 1), *counters], "due")
     return found
 
@@ -244,21 +246,24 @@ def _due(
 ) -> list[Addition]:
     """The due axis: a row that counts as undecided from the start is put right, any other one enters with its truth.
 
-    That is when the truth is due, or when it came if that is later, or nobody says when it is due.
+    That is when the truth is due, or when it came if that is later, or nobody says when it is due. A row is put right
+    while the hour in which its truth is due is open, or as its input and prediction meet after it: else it was judged.
     """
-    some = truths.predictions.take(known)
+    some, order = truths.predictions.take(known), truths.order[known]
     if plan.undecided != NO_LABEL:
         other = plan.truth_of(np.full(len(known), plan.undecided, np.uint8), some["label"])
-        moved = np.flatnonzero((some["due_us"] > 0) & (y != other))
+        due_us = reached.not_before(some["due_us"], order // ORDER_TOPICS)
+        is_open = (due_us == some["due_us"]) | (order == np.maximum(truths.inputs["order"][known], some["order"]))
+        moved = np.flatnonzero((some["due_us"] > 0) & (y != other) & is_open)
         change = parts.micro(y - other)[moved] * truths.sign[known][moved]
         counters: list[Counter] = [(parts.SUM_Y, change)]
-        time_us = some["due_us"][moved]
+        time_us = due_us[moved]
     else:
         moved = np.arange(len(known))
         counters = _signed(
             [(parts.N, 1), *parts.due_counters(some["score"], y, plan.kind, plan.unit)], truths.sign[known]
         )
-        came_us = reached.not_before(truths.rows["event_us"][known], truths.order[known] // ORDER_TOPICS)
+        came_us = reached.not_before(truths.rows["event_us"][known], order // ORDER_TOPICS)
         time_us = np.maximum(np.where(some["due_us"] > 0, some["due_us"], some["event_us"]), came_us)
     if not len(moved):
         return []

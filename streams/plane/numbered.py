@@ -336,7 +336,7 @@ class Numbered:
     def _count(self, plan: ModelPlan, joined: Joined, given: list[Batch | None], feedback: Rows) -> None:
         cuts = Cuts(self.tracks)
         truths = count_truths(plan, joined.truths, cuts, self._origin.number, self.reached)
-        additions = [*count_pairs(plan, joined.pairs, cuts), *truths]
+        additions = [*count_pairs(plan, joined.pairs, cuts, self.reached), *truths]
         duplicates = (joined.duplicate_inputs, joined.duplicate_predictions, joined.duplicate_feedback)
         for topic, (batch, twice) in enumerate(zip(given, duplicates, strict=True)):
             self.tracks[topic].count("duplicates", twice)

@@ -86,10 +86,19 @@ def with_faults(rows: pl.DataFrame, moved: float, stands: float, differs: float)
     )
 
 
-def configure(root: Path, monitor: str = "") -> None:
-    """A state directory of a model that nobody registered; ``monitor``: lines of its policy."""
-    contract, past = parse_contract(CONTRACT), rows_of(BASE_DAYS, FIRST_DAY - BASE_DAYS)
-    (root / "small.avsc").write_text(json.dumps(CONTRACT))
+def configure(root: Path, monitor: str = "", **target: Any) -> None:
+    """A state directory of a model that nobody registered.
+
+    Parameters
+    ----------
+    monitor
+        Lines of its policy.
+    target
+        More of the contract's target: with ``undecided`` every prediction says when its truth is due.
+    """
+    document = CONTRACT | {"target": CONTRACT["target"] | target}
+    contract, past = parse_contract(document), rows_of(BASE_DAYS, FIRST_DAY - BASE_DAYS)
+    (root / "small.avsc").write_text(json.dumps(document))
     profile = build_profile(past, contract.fields, model=MODEL, labels=contract.target.labels)
     (root / "profile.json").write_text(profile.to_json())
     (root / "flywheel.toml").write_text(f"{MODEL_TOML}\n[models.small.monitor]\n{monitor}")
@@ -144,7 +153,8 @@ def record(root: Path, rows: pl.DataFrame, partitions: int) -> Stream:
     """
     runtime = runtime_of(root)
     contract, codec, ids = runtime.plans[MODEL].contract, runtime.codec, runtime.ids
-    inputs = rows.select("prediction_id", "event_time", *contract.feature_names, truth_due=pl.lit(None, pl.Int64))
+    due = pl.lit(None, pl.Int64) if contract.target.undecided is None else pl.col("truth_due")
+    inputs = rows.select("prediction_id", "event_time", *contract.feature_names, truth_due=due)
     feedback_id = pl.col("prediction_id") + "/t"
     truths = rows.select("prediction_id", "label", load="fact", event_time="truth_time", feedback_id=feedback_id)
     truths = truths.sort("event_time", "prediction_id")
@@ -230,7 +240,7 @@ class Control:
     def catch_up(self) -> None:
         """Do what is left of the days."""
         for each in self._daily:
-            while each.step(MODEL, self._judged_us):
+            while any(each.step(model, self._judged_us) for model in each.models):
                 pass
 
     def take(self, value: bytes) -> None:

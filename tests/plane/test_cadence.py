@@ -145,6 +145,24 @@ def test_versions_that_nobody_registered_take_over_at_the_same_hour_in_any_pace(
         assert free.judge(heard, pace) == first
 
 
+def test_a_truth_that_contradicts_what_was_judged_changes_no_hour_that_is_over(tmp_path: Path) -> None:
+    """Without a truth in time a row counts as late; truths and some predictions come up to a day late."""
+    root = tmp_path / "undecided"
+    root.mkdir()
+    configure(root, undecided="late")
+    register(root)
+    rows = answered(root, rows_of(4, FIRST_DAY))
+    waiting = Installation(root)
+    heard = (
+        record(root, rows, PARTITIONS).later("feedback", lambda at: -at % 1_000).later("inputs", lambda at: -at % 90)
+    )
+    first = waiting.judge(heard, PACES[0])
+    assert {row["channel"] for row in first} == {"bias"}
+    assert told(first) == waiting.laboratory()
+    for pace in PACES[1:]:
+        assert waiting.judge(heard, pace) == first
+
+
 def test_every_day_is_looked_at_as_it_was_known_however_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Truths come in heaps, many after the day in which they are due; one route is answered wrongly."""
     root = tmp_path / "daily"
