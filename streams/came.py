@@ -36,38 +36,43 @@ def last_truths(root: Path, contract: Contract, disorder_us: int, columns: list[
     return truths.select("prediction_id", *have, came_us=pl.max_horizontal("event_time", "open_us"))
 
 
-def judged_labels(root: Path, contract: Contract, disorder_us: int, rows: pl.DataFrame) -> pl.DataFrame:
-    """Where rows that count as undecided stand on the due axis, and the label by which they are judged there.
-
-    Parameters
-    ----------
-    rows
-        ``prediction_id`` and ``due_us``; all have both.
+def meetings(root: Path, contract: Contract, disorder_us: int) -> pl.DataFrame:
+    """When the input and the prediction of each id met.
 
     Returns
     -------
-    ``prediction_id``, ``stands_us`` (when the truth is due, or the beginning of the hour that was open when input and
-    prediction met) and ``judged_label``: of the truth that had come while the hour of the due axis was open, or before
-    they met; null: none had.
+    ``prediction_id``, ``met_us`` (the beginning of the hour that was open then; null: none was known) and ``met_ts``
+    (the order time stamp of the later one).
     """
     hours = _hours(root, disorder_us)
     sides = [_opened(_read(root, noun, contract, []), hours) for noun in ("inputs", "predictions")]
     firsts = [side.unique("prediction_id", keep="first", maintain_order=True) for side in sides if side.height]
-    met = (
-        pl.concat(firsts).group_by("prediction_id").agg(met_us=pl.col("open_us").max(), met_ts=pl.col("order_ts").max())
-    )
-    stands = rows.join(met, on="prediction_id", how="left").with_columns(
-        stands_us=pl.max_horizontal("due_us", "met_us")
-    )
-    truths = _truths(root, contract, ["label"], hours)
+    if not firsts:
+        return pl.DataFrame(schema={"prediction_id": pl.String, "met_us": pl.Int64, "met_ts": pl.Int64})
+    both = pl.concat(firsts).group_by("prediction_id")
+    return both.agg(met_us=pl.col("open_us").max(), met_ts=pl.col("order_ts").max())
+
+
+def judged_labels(root: Path, contract: Contract, disorder_us: int, rows: pl.DataFrame) -> pl.DataFrame:
+    """The labels by which rows that count as undecided are judged on the due axis.
+
+    Parameters
+    ----------
+    rows
+        ``prediction_id``, ``due_us`` and ``met_ts``.
+
+    Returns
+    -------
+    ``prediction_id`` and ``judged_label``: of the last truth that came while the hour in which it is due was open, or
+    before input and prediction met; ids without one are left out.
+    """
+    truths = _truths(root, contract, ["label"], _hours(root, disorder_us))
     if not truths.height:
-        return stands.select("prediction_id", "stands_us", judged_label=pl.lit(None, pl.String))
+        return pl.DataFrame(schema={"prediction_id": pl.String, "judged_label": pl.String})
     is_open = (pl.col("open_us") <= pl.col("due_us")).fill_null(value=True) | (pl.col("order_ts") < pl.col("met_ts"))
-    known = truths.join(stands, on="prediction_id", maintain_order="left").filter(is_open)
-    last = known.unique("prediction_id", keep="last").select(
-        "prediction_id", judged_label=pl.col("label").cast(pl.String)
-    )
-    return stands.join(last, on="prediction_id", how="left").select("prediction_id", "stands_us", "judged_label")
+    known = truths.join(rows, on="prediction_id", maintain_order="left").filter(is_open)
+    last = known.unique("prediction_id", keep="last", maintain_order=True)
+    return last.select("prediction_id", judged_label=pl.col("label").cast(pl.String))
 
 
 def _hours(root: Path, disorder_us: int) -> pl.DataFrame:

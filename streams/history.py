@@ -11,7 +11,7 @@ from retrain.folds import scores_path
 from retrain.joined import archive_ends, label_value, read_archive
 from retrain.registry import Version
 from schemas.contract import Target
-from streams.came import judged_labels, last_truths
+from streams.came import judged_labels, last_truths, meetings
 from streams.logic.impact import Predict
 from streams.runtime import Runtime
 
@@ -38,30 +38,34 @@ def version_rows(runtime: Runtime, version: Version, since_us: int, until_us: in
     Returns
     -------
     ``prediction_id``, ``event_time``, the features, ``y`` (null: unknown), ``due_time``, ``due_y`` (by which it is
-    judged there: a truth that contradicts it later changes nothing), ``score`` (out of fold where there is one: what a
-    version says of rows that it has learnt from is too good) and, of a classifier, ``label``.
+    judged there: a truth that contradicts it later changes nothing), ``met_us`` (the hour that was open when input and
+    prediction met), ``score`` (out of fold where there is one: what a version says of rows that it has learnt from is
+    too good) and, of a classifier, ``label``.
     """
     contract, root = runtime.plans[version.model].contract, runtime.config.archive_dir
     names = ["prediction_id", "event_time", *contract.feature_names]
     frames: list[pl.DataFrame] = []
     base = base_rows(runtime, version)
     if base.height:
-        frames.append(base.select(*names, y=pl.col("@y"), due_y=pl.col("@y"), due_time=pl.col("event_time")))
+        y, due = pl.col("@y"), pl.col("event_time")
+        frames.append(base.select(*names, y=y, due_y=y, due_time=due, met_us=pl.lit(None, pl.Int64)))
     served, _ = read_archive(root, contract, archive_ends(root), until_us)
     if served.height:
         served = served.filter(pl.col("event_time") < until_us)
         disorder_us, y = runtime.config.disorder_ms * 1000, decided(contract.target, until_us)
-        due, due_y = pl.coalesce("due_us", "event_time"), y
+        due, due_y = pl.max_horizontal(pl.coalesce("due_us", "event_time"), "met_us"), y
+        met = meetings(root, contract, disorder_us)
+        served = served.join(met, on="prediction_id", how="left", maintain_order="left")
         if contract.target.undecided is None:  # nothing is decided before its truth has come
             came = last_truths(root, contract, disorder_us, [])
             served = served.join(came, on="prediction_id", how="left", maintain_order="left")
             due = pl.max_horizontal(due, "came_us")
         else:
-            known = served.select("prediction_id", "due_us").drop_nulls()
-            judged = judged_labels(root, contract, disorder_us, known)
+            waits = served.filter(pl.col("due_us").is_not_null()).select("prediction_id", "due_us", "met_ts")
+            judged = judged_labels(root, contract, disorder_us, waits)
             served = served.join(judged, on="prediction_id", how="left", maintain_order="left")
-            due, due_y = pl.max_horizontal(due, "stands_us"), _judged(contract.target, until_us)
-        frames.append(served.select(*names, y=y, due_y=due_y, due_time=due))
+            due_y = _judged(contract.target, until_us)
+        frames.append(served.select(*names, y=y, due_y=due_y, due_time=due, met_us=pl.col("met_us")))
     if not frames:
         return pl.DataFrame()
     rows = pl.concat(frames, how="vertical_relaxed").unique("prediction_id", keep="last", maintain_order=True)

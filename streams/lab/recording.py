@@ -35,7 +35,8 @@ class Recording:
     rows
         ``prediction_id``, ``event_time``, ``due_time`` (microseconds), the features, ``score``, ``y`` (null: unknown)
         and, of a classifier, ``label``; in the order of event time. Scores of history are out of fold. Optional:
-        ``fact_time`` (null: no feedback came) and ``fact_NAME``, what feedback said; those of history are not known.
+        ``fact_time`` (null: no feedback came) and ``fact_NAME``, what feedback said; those of history are not known;
+        ``due_y`` and ``met_us``, see :func:`schemas.history.history_parts`.
     start_us
         Rows before it are history: they teach.
     predict

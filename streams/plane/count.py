@@ -123,8 +123,36 @@ def _ranked(keys: Ints, size: int) -> tuple[Ints, int]:
 
 
 def count_pairs(plan: ModelPlan, pairs: Pairs, cuts: Cuts, reached: Reached) -> list[Addition]:
-    """What pairs add: rows, scores, cells, values outside the contract; on the due axis the undecided rows, where they
-    are due, or in the hour that is open when they meet if that is later."""
+    """What pairs add: their rows, by themselves those of an hour that was over when they met, and on the due axis the
+    undecided ones, where they are due, or in the hour that is open when they meet if that is later."""
+    if not len(pairs):
+        return []
+    event_us = pairs.predictions["event_us"]
+    is_late = reached.not_before(event_us, pairs.order // ORDER_TOPICS) > event_us
+    if is_late.any():
+        found = _count_rows(plan, pairs.take(np.flatnonzero(is_late)), cuts, "late")
+        found += _count_rows(plan, pairs.take(np.flatnonzero(~is_late)), cuts, "event")
+    else:
+        found = _count_rows(plan, pairs, cuts, "event")
+    if plan.undecided != NO_LABEL:
+        found += _count_undecided(plan, pairs, cuts, reached)
+    return found
+
+
+def _count_undecided(plan: ModelPlan, pairs: Pairs, cuts: Cuts, reached: Reached) -> list[Addition]:
+    due = np.flatnonzero((pairs.predictions["due_us"] > 0) & np.isfinite(pairs.predictions["score"]))
+    if not len(due):
+        return []
+    some = pairs.take(due)
+    score, answer = some.predictions["score"], some.predictions["label"]
+    counters = parts.due_counters(score, plan.truth_of(np.full(len(due), plan.undecided, np.uint8), answer), plan.kind)
+    due_us = reached.not_before(some.predictions["due_us"], some.order // ORDER_TOPICS)
+    at = _groups(plan, some.order, some.offset, some.predictions, due_us, cuts)
+    return list(_by_slice(plan, at, some.inputs, [(parts.N, 1), *counters], "due"))
+
+
+def _count_rows(plan: ModelPlan, pairs: Pairs, cuts: Cuts, axis: Axis) -> list[Addition]:
+    """Rows, scores, cells, values outside the contract, by event time."""
     if not len(pairs):
         return []
     inputs, predictions = pairs.inputs, pairs.predictions
@@ -147,16 +175,7 @@ def count_pairs(plan: ModelPlan, pairs: Pairs, cuts: Cuts, reached: Reached) -> 
             constants.append((parts.OUTSIDE + int(plan.feature_index[i]), outside[:, i].astype(np.int64)))
     cells = _Cells.of(plan, inputs, predictions)
     groups = _groups(plan, pairs.order, pairs.offset, predictions, predictions["event_us"], cuts)
-    found = list(_by_slice(plan, groups, inputs, constants, "event", cells))
-    if plan.undecided != NO_LABEL:
-        due = np.flatnonzero((predictions["due_us"] > 0) & scored)
-        if len(due):
-            some, label = predictions.take(due), np.full(len(due), plan.undecided, np.uint8)
-            counters = parts.due_counters(some["score"], plan.truth_of(label, some["label"]), plan.kind)
-            due_us = reached.not_before(some["due_us"], pairs.order[due] // ORDER_TOPICS)
-            at = _groups(plan, pairs.order[due], pairs.offset[due], some, due_us, cuts)
-            found += _by_slice(plan, at, inputs.take(due), [(parts.N, 1), *counters], "due")
-    return found
+    return list(_by_slice(plan, groups, inputs, constants, axis, cells))
 
 
 def count_truths(plan: ModelPlan, truths: Truths, cuts: Cuts, partition: int, reached: Reached) -> list[Addition]:

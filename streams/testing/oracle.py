@@ -88,7 +88,7 @@ class Segment:
         return {
             "start": self.start,
             "end": self.end,
-            "counters": dict(self.counters),
+            "counters": {name: number for name, number in self.counters.items() if number},
             "parts": {key: part for key, part in counts.items() if part},
         }
 
@@ -214,7 +214,7 @@ class _Run:
         self._arrive(segment, topic, event["model"], event["event_time"], codes)
 
     def _arrive(self, segment: Segment, topic: int, model: str, time_us: int, codes: list[int]) -> None:
-        window = time_us // self._settings.window_us * self._settings.window_us
+        window = self._not_over(time_us) // self._settings.window_us * self._settings.window_us
         part = segment.parts[model, "", "", "all", "log", window]
         part.update(parts.LOG_SIDE * topic + code for code in codes)
 
@@ -353,7 +353,9 @@ class _Run:
         if model.audit_share > 0:
             counts[parts.AUDIT_SHARE] += _micro(model.audit_share)
         counts.update(_cells(model, asked, answer))
-        self._add(known, place, "event", answer["event_time"], counts, 1)
+        is_late = self._not_over(answer["event_time"]) > answer["event_time"]
+        place.segment.counters["behind"] += is_late
+        self._add(known, place, "late" if is_late else "event", answer["event_time"], counts, 1)
         undecided = model.target.get("undecided")
         if undecided is not None and is_scored and (answer["truth_due"] or 0) > 0:
             y = self._y(model, undecided, answer)

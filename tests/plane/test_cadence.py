@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from retrain.testing import served_scores
+from schemas.database import read
 from schemas.events import topic
 from schemas.parts import N, Part
 from schemas.registry import Codec, FileRegistry
@@ -37,6 +38,7 @@ from streams.testing.cadence import (
 )
 from streams.testing.world import World
 from streams.turns import Turns
+from streams.windows import WindowReader
 
 PARTITIONS = 3
 PACES = [
@@ -161,6 +163,28 @@ def test_a_truth_that_contradicts_what_was_judged_changes_no_hour_that_is_over(t
     assert told(first) == waiting.laboratory()
     for pace in PACES[1:]:
         assert waiting.judge(heard, pace) == first
+
+
+def test_a_prediction_whose_hour_was_judged_changes_nothing_any_more(
+    registered: Installation, stream: Stream, alerts: Alerts
+) -> None:
+    """A fifth of the predictions come hours late."""
+    late = stream.later("predictions", lambda at: 200 if at % 5 == 0 else 0)
+    found = registered.judge(late, PACES[0])
+    assert {row["channel"] for row in found} == {"paired", "contract", "drift", "bias"}
+    assert told(found) != told(alerts), "the rows that come in time are others"
+    assert told(found) == registered.laboratory()
+    for pace in PACES[1:]:
+        assert registered.judge(late, pace) == found
+    runtime = runtime_of(registered.place)
+    with read(runtime.engine) as connection:
+        windows = WindowReader(runtime.codec)
+        (total,) = (counts[N] for counts in windows.totals(connection, MODEL).values())
+        behind = sum(log.counters.get("behind", 0) for log in windows.logs(connection))
+    runtime.engine.dispose()
+    rows = sum(len(log) for (name, _), log in stream.logs.items() if name == topic("predictions"))
+    assert total == rows
+    assert rows * 0.1 < behind < rows * 0.25
 
 
 def test_every_day_is_looked_at_as_it_was_known_however_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
