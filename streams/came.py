@@ -41,16 +41,19 @@ def meetings(root: Path, contract: Contract, disorder_us: int) -> pl.DataFrame:
 
     Returns
     -------
-    ``prediction_id``, ``met_us`` (the beginning of the hour that was open then; null: none was known) and ``met_ts``
-    (the order time stamp of the later one).
+    ``prediction_id``, ``input_us`` and ``met_us`` (the beginnings of the hours that were open when the input, and when
+    the later of both came; null: none was known) and ``met_ts`` (the order time stamp of the later one).
     """
     hours = _hours(root, disorder_us)
     sides = [_opened(_read(root, noun, contract, []), hours) for noun in ("inputs", "predictions")]
     firsts = [side.unique("prediction_id", keep="first", maintain_order=True) for side in sides if side.height]
     if not firsts:
-        return pl.DataFrame(schema={"prediction_id": pl.String, "met_us": pl.Int64, "met_ts": pl.Int64})
+        times = dict.fromkeys(("input_us", "met_us", "met_ts"), pl.Int64)
+        return pl.DataFrame(schema={"prediction_id": pl.String, **times})
     both = pl.concat(firsts).group_by("prediction_id")
-    return both.agg(met_us=pl.col("open_us").max(), met_ts=pl.col("order_ts").max())
+    of_input = firsts[0].select("prediction_id", input_us="open_us")
+    met = both.agg(met_us=pl.col("open_us").max(), met_ts=pl.col("order_ts").max())
+    return met.join(of_input, on="prediction_id", how="left")
 
 
 def judged_labels(root: Path, contract: Contract, disorder_us: int, rows: pl.DataFrame) -> pl.DataFrame:

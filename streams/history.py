@@ -37,10 +37,10 @@ def version_rows(runtime: Runtime, version: Version, since_us: int, until_us: in
 
     Returns
     -------
-    ``prediction_id``, ``event_time``, the features, ``y`` (null: unknown), ``due_time``, ``due_y`` (by which it is
-    judged there: a truth that contradicts it later changes nothing), ``met_us`` (the hour that was open when input and
-    prediction met), ``score`` (out of fold where there is one: what a version says of rows that it has learnt from is
-    too good) and, of a classifier, ``label``.
+    ``prediction_id``, ``event_time``, the features, ``met_us`` and ``input_us`` (the hours that were open when input and
+    prediction met, and when the input came), ``y`` (null: unknown), ``due_time``, ``due_y`` (by which it is judged
+    there, whatever comes later), ``score`` (out of fold where there is one: what a version says of rows that it has
+    learnt from is too good) and, of a classifier, ``label``.
     """
     contract, root = runtime.plans[version.model].contract, runtime.config.archive_dir
     names = ["prediction_id", "event_time", *contract.feature_names]
@@ -48,7 +48,8 @@ def version_rows(runtime: Runtime, version: Version, since_us: int, until_us: in
     base = base_rows(runtime, version)
     if base.height:
         y, due = pl.col("@y"), pl.col("event_time")
-        frames.append(base.select(*names, y=y, due_y=y, due_time=due, met_us=pl.lit(None, pl.Int64)))
+        unknown = pl.lit(None, pl.Int64)
+        frames.append(base.select(*names, met_us=unknown, input_us=unknown, y=y, due_y=y, due_time=due))
     served, _ = read_archive(root, contract, archive_ends(root), until_us)
     if served.height:
         served = served.filter(pl.col("event_time") < until_us)
@@ -65,7 +66,7 @@ def version_rows(runtime: Runtime, version: Version, since_us: int, until_us: in
             judged = judged_labels(root, contract, disorder_us, waits)
             served = served.join(judged, on="prediction_id", how="left", maintain_order="left")
             due_y = _judged(contract.target, until_us)
-        frames.append(served.select(*names, y=y, due_y=due_y, due_time=due, met_us=pl.col("met_us")))
+        frames.append(served.select(*names, "met_us", "input_us", y=y, due_y=due_y, due_time=due))
     if not frames:
         return pl.DataFrame()
     rows = pl.concat(frames, how="vertical_relaxed").unique("prediction_id", keep="last", maintain_order=True)
