@@ -37,10 +37,10 @@ def version_rows(runtime: Runtime, version: Version, since_us: int, until_us: in
 
     Returns
     -------
-    ``prediction_id``, ``event_time``, the features, ``met_us`` and ``input_us`` (the hours that were open when input and
-    prediction met, and when the input came), ``y`` (null: unknown), ``due_time``, ``due_y`` (by which it is judged
-    there, whatever comes later), ``score`` (out of fold where there is one: what a version says of rows that it has
-    learnt from is too good) and, of a classifier, ``label``.
+    ``prediction_id``, ``event_time``, the features, ``met_us`` and ``input_us`` (the hours that were open when input
+    and prediction met, and when the input came), ``y`` (null: unknown), ``due_time``, ``due_y`` (by which it is
+    judged there, whatever comes later), ``score`` (out of fold where there is one: what a version says of rows that it
+    has learnt from is too good) and, of a classifier, ``label``.
     """
     contract, root = runtime.plans[version.model].contract, runtime.config.archive_dir
     names = ["prediction_id", "event_time", *contract.feature_names]

@@ -65,10 +65,12 @@ class ArchiveRows:
             return rows.drop("order_ts")
         hours = pl.concat(left).sort("hour", descending=True)
         hours = hours.with_columns(pl.col("left_ts").cum_min().over(PLACE)).sort("hour", maintain_order=True)
-        asked = rows.with_columns(hour=pl.col("event_time") // HOUR_US + 1).with_row_index("@at").sort("hour")
-        asked = asked.join_asof(hours, on="hour", by=PLACE, strategy="forward", check_sortedness=False)
-        kept = asked.filter(pl.col("left_ts").is_null() | (pl.col("order_ts") <= pl.col("left_ts"))).sort("@at")
-        return kept.select([name for name in rows.columns if name != "order_ts"])
+        rows = rows.with_columns(hour=pl.col("event_time") // HOUR_US + 1)
+        asked = rows.select(*PLACE, "hour").unique().sort("hour")
+        over = asked.join_asof(hours, on="hour", by=PLACE, strategy="forward", check_sortedness=False)
+        rows = rows.join(over, on=[*PLACE, "hour"], how="left", maintain_order="left")
+        is_in_time = pl.col("left_ts").is_null() | (pl.col("order_ts") <= pl.col("left_ts"))
+        return rows.filter(is_in_time).drop("order_ts", "hour", "left_ts")
 
     def _left_at(self, path: Path) -> pl.DataFrame:
         """Of a file of predictions, by the hour that event time has reached less the disorder: the time stamp at which
