@@ -32,23 +32,26 @@ class Cut:
     ----------
     stamp_ms
         Records with an order time stamp below it had come.
+    left_us
+        Moments up to this one have the same cut.
     ends
         Of the archived ones of each noun the offset after the last that had; places without one are left out.
     """
 
     stamp_ms: int
+    left_us: int = 0
     ends: Ends = field(default_factory=lambda: {noun: {} for noun in NOUNS})
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""
         ends = {noun: [[*place, end] for place, end in sorted(own.items())] for noun, own in self.ends.items()}
-        return {"stamp_ms": self.stamp_ms, "ends": ends}
+        return {"stamp_ms": self.stamp_ms, "left_us": self.left_us, "ends": ends}
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Cut:
         """The inverse of :meth:`as_dict`."""
         ends = {noun: {(name, number): end for name, number, end in own} for noun, own in told["ends"].items()}
-        return cls(told["stamp_ms"], ends)
+        return cls(told["stamp_ms"], told["left_us"], ends)
 
 
 def cut_at(root: Path, disorder_us: int, moment_us: int, earlier: Cut | None = None) -> Cut | None:
@@ -62,10 +65,12 @@ def cut_at(root: Path, disorder_us: int, moment_us: int, earlier: Cut | None = N
 
     def cut() -> Cut | None:
         before = earlier or Cut(0)
-        stamp_ms = _left(root, moment_us + disorder_us, before)
-        if stamp_ms is None:
+        crossing = _crossing(root, moment_us + disorder_us, before)
+        if crossing is None:
             return None
-        return Cut(stamp_ms, {noun: _ends(root, noun, stamp_ms, before.ends[noun]) for noun in NOUNS})
+        stamp_ms, event_us = crossing
+        ends = {noun: _ends(root, noun, stamp_ms, before.ends[noun]) for noun in NOUNS}
+        return Cut(stamp_ms, event_us - disorder_us, ends)
 
     return archive.retried(cut)  # files of open segments are being replaced
 
@@ -84,21 +89,21 @@ def first_us(root: Path, model: str) -> int | None:
     return archive.retried(first)
 
 
-def _left(root: Path, beyond_us: int, before: Cut) -> int | None:
-    """The smallest order time stamp of a prediction with this event time or a later one."""
-    smallest: int | None = None
+def _crossing(root: Path, beyond_us: int, before: Cut) -> tuple[int, int] | None:
+    """The smallest order time stamp of a prediction with this event time or a later one, and its event time."""
+    found: tuple[int, int] | None = None
     for _, segments in _logs(root, "predictions", before.ends["predictions"]):
         highest = 0
         for rows in segments:
-            order_ts = pl.max_horizontal(pl.col("broker_ts").cum_max(), highest)
-            rows = rows.select("event_time", order_ts=order_ts)
-            beyond = rows.filter(pl.col("event_time") >= beyond_us)["order_ts"]
-            highest = int((beyond if beyond.len() else rows["order_ts"].reverse())[0])
-            if beyond.len():
-                smallest = min(highest, smallest or highest)
-            if smallest is not None and highest >= smallest:
+            rows = rows.with_columns(order_ts=pl.max_horizontal(pl.col("broker_ts").cum_max(), highest))
+            beyond = rows.filter(pl.col("event_time") >= beyond_us)
+            highest = int(rows["order_ts"][-1])
+            if beyond.height:
+                highest, event_us = beyond.select("order_ts", "event_time").row(0)
+                found = min((highest, event_us), found or (highest, event_us))
+            if found is not None and highest >= found[0]:
                 break
-    return smallest
+    return found
 
 
 def _ends(root: Path, noun: str, stamp_ms: int, before: Mapping[Place, int]) -> dict[Place, int]:

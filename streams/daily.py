@@ -105,7 +105,7 @@ class Daily(ABC):
                 self.do(model, Day(self._start_of_day(model, until_us), until_us, cut))
                 keep(path, {"until_us": until_us, "cut": cut.as_dict()})
                 return True
-            reached_us = until_us
+            reached_us = max(until_us, cut.left_us)
         return False
 
     def _end_of_day(self, model: str, moment_us: int) -> int:

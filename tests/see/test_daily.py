@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,11 +53,13 @@ def test_all_logs_are_cut_where_the_first_prediction_past_the_moment_came(tmp_pa
     write(tmp_path, "feedback", 1, [(stamp, 1.0) for stamp in (10, 20, 35, 30, 41, 60)])
     at_three = cut_at(tmp_path, 0, 3 * HOUR_US)
     assert at_three is not None
-    assert at_three.stamp_ms == 40
+    assert (at_three.stamp_ms, at_three.left_us) == (40, int(3.5 * HOUR_US))
     assert ends_of(at_three, "predictions") == {0: 2, 1: 1}
     assert ends_of(at_three, "feedback") == {1: 4}, "its own order is that of the highest stamp so far"
     assert at_three.ends["inputs"] == {}
-    assert cut_at(tmp_path, HOUR_US, 3 * HOUR_US) == cut_at(tmp_path, 0, 4 * HOUR_US), "disorder is allowed"
+    in_disorder, at_four = (cut_at(tmp_path, d * HOUR_US, hour * HOUR_US) for d, hour in ((1, 3), (0, 4)))
+    assert in_disorder is not None
+    assert replace(in_disorder, left_us=in_disorder.left_us + HOUR_US) == at_four, "disorder is allowed"
     assert cut_at(tmp_path, 0, 6 * HOUR_US) is None
     for hour in (1, 2, 3, 4, 5):
         whole = cut_at(tmp_path, 0, hour * HOUR_US)
@@ -127,6 +130,22 @@ def test_every_day_with_predictions_is_done_once_in_order_also_after_a_restart(t
     served(tmp_path / "other", [5, 23, 25, 30, 50, 24 * 6 + 3, 24 * 7 + 1])
     assert alone.until(START_US + 7 * DAY_US) == [1, 2, 3, 7]
     assert alone.days == daily.days + again.days
+
+
+def test_a_prediction_of_a_wrong_year_does_not_cost_a_look_for_each_day_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served(tmp_path, [-24 * 365 * 30, 5, 25, 50])
+    looked: list[int] = []
+
+    def cut(root: Path, disorder_us: int, moment_us: int, earlier: Cut | None) -> Cut | None:
+        looked.append(moment_us)
+        return cut_at(root, disorder_us, moment_us, earlier)
+
+    monkeypatch.setattr("streams.daily.cut_at", cut)
+    daily = Noted(tmp_path)
+    assert daily.until(START_US + 2 * DAY_US) == [-365 * 30 + 1, 1, 2]
+    assert len(looked) < 6
 
 
 def test_a_day_that_fails_is_tried_again_and_none_is_skipped(tmp_path: Path) -> None:
