@@ -24,6 +24,7 @@ Ends = Mapping[str, Mapping[tuple[str, int], int]]
 """For each noun (inputs, predictions, feedback): for each (cluster, partition) the first offset that is not in."""
 NOUNS = ("inputs", "predictions", "feedback")
 CHAMPION = "champion"
+SEED = 0x0C7
 BASE, TRUTH, UNDECIDED, ANSWER = "base", "truth", "undecided", "answer"
 KIND_TYPES: dict[str, type[pl.DataType]] = {"number": pl.Float64, "category": pl.String, "boolean": pl.Boolean}
 
@@ -62,12 +63,25 @@ def feature_columns(contract: Contract) -> list[pl.Expr]:
     return [pl.col(f.name).cast(KIND_TYPES[f.kind]) for f in contract.fields]
 
 
-def _ordered(root: Path, noun: str, contract: Contract, columns: list[str], ends: Ends, starts: Ends) -> pl.DataFrame:
-    """Records of a noun in the order that counts: the running maximum of broker timestamps, then the offset."""
+def _ordered(
+    root: Path, noun: str, contract: Contract, columns: list[str], ends: Ends, starts: Ends, one_in: int = 1
+) -> pl.DataFrame:
+    """Records of a noun in the order that counts: the running maximum of broker timestamps, then the offset.
+
+    Parameters
+    ----------
+    one_in
+        Only ids that a hash picks, one of so many. Whose hash is picked follows from the ids alone.
+    """
     reach, begin = ends.get(noun, {}), starts.get(noun, {})
-    frame = archive.retried(
-        lambda: archive.scan(root, noun, contract.model, columns=columns, ends=reach, starts=begin).collect()
-    )
+
+    def read() -> pl.DataFrame:
+        rows = archive.scan(root, noun, contract.model, columns=columns, ends=reach, starts=begin)
+        if one_in > 1:
+            rows = rows.filter(pl.col("prediction_id").hash(SEED) % one_in == 0)
+        return rows.collect()
+
+    frame = archive.retried(read)
     if frame.is_empty():
         return frame
     place = ["cluster", "partition"]
@@ -117,6 +131,32 @@ def read_archive(
     given_up = pl.lit(None, pl.Int64) if timeout_s is None else pl.col("event_time") + timeout_s * SECOND_US
     rows = rows.with_columns(due_us=pl.coalesce("due_us", given_up))
     return rows.sort("event_time", "prediction_id"), spans
+
+
+def read_outcomes(root: Path, contract: Contract, ends: Ends, as_of_us: int, *, one_in: int = 1) -> pl.DataFrame:
+    """What champions answered and what came true, as it was known at ``as_of_us``, without the inputs.
+
+    Parameters
+    ----------
+    one_in
+        Of so many ids one.
+
+    Returns
+    -------
+    Columns ``prediction_id``, ``event_time`` (of the answer), ``served_label``, ``truth_time``, ``truth_y``,
+    ``has_truth`` (null: none came).
+    """
+    asked = ["prediction_id", "event_time", "role", "label"]
+    predictions = _ordered(root, "predictions", contract, asked, ends, {}, one_in)
+    if predictions.is_empty():
+        return predictions
+    said = ["feedback_id", "prediction_id", "event_time", "kind", "label", "value"]
+    feedback = _ordered(root, "feedback", contract, said, ends, {}, one_in)
+    known = pl.col("event_time") <= as_of_us
+    first = predictions.filter(known, role=CHAMPION).unique("prediction_id", keep="first", maintain_order=True)
+    rows = first.select("prediction_id", "event_time", served_label=pl.col("label").cast(pl.String))
+    truths = _truths(feedback if feedback.is_empty() else feedback.filter(known), contract.target)
+    return rows.join(truths, on="prediction_id", how="left", maintain_order="left")
 
 
 def _served(predictions: pl.DataFrame) -> pl.DataFrame:

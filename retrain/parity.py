@@ -24,7 +24,7 @@ from typing import Any
 import polars as pl
 
 from retrain.errors import NoParityError, ParityError
-from retrain.joined import KIND_TYPES, feature_columns
+from retrain.joined import KIND_TYPES, Ends, feature_columns
 from retrain.launch import ONE_THREAD
 from retrain.policy import ParityPolicy
 from retrain.train import confine
@@ -90,12 +90,22 @@ class Parity:
         return asdict(self) | {"features": listed}
 
 
-def sample_rows(root: Path, contract: Contract, since_us: int, until_us: int, count: int) -> pl.DataFrame:
+def sample_rows(
+    root: Path, contract: Contract, since_us: int, until_us: int, count: int, ends: Ends | None = None
+) -> pl.DataFrame:
     """Inputs of the archive asked in ``[since, until)``: those with the smallest hashes of their ids, so that a second
-    look at the same rows sees the same ones."""
+    look at the same rows sees the same ones.
+
+    Parameters
+    ----------
+    ends
+        Only those before; default: all that are there.
+    """
 
     def first(columns: list[str], wanted: pl.Expr) -> pl.DataFrame:
-        scanned = archive.scan(root, "inputs", contract.model, columns=["prediction_id", "event_time", *columns])
+        names = ["prediction_id", "event_time", *columns]
+        own = None if ends is None else ends["inputs"]
+        scanned = archive.scan(root, "inputs", contract.model, columns=names, ends=own)
         if not scanned.collect_schema().names():
             return pl.DataFrame(schema={"prediction_id": pl.String, "event_time": pl.Int64})
         rows = scanned.filter(wanted).collect().sort("cluster", "partition", "offset")
@@ -201,14 +211,22 @@ def _compared(both: pl.DataFrame, field: Field) -> FeatureParity:
     return FeatureParity(field.name, both.height, exact, beyond, tuple(examples))
 
 
-def check(root: Path, contract: Contract, policy: ParityPolicy, since_us: int, until_us: int, folder: Path) -> Parity:
-    """Sample, recompute and compare; see :func:`recompute` for errors."""
+def check(
+    root: Path,
+    contract: Contract,
+    policy: ParityPolicy,
+    since_us: int,
+    until_us: int,
+    folder: Path,
+    ends: Ends | None = None,
+) -> Parity:
+    """Sample, recompute and compare; see :func:`sample_rows` and, for errors, :func:`recompute`."""
     if policy.function is None:
         raise NoParityError(
             f"No feature code is registered for '{contract.model}'.",
             action=f'Name it in flywheel.toml: [models.{contract.model}.parity] function = "module:function".',
         )
-    rows = sample_rows(root, contract, since_us, until_us, policy.sample)
+    rows = sample_rows(root, contract, since_us, until_us, policy.sample, ends)
     if not rows.height:
         return Parity(0, 0, (), contract.feature_names)
     return compare(rows, recompute(rows, policy, folder), contract)

@@ -56,6 +56,10 @@ class Paths:
         """What the last check of served inputs against the feature code of training found."""
         return self.root / "parity" / f"{model}.json"
 
+    def daily(self, name: str, model: str) -> Path:
+        """How far a model is with what is done for it every day."""
+        return self.root / "daily" / name / f"{model}.json"
+
     def relative(self, path: Path) -> str:
         """``path`` as the database stores it."""
         return path.relative_to(self.root).as_posix()

@@ -59,7 +59,8 @@ def history_parts(
     table
         The profile's features and ``event_time`` (microseconds); optional ``score`` and ``label`` (the model's answers;
         of training rows out of fold, or the bias that they show is too good), ``y`` (1.0 and 0.0, or the value; null:
-        unknown) and ``due_time`` (microseconds).
+        unknown), ``due_time`` (microseconds), ``due_y``, if the due axis has another truth, and ``met_us``: rows whose
+        hour was over by then are left out of the event axis.
     profile
         The cells.
     version, role
@@ -72,6 +73,9 @@ def history_parts(
         False: only the sums of outcomes.
     """
     counters = _event_counters(table, profile, kind, unit, with_cells)
+    in_time = _in_time(table)
+    if in_time is not None:
+        counters = [(in_time if used is None else used & in_time, listed) for used, listed in counters]
     parts: list[Part] = []
     for membership, names in _groupings(table, slices):
         for axis, hours, listed in _axes(table, counters, kind, unit):
@@ -130,6 +134,7 @@ def outside_parts(
 ) -> list[Part]:
     """Hourly parts of the values that the contract does not allow: range, domain, and a feed's time stamp's age."""
     counters: Counters = []
+    in_time = _in_time(table)
     for field in fields:
         column = table[field.name]
         out = np.zeros(table.height, np.bool_)
@@ -151,8 +156,15 @@ def outside_parts(
     return [
         part
         for membership, names in _groupings(table, slices)
-        for part in _parts(membership, names, hours, [(None, counters)], owner, "event", profile.profile_id)
+        for part in _parts(membership, names, hours, [(in_time, counters)], owner, "event", profile.profile_id)
     ]
+
+
+def _in_time(table: pl.DataFrame) -> npt.NDArray[np.bool_] | None:
+    """Which rows the event axis holds; None: all."""
+    if "met_us" not in table.columns:
+        return None
+    return (table["met_us"] <= table["event_time"]).fill_null(value=True).to_numpy()
 
 
 def _groupings(table: pl.DataFrame, slices: Sequence[tuple[str, str]]) -> list[tuple[Ints, list[str]]]:
@@ -175,10 +187,9 @@ def _axes(
         ("event", table["event_time"].to_numpy() // HOUR_US, counters)
     ]
     if {"due_time", "y", "score"} <= set(table.columns):
-        is_known = (
-            table["y"].is_not_null() & table["score"].is_not_null() & table["due_time"].is_not_null()
-        ).to_numpy()
-        p, y = table["score"].fill_null(0.0).to_numpy(), table["y"].fill_null(0.0).cast(pl.Float64).to_numpy()
+        truth = table["due_y" if "due_y" in table.columns else "y"]
+        is_known = (truth.is_not_null() & table["score"].is_not_null() & table["due_time"].is_not_null()).to_numpy()
+        p, y = table["score"].fill_null(0.0).to_numpy(), truth.fill_null(0.0).cast(pl.Float64).to_numpy()
         due: Counters = [(N, 1), *due_counters(p, y, kind, unit)]  # type: ignore[arg-type]
         axes.append(("due", table["due_time"].fill_null(0).to_numpy() // HOUR_US, [(is_known, due)]))
     return axes

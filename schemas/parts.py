@@ -4,6 +4,9 @@ One part holds the counters of one (model, version, role, slice, window) on one 
 
 ``event``
     by prediction time: rows, cells of every feature, outcomes of the rows whose truth is known so far;
+``late``
+    the same of rows whose hour was over when input and prediction met, but for their outcomes: an hour that was judged
+    does not change. Who asks how many rows there are adds them to those of ``event``;
 ``due``
     by the hour in which the truth is decided at the latest, or came if that is later or nobody says: every row enters
     exactly once, whatever came, so that there is no maturity bias (rows, sum p, sum y, sum p(1-p)). Users' words, too,
@@ -12,7 +15,8 @@ One part holds the counters of one (model, version, role, slice, window) on one 
     by the time of the feedback that said what an input really was: each comparison stands in one hour, which is
     complete when the hour is over, because what comes later stands in the hour that is open then.
 ``log``
-    by the event time that a record of a topic states, before any join: version and role are empty, the slice is all.
+    by the event time that a record of a topic states, or the hour that was open when it came if that is later, before
+    any join: version and role are empty, the slice is all.
     Codes are ``LOG_SIDE`` times the topic's place among the sources plus the ``ARRIVED`` and ``LATENESS`` constants.
 
 Real values enter as integers of 1e-6 ("micro"), rounded per row: every merge in every order gives the same bits. Those
@@ -50,7 +54,7 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 CodeArray = npt.NDArray[np.int32]
-Axis = Literal["event", "due", "fact", "log"]
+Axis = Literal["event", "late", "due", "fact", "log"]
 
 MICRO = 1_000_000
 ALL_SLICE = "all"

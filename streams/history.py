@@ -11,7 +11,7 @@ from retrain.folds import scores_path
 from retrain.joined import archive_ends, label_value, read_archive
 from retrain.registry import Version
 from schemas.contract import Target
-from streams.came import last_truths
+from streams.came import judged_labels, last_truths, meetings
 from streams.logic.impact import Predict
 from streams.runtime import Runtime
 
@@ -37,24 +37,36 @@ def version_rows(runtime: Runtime, version: Version, since_us: int, until_us: in
 
     Returns
     -------
-    ``prediction_id``, ``event_time``, the features, ``y`` (null: unknown), ``due_time``, ``score`` (out of fold where
-    there is one: what a version says of rows that it has learnt from is too good) and, of a classifier, ``label``.
+    ``prediction_id``, ``event_time``, the features, ``met_us`` and ``input_us`` (the hours that were open when input
+    and prediction met, and when the input came), ``y`` (null: unknown), ``due_time``, ``due_y`` (by which it is
+    judged there, whatever comes later), ``score`` (out of fold where there is one: what a version says of rows that it
+    has learnt from is too good) and, of a classifier, ``label``.
     """
     contract, root = runtime.plans[version.model].contract, runtime.config.archive_dir
     names = ["prediction_id", "event_time", *contract.feature_names]
     frames: list[pl.DataFrame] = []
     base = base_rows(runtime, version)
     if base.height:
-        frames.append(base.select(*names, y=pl.col("@y"), due_time=pl.col("event_time")))
+        y, due = pl.col("@y"), pl.col("event_time")
+        unknown = pl.lit(None, pl.Int64)
+        frames.append(base.select(*names, met_us=unknown, input_us=unknown, y=y, due_y=y, due_time=due))
     served, _ = read_archive(root, contract, archive_ends(root), until_us)
     if served.height:
         served = served.filter(pl.col("event_time") < until_us)
-        due = pl.coalesce("due_us", "event_time")
+        disorder_us, y = runtime.config.disorder_ms * 1000, decided(contract.target, until_us)
+        due, due_y = pl.max_horizontal(pl.coalesce("due_us", "event_time"), "met_us"), y
+        met = meetings(root, contract, disorder_us)
+        served = served.join(met, on="prediction_id", how="left", maintain_order="left")
         if contract.target.undecided is None:  # nothing is decided before its truth has come
-            came = last_truths(root, contract, runtime.config.disorder_ms * 1000, [])
+            came = last_truths(root, contract, disorder_us, [])
             served = served.join(came, on="prediction_id", how="left", maintain_order="left")
             due = pl.max_horizontal(due, "came_us")
-        frames.append(served.select(*names, y=decided(contract.target, until_us), due_time=due))
+        else:
+            waits = served.filter(pl.col("due_us").is_not_null()).select("prediction_id", "due_us", "met_ts")
+            judged = judged_labels(root, contract, disorder_us, waits)
+            served = served.join(judged, on="prediction_id", how="left", maintain_order="left")
+            due_y = _judged(contract.target, until_us)
+        frames.append(served.select(*names, "met_us", "input_us", y=y, due_y=due_y, due_time=due))
     if not frames:
         return pl.DataFrame()
     rows = pl.concat(frames, how="vertical_relaxed").unique("prediction_id", keep="last", maintain_order=True)
@@ -72,7 +84,9 @@ def as_counted(rows: pl.DataFrame, target: Target) -> pl.DataFrame:
     """Truths as the counters want them: of several classes, whether ``label`` was right."""
     if target.kind != "multiclass":
         return rows
-    return rows.with_columns(y=(label_value(pl.col("label"), target) == pl.col("y")).cast(pl.Float64))
+    answer = label_value(pl.col("label"), target)
+    truths = [name for name in ("y", "due_y") if name in rows.columns]
+    return rows.with_columns((answer == pl.col(name)).cast(pl.Float64).alias(name) for name in truths)
 
 
 def decided(target: Target, until_us: int) -> pl.Expr:
@@ -82,6 +96,13 @@ def decided(target: Target, until_us: int) -> pl.Expr:
         return truth
     undecided = label_value(pl.lit(target.undecided), target)
     return truth.when(pl.col("due_us") <= until_us).then(undecided)
+
+
+def _judged(target: Target, until_us: int) -> pl.Expr:
+    """The label by which a row is judged on the due axis, if the truth of one is due by then."""
+    label = label_value(pl.coalesce("judged_label", pl.lit(target.undecided)), target)
+    is_known = (pl.col("due_us") <= until_us) | pl.col("judged_label").is_not_null()
+    return pl.when(pl.col("due_us").is_null()).then(decided(target, until_us)).when(is_known).then(label)
 
 
 def _folds(runtime: Runtime, version: Version) -> Path:

@@ -1,7 +1,7 @@
 """Keeps what parity checks find, tells of features that differ, and makes a check of every day.
 
 The last result of a model is a JSON file in the state directory. The check of a day runs in a thread, and the user's
-code in a process, so that neither holds the worker up; while one is under way, only the newest day waits.
+code in a process, so that neither holds the worker up; while one is under way, the days after it wait.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
+from retrain.errors import ParityError
+from retrain.joined import Ends
 from retrain.parity import FeatureParity, Parity, check
 from retrain.paths import Paths
 from schemas.errors import FlywheelError
-from schemas.times import DAY_US, format_us
+from schemas.times import format_us
 from streams.config import Config
-from streams.daily import Daily, keep, kept
+from streams.daily import Daily, Day, keep, kept
 from streams.findings import Finding, Finds, tell
 from streams.logic.counts import LocalHours
 from streams.runtime import Runtime
@@ -28,11 +30,23 @@ log = structlog.get_logger("flywheel.parity")
 
 
 def checked(
-    config: Config, engine: sa.Engine, model: str, since_us: int, until_us: int, *, sample: int | None = None
+    config: Config,
+    engine: sa.Engine,
+    model: str,
+    since_us: int,
+    until_us: int,
+    *,
+    sample: int | None = None,
+    ends: Ends | None = None,
 ) -> dict[str, Any]:
     """Check a model's inputs of ``[since, until)``, keep what was found, and tell of it; what was found.
 
     A check that fails is kept with its error, so that it does not go unseen.
+
+    Parameters
+    ----------
+    ends
+        Only inputs before; default: all that are in the archive.
     """
     known, path = config.model(model), Paths(config.state_dir).parity(model)
     policy = known.parity if sample is None else known.parity.model_copy(update={"sample": sample})
@@ -41,7 +55,7 @@ def checked(
         "until_us": until_us, "max_share": known.parity.max_share, "error": None, "wrong": [],
     }  # fmt: skip
     try:
-        found = check(config.archive_dir, known.contract, policy, since_us, until_us, config.root)
+        found = check(config.archive_dir, known.contract, policy, since_us, until_us, config.root, ends)
     except FlywheelError as error:
         keep(path, told | {"error": str(error)})
         raise
@@ -74,18 +88,20 @@ def _finding(each: FeatureParity) -> Finding:
 
 
 class DailyParity(Daily):
-    """Checks yesterday's inputs of every model that has feature code."""
+    """Checks every day's inputs of every model that has feature code."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         named = [name for name in runtime.plans if runtime.config.model(name).parity.function is not None]
-        super().__init__("parity", {name: LocalHours(runtime.plans[name].contract.timezone) for name in named})
+        clocks = {name: LocalHours(runtime.plans[name].contract.timezone) for name in named}
+        super().__init__("parity", runtime.config, clocks)
 
-    def last(self, model: str) -> dict[str, Any] | None:
-        """See :func:`last`."""
-        return last(self._runtime.config.state_dir, model)
-
-    def do(self, model: str, until_us: int) -> None:
-        """Check the day that ends here."""
-        told = checked(self._runtime.config, self._runtime.engine, model, until_us - DAY_US, until_us)
+    def do(self, model: str, day: Day) -> None:
+        """Check it; where the user's code fails nothing is told of the day, and the next one is checked."""
+        config, engine = self._runtime.config, self._runtime.engine
+        try:
+            told = checked(config, engine, model, day.since_us, day.until_us, ends=day.cut.ends)
+        except ParityError as error:
+            log.error("parity_failed", model=model, until=format_us(day.until_us), reason=str(error))
+            return
         log.info("parity_checked", model=model, rows=told["recomputed"], wrong=told["wrong"])

@@ -1,4 +1,8 @@
-"""Rows of the archive by event time, for put-back and history; bounded in what it reads and keeps."""
+"""Rows of the archive by event time, for put-back and history; bounded in what it reads and keeps.
+
+Inputs that come when their hour of event time is over are left out: an hour is judged once, and whether such a row is
+there by then would depend on the pace. The hour is over when the predictions' event time has left it in the partition.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ CACHED_ROWS_MAX = 1_000_000
 """Some 200 MB of 20 features."""
 FILES_MAX = 400
 """Of a longer stretch every k-th file is read: a sample of segments, the same one for every caller."""
+PLACE = ["cluster", "partition"]
 EARLIER_MAX, EARLIER_US = 16, 24 * HOUR_US
 """A log is looked through from its newest file back, until this many in a row ended so long before what is wanted: to
 ask each file of a long archive for its times takes minutes."""
@@ -24,45 +29,78 @@ ask each file of a long archive for its times takes minutes."""
 
 @dataclass
 class ArchiveRows:
-    """Input rows of one model."""
+    """Input rows of one model.
+
+    Parameters
+    ----------
+    disorder_us
+        That is allowed of event times.
+    """
 
     root: Path
     contract: Contract
+    disorder_us: int = 0
     _spans: dict[Path, tuple[int, int]] = field(default_factory=dict)
     _frames: OrderedDict[Path, pl.DataFrame] = field(default_factory=OrderedDict)
+    _left: dict[Path, pl.DataFrame] = field(default_factory=dict)
 
     def between(self, start_us: int, end_us: int) -> pl.DataFrame:
-        """First inputs with an event time in ``[start, end)``: id, event time, features, and where they are."""
+        """First inputs with an event time in ``[start, end)`` that came in time: id, event time, features, place."""
         return archive.retried(lambda: self._between(start_us, end_us))  # files of open segments are being replaced
 
     def _between(self, start_us: int, end_us: int) -> pl.DataFrame:
-        wanted = self._wanted(start_us, end_us)
+        wanted = [path for path in self._since("inputs", start_us) if self._span(path)[0] < end_us]
         step = -(-len(wanted) // FILES_MAX) or 1
         frames = [self._frame(path) for path in wanted[::step]]
         if not frames:
             return pl.DataFrame()
         rows = pl.concat(frames, how="diagonal_relaxed")
         rows = rows.filter((pl.col("event_time") >= start_us) & (pl.col("event_time") < end_us))
+        rows = self._in_time(rows, start_us)
         return rows.unique("prediction_id", keep="first", maintain_order=True)
 
-    def _wanted(self, start_us: int, end_us: int) -> list[Path]:
+    def _in_time(self, rows: pl.DataFrame, start_us: int) -> pl.DataFrame:
+        left = [self._left_at(path) for path in self._since("predictions", start_us)]
+        if not left or not rows.height:
+            return rows.drop("order_ts")
+        hours = pl.concat(left).sort("hour", descending=True)
+        hours = hours.with_columns(pl.col("left_ts").cum_min().over(PLACE)).sort("hour", maintain_order=True)
+        rows = rows.with_columns(hour=pl.col("event_time") // HOUR_US + 1)
+        asked = rows.select(*PLACE, "hour").unique().sort("hour")
+        over = asked.join_asof(hours, on="hour", by=PLACE, strategy="forward", check_sortedness=False)
+        rows = rows.join(over, on=[*PLACE, "hour"], how="left", maintain_order="left")
+        is_in_time = pl.col("left_ts").is_null() | (pl.col("order_ts") <= pl.col("left_ts"))
+        return rows.filter(is_in_time).drop("order_ts", "hour", "left_ts")
+
+    def _left_at(self, path: Path) -> pl.DataFrame:
+        """Of a file of predictions, by the hour that event time has reached less the disorder: the time stamp at which
+        it had left the hours before."""
+        if path not in self._left:
+            rows = pl.scan_parquet(path).sort("offset").select(
+                hour=(pl.col("event_time") - self.disorder_us) // HOUR_US, left_ts=pl.col("broker_ts").cum_max()
+            )  # fmt: skip
+            self._left[path] = rows.group_by("hour").agg(pl.col("left_ts").min()).with_columns(_place(path)).collect()
+        return self._left[path]
+
+    def _since(self, noun: str, start_us: int) -> list[Path]:
+        """The files with an event time from there on."""
         logs: dict[tuple[str, int, int], list[Path]] = {}
-        for file in self._files():
+        for file in self._files(noun):
             logs.setdefault((file.cluster, file.partition, file.schema_id), []).append(file.path)
         wanted: list[Path] = []
         for paths in logs.values():
             earlier = 0
             for path in reversed(paths):
-                low, high = self._span(path)
-                if low < end_us and high >= start_us:
+                high = self._span(path)[1]
+                if high >= start_us:
                     wanted.append(path)
                 earlier = earlier + 1 if high < start_us - EARLIER_US else 0
                 if earlier == EARLIER_MAX:
                     break
         return sorted(wanted)
 
-    def _files(self) -> list[archive.ArchiveFile]:
-        return archive.files(self.root, "inputs")
+    def _files(self, noun: str) -> list[archive.ArchiveFile]:
+        return archive.files(self.root, noun)
 
     def _span(self, path: Path) -> tuple[int, int]:
         """The earliest and the latest event time in a file."""
@@ -81,14 +119,18 @@ class ArchiveRows:
         names = ["prediction_id", "event_time", "offset", *self.contract.feature_names]
         scanned = pl.scan_parquet(path).filter(pl.col("model") == self.contract.model)
         have = set(scanned.collect_schema().names())
-        frame = scanned.select([name for name in names if name in have]).collect()
-        place: dict[str, str | int] = {"cluster": path.parents[2].name, "partition": int(path.parent.name)}
-        place["segment"] = int(path.name.partition("-")[0])
-        frame = frame.with_columns(**{name: pl.lit(value) for name, value in place.items()})
+        order_ts = pl.col("broker_ts").cum_max().alias("order_ts")
+        frame = scanned.sort("offset").select(*(name for name in names if name in have), order_ts).collect()
+        frame = frame.with_columns(*_place(path), segment=pl.lit(int(path.name.partition("-")[0])))
         self._frames[path] = frame
         while sum(f.height for f in self._frames.values()) > CACHED_ROWS_MAX and len(self._frames) > 1:
             self._frames.popitem(last=False)
         return frame
+
+
+def _place(path: Path) -> list[pl.Expr]:
+    """Of the log that a file is of."""
+    return [pl.lit(path.parents[2].name).alias("cluster"), pl.lit(int(path.parent.name)).alias("partition")]
 
 
 def of_slice(rows: pl.DataFrame, slice_name: str) -> pl.DataFrame:

@@ -37,9 +37,9 @@ from streams.windows import LogTotals, WindowReader
 QUALITY_DAYS = 7
 RUNS_SHOWN = 5
 PARITY_SHOWN = 3
-COUNTED = ("duplicates", "misplaced", "orphans", "dead", "gap", "late")
+COUNTED = ("duplicates", "misplaced", "orphans", "dead", "gap", "late", "behind")
 """What may become of a record but being worked on, as segments count it."""
-RARE = ("misplaced", "orphans")
+RARE = ("misplaced", "orphans", "behind")
 """Shown where there are any."""
 SEVERITIES = ("critical", "page", "warn", "info")
 CLOSED = "closed"

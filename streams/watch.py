@@ -291,9 +291,7 @@ class Watch:
                 info = self._info(model, version.version)
                 monitor = Monitor(policy, info, plan.profile, start_us, is_history_honest=is_honest)
             monitor.add(self._history(model, version, start_us))
-        self.models[model] = Watched(
-            monitor, ArchiveRows(self.runtime.config.archive_dir, plan.contract), base, version
-        )
+        self.models[model] = Watched(monitor, self._archived(model), base, version)
         log.info("monitor_started", model=model, version=version.version)
 
     def _restored(self, model: str) -> Monitor | None:
@@ -310,8 +308,11 @@ class Watch:
 
     def _watch_unregistered(self, model: str, monitor: Monitor) -> None:
         """A model whose versions are somebody else's: features are watched, put-back is not possible."""
-        rows = ArchiveRows(self.runtime.config.archive_dir, self.runtime.plans[model].contract)
-        self.models[model] = Watched(monitor, rows, pl.DataFrame(), None)
+        self.models[model] = Watched(monitor, self._archived(model), pl.DataFrame(), None)
+
+    def _archived(self, model: str) -> ArchiveRows:
+        config = self.runtime.config
+        return ArchiveRows(config.archive_dir, self.runtime.plans[model].contract, config.disorder_ms * 1000)
 
     def _take_turns(self, model: str, watermark_us: int) -> list[AlertRecord]:
         """Begin to watch a model that nobody registered; judge the hours before another of its versions took over."""

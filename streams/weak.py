@@ -1,12 +1,13 @@
 """Looks for slices that nobody declared and that are answered worse, over the joined rows of the archive.
 
-The last result of a model is a JSON file in the state directory. A worker looks once a local day, in a thread, and
-takes no more than a tenth of the time: of days that go by faster only the newest is looked at. What is found is told as
-an incident of the version, which wakes nobody: ``warn`` from a tenth of a standard deviation, else ``info``.
+The last result of a model is a JSON file in the state directory. A worker looks at every local day, in a thread, and
+takes no more than a tenth of the time: of days that go by faster the looks lag behind. What is found is told as an
+incident of the version, which wakes nobody: ``warn`` from a tenth of a standard deviation, else ``info``.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,27 +17,26 @@ import numpy as np
 import polars as pl
 import structlog
 
-from retrain.joined import Ends, archive_ends, label_value, read_archive
+from retrain.joined import Ends, archive_ends, label_value, read_archive, read_outcomes
 from retrain.paths import Paths
 from schemas import archive
 from schemas.contract import Target
-from schemas.database import read
 from schemas.events import topic
-from schemas.parts import SCORE_BINS, score_bin
-from schemas.times import format_us
+from schemas.parts import SCORE_BINS, delay_code, score_bin
+from schemas.times import DAY_US, SECOND_US, format_us
 from streams.config import Config
-from streams.daily import Daily, keep, kept
+from streams.daily import Daily, Day, keep, kept
 from streams.evidence import segments_of
 from streams.findings import Finding, Finds, bounded, tell
 from streams.history import decided
-from streams.ledger import Look, read_delays
+from streams.ledger import COHORT_DAYS
 from streams.logic.counts import LocalHours
 from streams.logic.incident import INFO, WARN
+from streams.logic.maturity import Delays
 from streams.logic.outcomes import Labelled, calibrated
 from streams.logic.staleness import EPS_WARN
 from streams.logic.weak import Grid, find_weak
 from streams.runtime import Runtime
-from streams.windows import WindowReader
 
 CHANNEL = "weak"
 FORMAT = 2
@@ -44,19 +44,21 @@ FORMAT = 2
 SHARE_MAX = 0.1
 RECORDS_MAX = 400_000
 """Of each topic, the newest: some 200 MB of rows with 20 features, in a worker whose memory is bounded."""
+OUTCOMES_MAX = 200_000
+"""Of which it is told how long truths take: about so many answers, of all that there are."""
 
 log = structlog.get_logger("flywheel.weak")
 
 
 def weak_slices(
-    config: Config, model: str, *, until_us: int, horizon_us: int, version: str | None = None
+    config: Config, model: str, *, until_us: int, ends: Ends | None = None, version: str | None = None
 ) -> dict[str, Any]:
     """What a version answers worse than the rest, of all it answered and whose truth is mature at an event time.
 
     Parameters
     ----------
-    horizon_us
-        The age of maturity: of younger rows those whose truth is in are not like the others.
+    ends
+        Where the logs were then; default: all that is in the archive.
     version
         Default: the one that answered last.
 
@@ -68,7 +70,7 @@ def weak_slices(
     """
     configured = config.model(model)
     contract, policy = configured.contract, configured.monitor
-    ends = archive_ends(config.archive_dir)
+    ends = archive_ends(config.archive_dir) if ends is None else ends
     starts, is_cut = _newest(config.archive_dir, ends)
     rows, _ = read_archive(config.archive_dir, contract, ends, until_us, starts)
     grid = Grid.of(configured.profile, contract.feature_names)
@@ -84,9 +86,10 @@ def weak_slices(
     if not rows.height:
         return found | {"slices": []}
     found["version"] = version or rows["served_version"][-1]
-    rows = rows.filter(
-        pl.col("served_version") == found["version"], pl.col("event_time") + horizon_us <= until_us
-    ).with_columns(decided(contract.target, until_us).alias("@y"))
+    mature_us = until_us - maturity_us(config, model, ends, until_us)  # younger rows with a truth are not like others
+    rows = rows.filter(pl.col("served_version") == found["version"], pl.col("event_time") <= mature_us).with_columns(
+        decided(contract.target, until_us).alias("@y")
+    )
     local = (
         pl.from_epoch("event_time", time_unit="us").dt.replace_time_zone("UTC").dt.convert_time_zone(contract.timezone)
     )
@@ -152,15 +155,44 @@ def _newest(root: Path, ends: Ends) -> tuple[dict[str, dict[tuple[str, int], int
     """
     starts: dict[str, dict[tuple[str, int], int]] = {}
     for noun, reached in ends.items():
-        first: dict[tuple[str, int], int] = {}
-        for file in archive.files(root, noun):
-            place = (file.cluster, file.partition)
-            first[place] = min(first.get(place, file.start), file.start)
-        sizes = {place: end - first[place] for place, end in reached.items()}
+        sizes = _sizes(root, noun, reached)
         total = sum(sizes.values())
         if total > RECORDS_MAX:
             starts[noun] = {place: reached[place] - sizes[place] * RECORDS_MAX // total for place in reached}
     return starts, bool(starts)
+
+
+def _sizes(root: Path, noun: str, ends: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], int]:
+    """How many offsets of each log lie before its end."""
+    first: dict[tuple[str, int], int] = {}
+    for file in archive.files(root, noun):
+        place = (file.cluster, file.partition)
+        first[place] = min(first.get(place, file.start), file.start)
+    return {place: end - first[place] for place, end in ends.items()}
+
+
+def maturity_us(config: Config, model: str, ends: Ends, until_us: int) -> int:
+    """The age at which most truths of a model have come, as far as it was known at an event time.
+
+    The windows that workers counted would say the same, but they hold what has come since. All versions' answers show
+    it, also such as are too old to be looked at: a sample of all ids.
+    """
+    contract = config.model(model).contract
+    total = sum(_sizes(config.archive_dir, "predictions", ends["predictions"]).values())
+    rows = read_outcomes(config.archive_dir, contract, ends, until_us, one_in=-(-total // OUTCOMES_MAX))
+    if not rows.height:
+        return 0
+    rows = rows.filter(pl.col("event_time") >= until_us - COHORT_DAYS * DAY_US)
+    old = rows.filter(pl.col("event_time") <= until_us - config.join_horizon_s * SECOND_US)
+    if not old.height:  # the older half, then
+        old = rows.filter(pl.col("event_time") * 2 <= pl.col("event_time").min() + pl.col("event_time").max())
+    old = old.filter(pl.col("has_truth"))
+    y = pl.lit(0.0) if contract.target.kind == "regression" else pl.col("truth_y").fill_null(0.0)
+    if contract.target.kind == "multiclass":
+        y = (label_value(pl.col("served_label"), contract.target) == pl.col("truth_y")).fill_null(value=False)
+    delays = (old["truth_time"] - old["event_time"]).to_numpy()
+    codes = delay_code(delays, old.select(y.cast(pl.Float64)).to_series().to_numpy())
+    return Delays.of(Counter(codes.tolist())).horizon_us or 0
 
 
 def _with_errors(rows: pl.DataFrame, target: Target) -> pl.DataFrame:
@@ -208,22 +240,16 @@ class DailyScan(Daily):
     """Looks at every model with a profile."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self._runtime, self._windows = runtime, WindowReader(runtime.codec)
+        self._runtime = runtime
         clocks = {name: LocalHours(plan.contract.timezone) for name, plan in runtime.plans.items()}
-        super().__init__("weak", clocks, share=SHARE_MAX)
+        super().__init__("weak", runtime.config, clocks, share=SHARE_MAX)
 
-    def last(self, model: str) -> dict[str, Any] | None:
-        """See :func:`last`."""
-        return last(self._runtime.config.state_dir, model)
-
-    def do(self, model: str, until_us: int) -> None:
-        """Look at everything up to here, and tell of what is new."""
+    def do(self, model: str, day: Day) -> None:
+        """Look at everything up to its end, and tell of what is new."""
         config = self._runtime.config
-        with read(self._runtime.engine) as connection:
-            delays = read_delays(self._windows, connection, config, Look.of(config, model, until_us))
-        told = weak_slices(config, model, until_us=until_us, horizon_us=delays.horizon_us or 0)
+        told = weak_slices(config, model, until_us=day.until_us, ends=day.cut.ends)
         is_regression = config.model(model).contract.target.kind == "regression"
         if told["rows"]:
             tell(config, self._runtime.engine, finds(told, "mae" if is_regression else "accuracy"))
-        keep(Paths(config.state_dir).weak(model), told)  # last: a day that was cut short is looked at again
+        keep(Paths(config.state_dir).weak(model), told)
         log.info("weak_slices", model=model, version=told["version"], found=[each["name"] for each in told["slices"]])

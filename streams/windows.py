@@ -24,7 +24,7 @@ SCALARS = 32
 """Codes below are sums and numbers of rows; a part's other counters are cells and bins."""
 
 SummaryKey = tuple[str, str, int, int, int]
-WindowKey = tuple[str, str, int, str]
+WindowKey = tuple[str, str, str, int, str]
 
 
 @dataclass
@@ -84,12 +84,15 @@ class WindowReader:
     ) -> list[Part]:
         """Parts of a slice whose windows start in ``[from, until)``; a window may come in several parts.
 
+        Those of the event axis are of all rows, late ones too.
+
         Parameters
         ----------
         below
             Leave out counters with this code or a higher one; default: none.
         """
-        query = sa.select(window).where(window.c.model == model, window.c.slice == slice_name, window.c.axis == axis)
+        of_axis = window.c.axis.in_(_with_late(axis))
+        query = sa.select(window).where(window.c.model == model, window.c.slice == slice_name, of_axis)
         if from_us is not None:
             query = query.where(window.c.window_us >= from_us)
         if until_us is not None:
@@ -121,12 +124,12 @@ class WindowReader:
     def _read_scalars(self, connection: sa.Connection, model: str, remembered: Remembered) -> None:
         """Read all windows; only those that changed are taken apart."""
         before, remembered.windows, remembered.total = remembered.windows, {}, {}
-        columns = [window.c[name] for name in ("version", "role", "window_us", "profile", "counts")]
+        columns = [window.c[name] for name in ("version", "role", "axis", "window_us", "profile", "counts")]
         query = sa.select(*columns).where(
-            window.c.model == model, window.c.slice == ALL_SLICE, window.c.axis == "event"
+            window.c.model == model, window.c.slice == ALL_SLICE, window.c.axis.in_(_with_late("event"))
         )
-        for version, role, start, profile, packed in connection.execute(query):
-            key, checksum = (version, role, start, profile), zlib.crc32(packed)
+        for version, role, axis, start, profile, packed in connection.execute(query):
+            key, checksum = (version, role, axis, start, profile), zlib.crc32(packed)
             known = before.get(key)
             if known is None or known[0] != checksum:
                 known = checksum, scalars(*unpack(packed))
@@ -135,7 +138,8 @@ class WindowReader:
 
     def newest_us(self, connection: sa.Connection, model: str) -> int | None:
         """Start of the newest window of predictions."""
-        of_model = (window.c.model == model, window.c.slice == ALL_SLICE, window.c.axis == "event")
+        of_axis = window.c.axis.in_(_with_late("event"))
+        of_model = (window.c.model == model, window.c.slice == ALL_SLICE, of_axis)
         newest = connection.execute(sa.select(sa.func.max(window.c.window_us)).where(*of_model)).scalar()
         starts = [newest] if newest is not None else []
         starts += [part.window_us for part in self._open(connection, model)]
@@ -162,10 +166,11 @@ class WindowReader:
         return list(found.values())
 
     def _open(
-        self, connection: sa.Connection, model: str, slice_name: str = ALL_SLICE, axis: str = "event"
+        self, connection: sa.Connection, model: str, slice_name: str = ALL_SLICE, axis: Axis = "event"
     ) -> Iterator[Part]:
         for _, summary in self._held(connection):
-            yield from summary.parts.get((model, slice_name, axis), ())
+            for each in _with_late(axis):
+                yield from summary.parts.get((model, slice_name, each), ())
 
     def _held(self, connection: sa.Connection) -> list[tuple[SummaryKey, Summary]]:
         columns = [open_summary.c[name] for name in ("cluster", "topic", "partition", "start", "end")]
@@ -193,6 +198,10 @@ class WindowReader:
         for part in parts_of(segment):
             parts.setdefault((part.model, part.slice, part.axis), []).append(part)
         return Summary(dict(segment["counters"]), parts)
+
+
+def _with_late(axis: Axis) -> tuple[Axis, ...]:
+    return ("event", "late") if axis == "event" else (axis,)
 
 
 def scalars(codes: CodeArray, counts: Ints) -> dict[int, int]:

@@ -59,6 +59,8 @@ class Summaries:
             watermark = self.progress.hear(each.record)
             if self._judged_us is None:
                 self._judged_us = self._stored()
+                if self._judged_us is not None:
+                    self._scheduler.begin(self._judged_us)
             if watermark is not None and watermark > (self._judged_us or 0):  # also what an error left unjudged
                 self._judge(self._judged_us, watermark)
                 self._judged_us = watermark

@@ -69,6 +69,11 @@ class Scheduler:
                 if is_news or is_round or self._is_due(model, before or moment_us, moment_us):
                     self._look(model, moment_us)
 
+    def begin(self, judged_us: int) -> None:
+        """It was judged up to here, by another worker or before this start."""
+        self._scan.look(judged_us, is_start=True)
+        self._parity.look(judged_us, is_start=True)
+
     def look_again(self) -> None:
         """Decide once more at the last hour, because people decided something."""
         with self._lock:

@@ -71,13 +71,12 @@ def _weak_slices(
     config: Config, name: str, told: dict[str, Any], version: str | None, *, is_asked: bool
 ) -> dict[str, Any] | None:
     """A look now if that was asked for, else what the worker found when it looked last."""
-    from schemas.times import HOUR_US, parse_time
+    from schemas.times import parse_time
     from streams.weak import last, weak_slices
 
     if not is_asked:
         return last(config.state_dir, name)
-    horizon_us = int((told["maturity"]["hours"] or 0.0) * HOUR_US)
-    return weak_slices(config, name, until_us=parse_time(told["until"]), horizon_us=horizon_us, version=version)
+    return weak_slices(config, name, until_us=parse_time(told["until"]), version=version)
 
 
 def lines(name: str, told: dict[str, Any] | None, *, is_close: bool = False) -> list[str]:

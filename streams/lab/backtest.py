@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
+import polars as pl
 from scipy import stats
 
 from retrain.registry import Version
@@ -190,6 +191,8 @@ def recorded(
     facts = recorded_facts(runtime.config.archive_dir, plan.contract, runtime.config.disorder_ms * 1000)
     if facts.height:
         rows = rows.join(facts, on="prediction_id", how="left", maintain_order="left")
+        come = pl.when(pl.col("fact_time").is_not_null()).then(pl.max_horizontal("fact_time", "met_us"))
+        rows = rows.with_columns(fact_time=come)
     return Recording(
         rows, plan.contract, plan.profile, start_us, predict, version.version, log=log, unjudged=unjudged
     )  # fmt: skip

@@ -35,7 +35,9 @@ class Recording:
     rows
         ``prediction_id``, ``event_time``, ``due_time`` (microseconds), the features, ``score``, ``y`` (null: unknown)
         and, of a classifier, ``label``; in the order of event time. Scores of history are out of fold. Optional:
-        ``fact_time`` (null: no feedback came) and ``fact_NAME``, what feedback said; those of history are not known.
+        ``fact_time`` (null: no feedback came) and ``fact_NAME``, what feedback said; those of history are not known;
+        ``due_y`` and ``met_us``, see :func:`schemas.history.history_parts`; ``input_us``, the hour that was open when
+        the input came.
     start_us
         Rows before it are history: they teach.
     predict
@@ -81,8 +83,11 @@ class Recording:
         return rows.filter(pl.any_horizontal(later))
 
     def of_slice(self, slice_name: str, start_us: int, end_us: int) -> pl.DataFrame:
-        """Those of a slice."""
-        return of_slice(self.between(start_us, end_us), slice_name)
+        """Those of a slice whose inputs came in time."""
+        rows = self.between(start_us, end_us)
+        if "input_us" in rows.columns:
+            rows = rows.filter((pl.col("input_us") <= pl.col("event_time")).fill_null(value=True))
+        return of_slice(rows, slice_name)
 
     def parts(self, rows: pl.DataFrame) -> list[Part]:
         """Hourly counts of rows, as the data plane makes them."""

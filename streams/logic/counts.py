@@ -212,6 +212,8 @@ class HourlyCounts:
             if place is None:
                 continue
             hour = part.window_us // HOUR_US
+            if part.axis == "late":  # its hour was judged, and is not to change for those that come
+                continue
             if hour < self.forgotten_before:
                 self.late += 1
                 continue

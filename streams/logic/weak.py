@@ -149,7 +149,8 @@ def find_weak(
     """
     if rows.height < 2 * ROWS_MIN:
         return []
-    cut = rows.select("prediction_id", "@day", "@error", "@expected", *grid.columns.values())
+    values_of = [column.cast(pl.Categorical) for column in grid.columns.values()]  # grouped in half the time of texts
+    cut = rows.select("prediction_id", "@day", "@error", "@expected", *values_of)
     days = _by_day(cut)
     whole = Moments(cut.height, _sum(cut["@error"]), _sum(cut["@error"] ** 2))
     budget = alpha / grid.slices
@@ -183,7 +184,7 @@ def _sum(series: pl.Series) -> float:
 
 def _candidates(cut: pl.DataFrame, fields: tuple[str, ...], whole: Moments) -> list[dict[str, Any]]:
     error = pl.col("@error")
-    sums = cut.group_by(fields).agg(
+    sums = cut.group_by(fields, maintain_order=True).agg(  # sums of floats depend on the order
         n=pl.len(), total=error.sum(), squares=(error**2).sum(), expected=pl.col("@expected").mean()
     )
     spread = math.sqrt(max(whole.squares / whole.n - whole.mean**2, 1e-12))
@@ -207,7 +208,7 @@ def _only(cut: pl.DataFrame, values: Mapping[str, Any]) -> pl.DataFrame:
 
 
 def _by_day(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.group_by("@day").agg(n=pl.len(), total=pl.col("@error").sum())
+    return rows.group_by("@day", maintain_order=True).agg(n=pl.len(), total=pl.col("@error").sum())
 
 
 def _between(days: pl.DataFrame, own: Moments, rest: Moments) -> float:

@@ -1,7 +1,8 @@
 """What came of each topic, by the event time that it states: how much, how late, how often twice, of foreign types.
 
 These counters belong to no version and need no pair, so that one topic that falls silent is told from the others. They
-are a function of the log, as all others are: lateness is told by the brokers' time stamps.
+are a function of the log, as all others are: lateness is told by the brokers' time stamps, and what belongs to an hour
+that is over when it comes stands in the one that is open.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from schemas.parts import ALL_SLICE, CodeArray, Ints
 from streams.plane.count import Addition
 
 if TYPE_CHECKING:
+    from streams.plane.reached import Reached
     from streams.plane.segments import Cuts
 
 SECOND_MS = 1_000
@@ -28,6 +30,7 @@ def count_arrivals(
     order_ts: Ints,
     offsets: Ints,
     cuts: Cuts,
+    reached: Reached,
     *,
     duplicates: Ints,
     is_truth: Ints | None = None,
@@ -54,15 +57,18 @@ def count_arrivals(
         counters.append((parts.ARRIVED_TWICE, np.isin(offsets, duplicates).astype(np.int64)))
     if is_truth is not None:
         counters.append((parts.ARRIVED_TRUTHS, is_truth))
-    return _additions(topic, version, window_us, event_us, offsets, cuts, counters)
+    open_us = reached.not_before(event_us, order_ts)
+    return _additions(topic, version, window_us, open_us, offsets, cuts, counters)
 
 
 def count_foreign(
-    topic: int, version: int, window_us: int, event_us: Ints, offsets: Ints, cuts: Cuts
-) -> list[Addition]:
+    topic: int, version: int, window_us: int, event_us: Ints, order_ts: Ints, offsets: Ints, cuts: Cuts,
+    reached: Reached,
+) -> list[Addition]:  # fmt: skip
     """What events add whose features are of other types than the contract's."""
     ones = np.ones(len(offsets), np.int64)
-    return _additions(topic, version, window_us, event_us, offsets, cuts, [(parts.ARRIVED_FOREIGN, ones)])
+    open_us = reached.not_before(event_us, order_ts)
+    return _additions(topic, version, window_us, open_us, offsets, cuts, [(parts.ARRIVED_FOREIGN, ones)])
 
 
 def _additions(

@@ -122,8 +122,37 @@ def _ranked(keys: Ints, size: int) -> tuple[Ints, int]:
     return rank[keys], int(rank[-1]) + 1
 
 
-def count_pairs(plan: ModelPlan, pairs: Pairs, cuts: Cuts) -> list[Addition]:
-    """What pairs add: rows, scores, cells, values outside the contract; on the due axis the undecided rows."""
+def count_pairs(plan: ModelPlan, pairs: Pairs, cuts: Cuts, reached: Reached) -> list[Addition]:
+    """What pairs add: their rows, by themselves those of an hour that was over when they met, and on the due axis the
+    undecided ones, where they are due, or in the hour that is open when they meet if that is later."""
+    if not len(pairs):
+        return []
+    event_us = pairs.predictions["event_us"]
+    is_late = reached.not_before(event_us, pairs.order // ORDER_TOPICS) > event_us
+    if is_late.any():
+        found = _count_rows(plan, pairs.take(np.flatnonzero(is_late)), cuts, "late")
+        found += _count_rows(plan, pairs.take(np.flatnonzero(~is_late)), cuts, "event")
+    else:
+        found = _count_rows(plan, pairs, cuts, "event")
+    if plan.undecided != NO_LABEL:
+        found += _count_undecided(plan, pairs, cuts, reached)
+    return found
+
+
+def _count_undecided(plan: ModelPlan, pairs: Pairs, cuts: Cuts, reached: Reached) -> list[Addition]:
+    due = np.flatnonzero((pairs.predictions["due_us"] > 0) & np.isfinite(pairs.predictions["score"]))
+    if not len(due):
+        return []
+    some = pairs.take(due)
+    score, answer = some.predictions["score"], some.predictions["label"]
+    counters = parts.due_counters(score, plan.truth_of(np.full(len(due), plan.undecided, np.uint8), answer), plan.kind)
+    due_us = reached.not_before(some.predictions["due_us"], some.order // ORDER_TOPICS)
+    at = _groups(plan, some.order, some.offset, some.predictions, due_us, cuts)
+    return list(_by_slice(plan, at, some.inputs, [(parts.N, 1), *counters], "due"))
+
+
+def _count_rows(plan: ModelPlan, pairs: Pairs, cuts: Cuts, axis: Axis) -> list[Addition]:
+    """Rows, scores, cells, values outside the contract, by event time."""
     if not len(pairs):
         return []
     inputs, predictions = pairs.inputs, pairs.predictions
@@ -146,15 +175,7 @@ def count_pairs(plan: ModelPlan, pairs: Pairs, cuts: Cuts) -> list[Addition]:
             constants.append((parts.OUTSIDE + int(plan.feature_index[i]), outside[:, i].astype(np.int64)))
     cells = _Cells.of(plan, inputs, predictions)
     groups = _groups(plan, pairs.order, pairs.offset, predictions, predictions["event_us"], cuts)
-    found = list(_by_slice(plan, groups, inputs, constants, "event", cells))
-    if plan.undecided != NO_LABEL:
-        due = np.flatnonzero((predictions["due_us"] > 0) & scored)
-        if len(due):
-            some, label = predictions.take(due), np.full(len(due), plan.undecided, np.uint8)
-            counters = parts.due_counters(some["score"], plan.truth_of(label, some["label"]), plan.kind)
-            at = _groups(plan, pairs.order[due], pairs.offset[due], some, some["due_us"], cuts)
-            found += _by_slice(plan, at, inputs.take(due), [(parts.N, 1), *counters], "due")
-    return found
+    return list(_by_slice(plan, groups, inputs, constants, axis, cells))
 
 
 def count_truths(plan: ModelPlan, truths: Truths, cuts: Cuts, partition: int, reached: Reached) -> list[Addition]:
@@ -244,21 +265,24 @@ def _due(
 ) -> list[Addition]:
     """The due axis: a row that counts as undecided from the start is put right, any other one enters with its truth.
 
-    That is when the truth is due, or when it came if that is later, or nobody says when it is due.
+    That is when the truth is due, or when it came if that is later, or nobody says when it is due. A row is put right
+    while the hour in which its truth is due is open, or as its input and prediction meet after it: else it was judged.
     """
-    some = truths.predictions.take(known)
+    some, order = truths.predictions.take(known), truths.order[known]
     if plan.undecided != NO_LABEL:
         other = plan.truth_of(np.full(len(known), plan.undecided, np.uint8), some["label"])
-        moved = np.flatnonzero((some["due_us"] > 0) & (y != other))
+        due_us = reached.not_before(some["due_us"], order // ORDER_TOPICS)
+        is_open = (due_us == some["due_us"]) | (order == np.maximum(truths.inputs["order"][known], some["order"]))
+        moved = np.flatnonzero((some["due_us"] > 0) & (y != other) & is_open)
         change = parts.micro(y - other)[moved] * truths.sign[known][moved]
         counters: list[Counter] = [(parts.SUM_Y, change)]
-        time_us = some["due_us"][moved]
+        time_us = due_us[moved]
     else:
         moved = np.arange(len(known))
         counters = _signed(
             [(parts.N, 1), *parts.due_counters(some["score"], y, plan.kind, plan.unit)], truths.sign[known]
         )
-        came_us = reached.not_before(truths.rows["event_us"][known], truths.order[known] // ORDER_TOPICS)
+        came_us = reached.not_before(truths.rows["event_us"][known], order // ORDER_TOPICS)
         time_us = np.maximum(np.where(some["due_us"] > 0, some["due_us"], some["event_us"]), came_us)
     if not len(moved):
         return []

@@ -74,6 +74,10 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.order)
 
+    def take(self, which: Indexes) -> Pairs:
+        """Some of them."""
+        return Pairs(self.inputs.take(which), self.predictions.take(which), self.order[which], self.offset[which])
+
 
 @dataclass(frozen=True)
 class Truths:

@@ -209,7 +209,8 @@ class DataPlane:
         self.stages.lap("decode")
         good, unplaced = self._checkers[place].check(decoded, chunk)
         for model, places, event_us in self._checkers[place].foreign:
-            self._numbers[number].count_foreign(place, model, event_us, chunk.offsets[places])
+            at = chunk.offsets[places], chunk.order_ts[places]
+            self._numbers[number].set_foreign(place, model, event_us, *at)
         track = self._numbers[number].tracks[place]
         first = track.commit[0]  # what is before was archived and told; it is read again for the join store
         bad = [item for item in (*bad, *unplaced) if chunk.offsets[item.place] >= first]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from schemas.events import SOURCES
+from schemas.parts import ALL_SLICE, N
 from schemas.times import HOUR_US
 from streams.plane.arrivals import count_arrivals, count_foreign
 from streams.plane.count import count_pairs, count_truths
@@ -171,6 +172,7 @@ class Numbered:
         self.stores: dict[str, ModelStore] = {model: ModelStore(plan) for model, plan in plans.items()}
         self.timers: dict[str, Timers] = {model: Timers() for model in plans}
         self.early: dict[str, Timers] = {model: Timers() for model in plans}
+        self._foreign: list[tuple[int, str, Ints, Ints, Ints]] = []
         self._origin, self._emit_outcomes = Origin(cluster, number, policy), emit_outcomes
 
     def lose(self, topic: int, until: int) -> None:
@@ -200,6 +202,7 @@ class Numbered:
             Is told what the time went into.
         """
         found = Found()
+        self._count_foreign()
         for model, plan in self.plans.items():
             given = [batches[topic].get(model) for topic in range(len(SOURCES))]
             if clock is not None:
@@ -336,7 +339,7 @@ class Numbered:
     def _count(self, plan: ModelPlan, joined: Joined, given: list[Batch | None], feedback: Rows) -> None:
         cuts = Cuts(self.tracks)
         truths = count_truths(plan, joined.truths, cuts, self._origin.number, self.reached)
-        additions = [*count_pairs(plan, joined.pairs, cuts), *truths]
+        additions = [*count_pairs(plan, joined.pairs, cuts, self.reached), *truths]
         duplicates = (joined.duplicate_inputs, joined.duplicate_predictions, joined.duplicate_feedback)
         for topic, (batch, twice) in enumerate(zip(given, duplicates, strict=True)):
             self.tracks[topic].count("duplicates", twice)
@@ -344,17 +347,27 @@ class Numbered:
                 is_truth = (feedback["kind"] == KIND_TRUTH).astype(np.int64) if topic == TOPIC_FEEDBACK else None
                 additions += count_arrivals(
                     topic, self._no_version, plan.window_us, batch.frame["event_time"].to_numpy(), batch.order_ts,
-                    batch.offsets, cuts, duplicates=twice, is_truth=is_truth,
+                    batch.offsets, cuts, self.reached, duplicates=twice, is_truth=is_truth,
                 )  # fmt: skip
         for addition in additions:
-            cuts.segments[addition.place].add(plan.model, addition)
+            segment = cuts.segments[addition.place]
+            segment.add(plan.model, addition)
+            if addition.axis == "late" and addition.slice == ALL_SLICE:
+                segment.count("behind", int(addition.counts[addition.codes == N].sum()))
 
-    def count_foreign(self, topic: int, model: str, event_us: Ints, offsets: Ints) -> None:
-        """Count events whose features are of other types than the contract's."""
-        cuts = Cuts(self.tracks)
-        window_us = self.plans[model].window_us
-        for addition in count_foreign(topic, self._no_version, window_us, event_us, offsets, cuts):
-            cuts.segments[addition.place].add(model, addition)
+    def set_foreign(self, topic: int, model: str, event_us: Ints, offsets: Ints, order_ts: Ints) -> None:
+        """Events of the next step whose features are of other types than the contract's."""
+        self._foreign.append((topic, model, event_us, offsets, order_ts))
+
+    def _count_foreign(self) -> None:
+        cuts, given = Cuts(self.tracks), self._foreign
+        self._foreign = []
+        for topic, model, event_us, offsets, order_ts in given:
+            window_us = self.plans[model].window_us
+            for addition in count_foreign(
+                topic, self._no_version, window_us, event_us, order_ts, offsets, cuts, self.reached
+            ):
+                cuts.segments[addition.place].add(model, addition)
 
     @property
     def _no_version(self) -> int:

@@ -23,6 +23,8 @@ Mark = tuple[int, int]
 """The order time stamp of the first prediction of an hour, or after it, and that hour."""
 BEGINNING = -1
 """An order time stamp before all others."""
+FEW = 8
+"""Of the hours that begin in a step."""
 
 
 class Reached:
@@ -64,6 +66,16 @@ class Reached:
         >>> (reached.not_before(np.array([1, 1]), np.array([50, 51])) // HOUR_US).tolist()
         [0, 7]
         """
+        if not len(times_us):
+            return times_us
+        first, last = (max(0, int(self._stamps.searchsorted(at)) - 1) for at in (orders_ts.min(), orders_ts.max()))
+        if times_us.min() >= self._hours[last] * HOUR_US:  # the usual case: nothing is late
+            return times_us
+        if last - first <= FEW:  # a comparison is a tenth of a search
+            open_us = np.full(len(times_us), self._hours[first] * HOUR_US)
+            for stamp, hour in zip(self._stamps[first + 1 : last + 1], self._hours[first + 1 : last + 1], strict=True):
+                open_us[orders_ts > stamp] = hour * HOUR_US
+            return np.asarray(np.maximum(times_us, open_us))
         at = np.maximum(np.searchsorted(self._stamps, orders_ts, "left") - 1, 0)
         return np.asarray(np.maximum(times_us, self._hours[at] * HOUR_US))
 

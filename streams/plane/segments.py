@@ -52,6 +52,11 @@ class Segment:
         self.pieces.setdefault(key, []).append((addition.codes, addition.counts))
         self.is_changed = True
 
+    def count(self, reason: str, number: int) -> None:
+        """Count records by what became of them."""
+        self.counters[reason] = self.counters.get(reason, 0) + number
+        self.is_changed = True
+
     def parts(self, versions: Versions, profiles: dict[str, str]) -> list[dict[str, Any]]:
         """The parts as Avro records, in the order of their keys: equal segments give equal bytes."""
         found = []
@@ -140,7 +145,7 @@ class Track:
             segment.epoch = int(epochs[last])
             segment.is_complete = segment.end == self._bound(segment.start)
             count = last + 1 - first
-            self._count(segment, "records", count)
+            segment.count("records", count)
             known = int(np.searchsorted(offsets[first : last + 1], self.lost_until))
             self._lose(segment, int(offsets[first]), segment.end, known)
             first = last + 1
@@ -214,18 +219,13 @@ class Track:
     def count(self, reason: str, offsets: Iterable[int]) -> None:
         """Count records by what became of them, in their own segments."""
         for offset in offsets:
-            self._count(self.at(int(offset)), reason, 1)
+            self.at(int(offset)).count(reason, 1)
 
     def _lose(self, segment: Segment, first: int, after: int, known: int = 0) -> None:
         """Count what is gone of these offsets, of which so many are known to have a record."""
         lost = min(after, self.lost_until) - first - known
         if lost > 0:
-            self._count(segment, "gap", lost)
-
-    @staticmethod
-    def _count(segment: Segment, reason: str, number: int) -> None:
-        segment.counters[reason] = segment.counters.get(reason, 0) + number
-        segment.is_changed = True
+            segment.count("gap", lost)
 
     def changed(self) -> Sequence[Segment]:
         """Segments to emit: complete ones once, the open one when it changed."""

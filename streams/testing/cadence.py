@@ -31,6 +31,7 @@ from streams.agents.pump import Given
 from streams.config import load_config
 from streams.demo.events import batches, input_events, prediction_events, truth_events
 from streams.merging import Merger
+from streams.parity import DailyParity
 from streams.plane.loop import DataPlane
 from streams.plane.settings import PlaneSettings
 from streams.plane.testing import START_MS, FakeKafka, FakeRecord
@@ -40,6 +41,7 @@ from streams.testing.group import Group, Member
 from streams.testing.oracle import belongs
 from streams.testing.served import MODEL_TOML
 from streams.watch import Watch
+from streams.weak import DailyScan
 
 TURNS_MAX = 20_000
 END_MS = 1_000
@@ -84,10 +86,19 @@ def with_faults(rows: pl.DataFrame, moved: float, stands: float, differs: float)
     )
 
 
-def configure(root: Path, monitor: str = "") -> None:
-    """A state directory of a model that nobody registered; ``monitor``: lines of its policy."""
-    contract, past = parse_contract(CONTRACT), rows_of(BASE_DAYS, FIRST_DAY - BASE_DAYS)
-    (root / "small.avsc").write_text(json.dumps(CONTRACT))
+def configure(root: Path, monitor: str = "", **target: Any) -> None:
+    """A state directory of a model that nobody registered.
+
+    Parameters
+    ----------
+    monitor
+        Lines of its policy.
+    target
+        More of the contract's target: with ``undecided`` every prediction says when its truth is due.
+    """
+    document = CONTRACT | {"target": CONTRACT["target"] | target}
+    contract, past = parse_contract(document), rows_of(BASE_DAYS, FIRST_DAY - BASE_DAYS)
+    (root / "small.avsc").write_text(json.dumps(document))
     profile = build_profile(past, contract.fields, model=MODEL, labels=contract.target.labels)
     (root / "profile.json").write_text(profile.to_json())
     (root / "flywheel.toml").write_text(f"{MODEL_TOML}\n[models.small.monitor]\n{monitor}")
@@ -142,7 +153,8 @@ def record(root: Path, rows: pl.DataFrame, partitions: int) -> Stream:
     """
     runtime = runtime_of(root)
     contract, codec, ids = runtime.plans[MODEL].contract, runtime.codec, runtime.ids
-    inputs = rows.select("prediction_id", "event_time", *contract.feature_names, truth_due=pl.lit(None, pl.Int64))
+    due = pl.lit(None, pl.Int64) if contract.target.undecided is None else pl.col("truth_due")
+    inputs = rows.select("prediction_id", "event_time", *contract.feature_names, truth_due=due)
     feedback_id = pl.col("prediction_id") + "/t"
     truths = rows.select("prediction_id", "label", load="fact", event_time="truth_time", feedback_id=feedback_id)
     truths = truths.sort("event_time", "prediction_id")
@@ -197,17 +209,39 @@ class JudgedKafka(Group):
 
 
 class Control:
-    """The control plane's part of a worker that merges and judges."""
+    """The control plane's part of a worker that merges and judges.
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._codec = runtime.codec
+    Parameters
+    ----------
+    is_slow
+        With what is done every day it waits as long as it can.
+    """
+
+    def __init__(self, runtime: Runtime, *, is_slow: bool = False) -> None:
+        self._codec, self._is_slow = runtime.codec, is_slow
         merger = Merger(runtime.engine, runtime.codec, runtime.ids["summaries"])
         watch = Watch(runtime, merger)
         watch.start()
         self.handle = Summaries(runtime, merger, watch, self)  # type: ignore[arg-type]  # decides nothing
+        self._daily, self._judged_us = (DailyScan(runtime), DailyParity(runtime)), 0
+        for each in self._daily:
+            each.stop()  # its thread: days are done here
+
+    def begin(self, judged_us: int) -> None:
+        """In the place of the scheduler."""
+        self._judged_us = judged_us
 
     def look(self, moment_us: int, *, is_news: bool = False) -> None:
         """In the place of the scheduler."""
+        self._judged_us = moment_us
+        if not self._is_slow:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Do what is left of the days."""
+        for each in self._daily:
+            while any(each.step(model, self._judged_us) for model in each.models):
+                pass
 
     def take(self, value: bytes) -> None:
         """Merge a summary, and judge what it closes."""
@@ -236,6 +270,8 @@ class Pace:
         judges from the database.
     moves
         Turns at which every partition goes to another worker.
+    is_slow
+        With what is done every day workers wait until the stream has ended.
     """
 
     seed: int = 0
@@ -245,6 +281,7 @@ class Pace:
     workers: int = 1
     kills: tuple[int, ...] = ()
     moves: tuple[int, ...] = ()
+    is_slow: bool = False
 
 
 @dataclass
@@ -287,7 +324,7 @@ def judge(root: Path, stream: Stream, pace: Pace) -> list[dict[str, Any]]:
 def _run(kafka: JudgedKafka, members: Sequence[Member], pace: Pace, runtime: Runtime) -> None:
     kills = iter(pace.kills)
     shift = 0
-    kafka.control, kafka.kill_at = Control(runtime), next(kills, -1)
+    kafka.control, kafka.kill_at = Control(runtime, is_slow=pace.is_slow), next(kills, -1)
     for turn in range(TURNS_MAX):
         shift += turn in pace.moves
         kafka.target = {p: members[(p + shift) % len(members)].name for p in range(kafka.partitions)}
@@ -296,11 +333,12 @@ def _run(kafka: JudgedKafka, members: Sequence[Member], pace: Pace, runtime: Run
                 member.start()
             member.turn()
             if not member.is_alive:
-                kafka.control = Control(runtime)
+                kafka.control = Control(runtime, is_slow=pace.is_slow)
                 kafka.calls, kafka.kill_at = 0, next(kills, -1)
         if kafka.is_over:
             break
     else:
         raise AssertionError("the stream was not judged to its end")
+    kafka.control.catch_up()
     for member in members:
         member.end()

@@ -40,7 +40,8 @@ def plane_parts(plan: ModelPlan, rows: pl.DataFrame, *, version: str = "v1", par
     inputs["offset"] = predictions["offset"] = offsets
     order = offsets * ORDER_TOPICS + ORDER_TOPICS
     cuts: Any = _OneSegment()
-    found = count_pairs(plan, Pairs(inputs, predictions, order, offsets), cuts)
+    reached = Reached(0, NO_EVENT)
+    found = count_pairs(plan, Pairs(inputs, predictions, order, offsets), cuts, reached)
     said = [
         ("truth", pl.col("truth_time"), pl.col("truth"), pl.col("value")),
         ("user", pl.col("event_time"), pl.col("user"), pl.lit(None, pl.Float64)),
@@ -59,6 +60,6 @@ def plane_parts(plan: ModelPlan, rows: pl.DataFrame, *, version: str = "v1", par
                 inputs.take(at), predictions.take(at), feedback, np.ones(len(at), np.int64),
                 order[at] + TOPIC_FEEDBACK, offsets[at], nobody, feedback, ~nobody, feedback, nobody,
             )  # fmt: skip
-            found += count_truths(plan, truths, cuts, partition, Reached(0, NO_EVENT))
+            found += count_truths(plan, truths, cuts, partition, reached)
     own = (plan.model, version, "champion")
     return [Part(*own, a.slice, a.axis, a.window_us, a.codes, a.counts, plan.profile.profile_id) for a in found]

@@ -36,7 +36,7 @@ T = TypeVar("T")
 EXAMPLES = 3
 LATE_US = 60_000_000
 """A prediction is late when its event time is so much before the newest of its log."""
-ALL_BY_EVENT = ("all", "event")
+ALL_BY_EVENT = (("all", "event"), ("all", "late"))
 ItemKey = tuple[str, str, str]
 """Model, prediction id, rule."""
 
@@ -143,7 +143,7 @@ def _kinds(world: World, result: Result, topics: Sequence[Sequence[Record]]) -> 
         kinds["misplaced"] += segment.counters["misplaced"]
         kinds["malformed"] += segment.counters["dead"]
         for key, counts in segment.parts.items():
-            if key[3:5] == ALL_BY_EVENT:
+            if key[3:5] in ALL_BY_EVENT:
                 kinds["corrections"] += counts.get(parts.N_CORRECTED, 0)
                 kinds["monitored"] += counts.get(parts.N, 0)
     return kinds
@@ -335,8 +335,9 @@ class Effects:
         found: dict[str, Any] = {"monitored": told["monitored"]}
         for name in SOURCES:
             counters = sum((s.counters for (n, _), s in segments if n == name), Counter[str]())
-            wanted |= {f"{name} in": counters["records"], f"{name} dead": counters["dead"], f"{name} lag": 0}
-            found |= {f"{name} {each}": told["events"][name][each] for each in ("in", "dead", "lag")}
+            wanted |= {f"{name} in": counters["records"], f"{name} lag": 0}
+            wanted |= {f"{name} {each}": counters[each] for each in ("dead", "behind")}
+            found |= {f"{name} {each}": told["events"][name][each] for each in ("in", "dead", "lag", "behind")}
             if name != "feedback":
                 distinct = counters["records"] - counters["duplicates"] - counters["misplaced"]
                 wanted[f"coverage of {name}"] = round(monitored / distinct, 6)

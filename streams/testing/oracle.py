@@ -88,7 +88,7 @@ class Segment:
         return {
             "start": self.start,
             "end": self.end,
-            "counters": dict(self.counters),
+            "counters": {name: number for name, number in self.counters.items() if number},
             "parts": {key: part for key, part in counts.items() if part},
         }
 
@@ -113,6 +113,8 @@ class _Known:
     answer: dict[str, Any] | None = None
     seen: set[str] = field(default_factory=set)
     said: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"truth": [], "user": []})
+    due_us: int | None = None
+    """Where a pair stands on the due axis as undecided; None: a truth that comes now changes nothing there."""
 
     @property
     def is_pair(self) -> bool:
@@ -212,7 +214,7 @@ class _Run:
         self._arrive(segment, topic, event["model"], event["event_time"], codes)
 
     def _arrive(self, segment: Segment, topic: int, model: str, time_us: int, codes: list[int]) -> None:
-        window = time_us // self._settings.window_us * self._settings.window_us
+        window = self._not_over(time_us) // self._settings.window_us * self._settings.window_us
         part = segment.parts[model, "", "", "all", "log", window]
         part.update(parts.LOG_SIDE * topic + code for code in codes)
 
@@ -351,17 +353,22 @@ class _Run:
         if model.audit_share > 0:
             counts[parts.AUDIT_SHARE] += _micro(model.audit_share)
         counts.update(_cells(model, asked, answer))
-        self._add(known, place, "event", answer["event_time"], counts, 1)
+        is_late = self._not_over(answer["event_time"]) > answer["event_time"]
+        place.segment.counters["behind"] += is_late
+        self._add(known, place, "late" if is_late else "event", answer["event_time"], counts, 1)
         undecided = model.target.get("undecided")
         if undecided is not None and is_scored and (answer["truth_due"] or 0) > 0:
             y = self._y(model, undecided, answer)
             due: Counter[int] = Counter({parts.N: 1, **_sums(model, score, y)})
-            self._add(known, place, "due", answer["truth_due"], due, 1)
+            known.due_us = self._not_over(answer["truth_due"])
+            self._add(known, place, "due", known.due_us, due, 1)
         if self._is_audited(model, answer):
             self._failure(known, "audit", model.audit_share, None, None, None)
         for kind in ("truth", "user"):
             if known.said[kind]:
                 self._outcome(known, kind, place, 1, is_correction=False)
+        if known.due_us != answer["truth_due"]:  # it met late: only what was known of it by then counts there
+            known.due_us = None
 
     # -- outcomes -----------------------------------------------------------------------------------------------------
 
@@ -415,14 +422,14 @@ class _Run:
                 counts[parts.AUDIT_Y + _bin(score)] += y > 0.5
                 counts[parts.AUDIT_RIGHT + _bin(score)] += told == true
         self._add(known, place, "event", answer["event_time"], counts, sign)
-        undecided, due = model.target.get("undecided"), answer["truth_due"] or 0
+        undecided = model.target.get("undecided")
         if undecided is None:
             counts = Counter({parts.N: 1, **_sums(model, score, y)})
             came = self._not_over(said["event_time"])
-            self._add(known, place, "due", max(due or answer["event_time"], came), counts, sign)
-        elif due > 0:
+            self._add(known, place, "due", max(answer["truth_due"] or answer["event_time"], came), counts, sign)
+        elif known.due_us is not None and self._not_over(known.due_us) == known.due_us:  # else it was judged before
             change = _micro(y - self._y(model, undecided, answer))
-            self._add(known, place, "due", due, Counter({parts.SUM_Y: change}), sign)
+            self._add(known, place, "due", known.due_us, Counter({parts.SUM_Y: change}), sign)
 
     def _is_audited(self, model: Model, answer: Row) -> bool:
         return model.audit_share > 0 and _random(self._number, answer["offset"]) < model.audit_share

@@ -191,6 +191,7 @@ def test_a_recorded_past_has_the_log_as_workers_counted_it_and_the_last_word_of_
         {
             "offset": [0, 1, 2], "broker_ts": [1, 2, 3], "model": "small", "kind": ["truth", "truth", "user"],
             "prediction_id": ["a", "a", "a"], "event_time": [10, 20, 30], "fact_true_delay": [1.0, 2.0, None],
+            "feedback_id": ["a1", "a2", "a3"],
         }
     )  # fmt: skip
     said.write_parquet(folder / archive.ArchiveFile.name(0, 3, 9))

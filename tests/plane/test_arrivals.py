@@ -12,9 +12,11 @@ from retrain.testing import small_contract, small_rows
 from schemas.contract import parse_contract
 from schemas.parts import ARRIVED_TRUTHS, ARRIVED_TWICE, LATENESS, LATENESS_BINS, LOG_SIDE
 from schemas.profile import build_profile
+from schemas.times import HOUR_US
 from streams.plane.arrivals import count_arrivals
 from streams.plane.horizon import Horizon
 from streams.plane.plan import ModelPlan
+from streams.plane.reached import BEGINNING, Reached
 from streams.plane.segments import NO_EVENT, Cuts, Track
 
 WINDOW_US = 300_000_000
@@ -31,6 +33,8 @@ def test_arrivals_are_counted_by_segment_window_and_lateness() -> None:
     empty = Track("u", 0, (0, NO_EVENT), 0, (0, NO_EVENT), 64, Horizon.of(7 * 86_400))
     cuts = Cuts([empty, empty, track])
     twice, is_truth = offsets[::7], rng.integers(0, 2, size)
+    since_ts, hour = int(order_ts[200]), int(event_us.max()) // HOUR_US - 1
+    reached = Reached(0, 0, [(BEGINNING, 0), (since_ts, hour)])
     expected: Counter[tuple[int, int, int]] = Counter()
     for i in range(size):
         late_s = max(0, int(order_ts[i]) - int(event_us[i]) // 1_000) // 1_000
@@ -38,8 +42,11 @@ def test_arrivals_are_counted_by_segment_window_and_lateness() -> None:
         codes += [ARRIVED_TWICE] * (offsets[i] in twice) + [ARRIVED_TRUTHS] * int(is_truth[i])
         for code in codes:
             start = track.at(int(offsets[i])).start
-            expected[start, int(event_us[i]) // WINDOW_US * WINDOW_US, LOG_SIDE * topic + code] += 1
-    given = count_arrivals(topic, 3, WINDOW_US, event_us, order_ts, offsets, cuts, duplicates=twice, is_truth=is_truth)
+            open_us = max(int(event_us[i]), hour * HOUR_US if order_ts[i] > since_ts else 0)
+            expected[start, open_us // WINDOW_US * WINDOW_US, LOG_SIDE * topic + code] += 1
+    given = count_arrivals(
+        topic, 3, WINDOW_US, event_us, order_ts, offsets, cuts, reached, duplicates=twice, is_truth=is_truth
+    )
     found: Counter[tuple[int, int, int]] = Counter()
     for each in given:
         assert (each.version, each.slice, each.axis) == (3, "all", "log")

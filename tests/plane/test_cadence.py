@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 
 from retrain.testing import served_scores
+from schemas.database import read
 from schemas.events import topic
 from schemas.parts import N, Part
 from schemas.registry import Codec, FileRegistry
@@ -36,6 +38,7 @@ from streams.testing.cadence import (
 )
 from streams.testing.world import World
 from streams.turns import Turns
+from streams.windows import WindowReader
 
 PARTITIONS = 3
 PACES = [
@@ -142,6 +145,82 @@ def test_versions_that_nobody_registered_take_over_at_the_same_hour_in_any_pace(
     assert {row["version"] for row in first} == {"a", "b"}
     for pace in PACES[:2]:
         assert free.judge(heard, pace) == first
+
+
+def test_a_truth_that_contradicts_what_was_judged_changes_no_hour_that_is_over(tmp_path: Path) -> None:
+    """Without a truth in time a row counts as late; truths and some predictions come up to a day late."""
+    root = tmp_path / "undecided"
+    root.mkdir()
+    configure(root, undecided="late")
+    register(root)
+    rows = answered(root, rows_of(4, FIRST_DAY))
+    waiting = Installation(root)
+    heard = (
+        record(root, rows, PARTITIONS).later("feedback", lambda at: -at % 1_000).later("inputs", lambda at: -at % 90)
+    )
+    first = waiting.judge(heard, PACES[0])
+    assert {row["channel"] for row in first} == {"bias"}
+    assert told(first) == waiting.laboratory()
+    for pace in PACES[1:]:
+        assert waiting.judge(heard, pace) == first
+
+
+def test_a_prediction_whose_hour_was_judged_changes_nothing_any_more(
+    registered: Installation, stream: Stream, alerts: Alerts
+) -> None:
+    """A fifth of the predictions come hours late, and some of the inputs."""
+    late = stream.later("predictions", lambda at: 200 if at % 5 == 0 else 0)
+    late = late.later("inputs", lambda at: 300 if at % 7 == 0 else 0)
+    found = registered.judge(late, PACES[0])
+    assert {row["channel"] for row in found} == {"paired", "contract", "drift", "bias"}
+    assert told(found) != told(alerts), "the rows that come in time are others"
+    assert told(found) == registered.laboratory()
+    for pace in PACES[1:]:
+        assert registered.judge(late, pace) == found
+    runtime = runtime_of(registered.place)
+    with read(runtime.engine) as connection:
+        windows = WindowReader(runtime.codec)
+        (total,) = (counts[N] for counts in windows.totals(connection, MODEL).values())
+        behind = sum(log.counters.get("behind", 0) for log in windows.logs(connection))
+    runtime.engine.dispose()
+    rows = sum(len(log) for (name, _), log in stream.logs.items() if name == topic("predictions"))
+    assert total == rows
+    assert rows * 0.2 < behind < rows * 0.4
+
+
+def test_every_day_is_looked_at_as_it_was_known_however_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Truths come in heaps, many after the day in which they are due; one route is answered wrongly."""
+    root = tmp_path / "daily"
+    root.mkdir()
+    configure(root)
+    toml = (root / "flywheel.toml").read_text()
+    (root / "flywheel.toml").write_text(f'{toml}\n[models.small.parity]\nfunction = "own_features:compute"\n')
+    head = "import polars as pl\n\n\ndef compute(rows: pl.DataFrame) -> pl.DataFrame:\n    "
+    (root / "own_features.py").write_text(f"{head}return rows.with_columns(pl.col('load') + rows.height % 2)\n")
+    rows = rows_of(8, FIRST_DAY)
+    scores = pl.Series(served_scores(rows))
+    other = pl.when(pl.col("label") == "late").then(pl.lit("on_time")).otherwise(pl.lit("late"))
+    label = pl.when((pl.col("route") == "C") & (scores > 0.6)).then(other).otherwise("label")
+    daily = Installation(root)
+    heard = record(root, rows.with_columns(score=scores, version=pl.lit("a"), label=label), PARTITIONS)
+    heard = heard.later("feedback", lambda at: -at % 1_700)
+    found: dict[tuple[str, int], Any] = {}
+
+    def judged(pace: Pace) -> tuple[Alerts, dict[tuple[str, int], Any]]:
+        """The alerts, and what was found of every day."""
+        found.clear()
+        return daily.judge(heard, pace), dict(found)
+
+    for module in ("weak", "parity"):
+        keep = lambda _path, told, name=module: found.update({(name, told["until_us"]): told})  # noqa: E731
+        monkeypatch.setattr(f"streams.{module}.keep", keep)
+    alerts, looks = judged(Pace())
+    midnights = {int(rows["event_time"][0]) // DAY_US * DAY_US + day * DAY_US for day in range(1, 8)}
+    assert set(looks) == {(name, at) for name in ("weak", "parity") for at in midnights}
+    assert any(told["slices"] for (name, _), told in looks.items() if name == "weak")
+    assert {row["state"] for row in alerts if row["channel"] == "parity"} == {"opened", "closed"}
+    for pace in (replace(PACES[0], is_slow=True), PACES[2]):
+        assert judged(pace) == (alerts, looks)
 
 
 # -- the parts ---------------------------------------------------------------------------------------------------------

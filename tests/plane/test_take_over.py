@@ -41,6 +41,9 @@ class Worker:
         self.looked: list[int] = []
         self.handle = Summaries(runtime, merger, self.watch, self)  # type: ignore[arg-type]  # looks instead of deciding
 
+    def begin(self, judged_us: int) -> None:
+        """In the place of the scheduler."""
+
     def look(self, moment_us: int, *, is_news: bool = False) -> None:
         self.looked.append(moment_us // HOUR_US)
 

@@ -90,8 +90,8 @@ def test_rows_of_a_file_that_was_replaced_are_found_in_its_successor(
     rows = ArchiveRows(world.config.archive_dir, world.config.model("small").contract)
     listed, real = [], ArchiveRows._files
 
-    def stale(self: ArchiveRows) -> list[ArchiveFile]:
-        files = real(self)
+    def stale(self: ArchiveRows, noun: str) -> list[ArchiveFile]:
+        files = real(self, noun)
         listed.append(files)
         if len(listed) == 1:  # the writer is quicker than the reader
             last = files[-1]
@@ -100,7 +100,7 @@ def test_rows_of_a_file_that_was_replaced_are_found_in_its_successor(
 
     monkeypatch.setattr(ArchiveRows, "_files", stale)
     assert rows.between(0, 2**62).height == world.rows.height
-    assert len(listed) == 2
+    assert len(listed) == 3, "inputs twice, and predictions"
 
 
 def test_of_a_long_archive_only_the_files_about_the_time_that_is_wanted_are_opened(tmp_path: Path) -> None:
@@ -126,6 +126,43 @@ def test_of_a_stretch_of_many_files_every_reader_reads_the_same_ones_from_end_to
     assert fresh.between(0, 10 * DAY_US).height == 100  # of no more files than that nothing is left out
 
 
+def test_inputs_whose_hour_was_over_when_they_came_are_left_out_whenever_one_asks(tmp_path: Path) -> None:
+    """::
+
+    stamp            1     2     3     4     5     6     7
+    predictions    0:30        1:10        2:20        0:40
+    inputs         0:30  0:59   0:50  1:01  1:02  0:10  2:30
+    """
+    contract, minute = small_contract(), 60_000_000
+    absent = dict.fromkeys(contract.feature_names)
+
+    def write(noun: str, records: list[tuple[int, int]]) -> None:
+        folder = tmp_path / "c" / noun / "0000"
+        folder.mkdir(parents=True, exist_ok=True)
+        for start in range(0, len(records), 3):
+            rows = [
+                {"offset": start + i, "broker_ts": stamp, "event_time": at * minute, "model": contract.model,
+                 "prediction_id": f"p{start + i}", **absent}
+                for i, (stamp, at) in enumerate(records[start : start + 3])
+            ]  # fmt: skip
+            pl.DataFrame(rows).write_parquet(folder / ArchiveFile.name(start, start + len(rows), 1))
+
+    def offsets(disorder_us: int) -> list[int]:
+        found = ArchiveRows(tmp_path, contract, disorder_us).between(0, 3 * 60 * minute)
+        assert "order_ts" not in found.columns
+        return sorted(found["offset"].to_list())
+
+    inputs = [(1, 30), (2, 59), (3, 50), (4, 61), (5, 62), (6, 10), (7, 150)]
+    write("inputs", inputs)
+    assert offsets(0) == list(range(7)), "nobody says when hours were over"
+    write("predictions", [(1, 30), (3, 70), (5, 140), (7, 40)])
+    assert offsets(0) == [0, 1, 2, 3, 4, 6], "with the prediction that ends it, it still is"
+    assert offsets(81 * minute) == list(range(7)), "disorder is allowed"
+    assert offsets(80 * minute) == [0, 1, 2, 3, 4, 6]
+    write("inputs", [*inputs, (8, 119), (9, 20), (10, 121)])
+    assert offsets(0) == [0, 1, 2, 3, 4, 6, 9]
+
+
 def write_days(root: Path, contract: Contract, moved: Mapping[int, int]) -> None:
     """A hundred files of one log, ten rows and one day each; some of another day."""
     folder = root / "c" / "inputs" / "0000"
@@ -135,7 +172,7 @@ def write_days(root: Path, contract: Contract, moved: Mapping[int, int]) -> None
         rows = pl.DataFrame({"offset": range(10 * day, 10 * day + 10)}).with_columns(
             pl.lit(contract.model).alias("model"),
             (pl.lit(moved.get(day, day)) * DAY_US + pl.col("offset")).alias("event_time"),
-            pl.col("offset").cast(pl.String).alias("prediction_id"), **columns,
+            pl.col("offset").cast(pl.String).alias("prediction_id"), broker_ts=pl.col("offset"), **columns,
         )  # fmt: skip
         rows.write_parquet(folder / ArchiveFile.name(10 * day, 10 * day + 10, 1))
 

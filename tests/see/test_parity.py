@@ -185,11 +185,16 @@ def test_a_days_inputs_are_checked_when_the_day_is_over_and_an_error_ends_nothin
     config = load_config(world.root / "flywheel.toml")
     plans = {"small": SimpleNamespace(contract=config.model("small").contract)}
     daily = DailyParity(SimpleNamespace(config=config, plans=plans, engine=world.engine))  # type: ignore[arg-type]
+
+    def checked_until() -> int:
+        return int((last(config.state_dir, "small") or {"until_us": 0})["until_us"])
+
     try:
-        daily.look(START_US + 3 * DAY_US + HOUR_US)
+        daily.look(START_US + DAY_US - HOUR_US)
         assert last(config.state_dir, "small") is None, "in the midst of a day"
         daily.look(START_US + 3 * DAY_US)
-        wait_until(lambda: "away" in str((last(config.state_dir, "small") or {}).get("error")), 60.0)
+        wait_until(lambda: checked_until() == START_US + 3 * DAY_US, 60.0)
+        assert "away" in (last(config.state_dir, "small") or {})["error"]
         code(world, LATER)
         daily.look(START_US + 4 * DAY_US)
         wait_until(lambda: bool(alerts_of(world)), 60.0)

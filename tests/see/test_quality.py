@@ -23,7 +23,8 @@ from schemas.database.outbox import pending
 from schemas.errors import BrokerUnreachableError, ContractError, UsageError
 from schemas.times import DAY_US, HOUR_US, format_us, from_us
 from streams.cli import cli
-from streams.daily import keep
+from streams.cuts import cut_at
+from streams.daily import Day, keep
 from streams.ends import LogEnds
 from streams.findings import Finding, Finds, bounded, tell
 from streams.plane.pick import audited
@@ -268,16 +269,15 @@ def test_a_worker_looks_once_a_day_for_slices_that_nobody_declared(bare: World) 
     runtime: Any = SimpleNamespace(
         config=bare.config, engine=bare.engine, codec=bare.codec, plans={"small": plan_of(bare.config, "small")}
     )
-    scan, midnight = DailyScan(runtime), START_US + 20 * DAY_US
+    scan, midnight = DailyScan(runtime), START_US + 19 * DAY_US
     try:
-        scan.look(midnight + HOUR_US)
+        scan.look(midnight - HOUR_US)
         scan.look(midnight)
-        wait_until(lambda: last(bare.config.state_dir, "small") is not None, 60)
+        wait_until(lambda: (last(bare.config.state_dir, "small") or {"until_us": 0})["until_us"] == midnight, 60)
     finally:
         scan.stop()
     found = last(bare.config.state_dir, "small")
     assert found is not None
-    assert found["until_us"] == midnight
     assert found["slices"][0]["name"] == "route=C"
     assert found["slices"][0]["error"] == pytest.approx(0.5, abs=0.05)
     assert found["slices"][0]["expected"] < 0.35
@@ -311,7 +311,10 @@ def look(world: World, days: int) -> dict[str, Any]:
     )
     scan = DailyScan(runtime)
     scan.stop()
-    scan.do("small", START_US + days * DAY_US)
+    until_us = START_US + days * DAY_US
+    cut = cut_at(world.config.archive_dir, 0, until_us)
+    assert cut is not None
+    scan.do("small", Day(until_us - DAY_US, until_us, cut))
     found = last(world.config.state_dir, "small")
     assert found is not None
     return found
@@ -395,10 +398,10 @@ def test_of_a_large_archive_the_newest_rows_are_looked_at(bare: World, monkeypat
     rows = weak_rows()
     archived(bare, rows)
     until = START_US + 20 * DAY_US
-    whole = weak_slices(bare.config, "small", until_us=until, horizon_us=0)
+    whole = weak_slices(bare.config, "small", until_us=until)
     assert not whole["is_newest_only"]
     monkeypatch.setattr("streams.weak.RECORDS_MAX", 2_000)
-    newest = weak_slices(bare.config, "small", until_us=until, horizon_us=0)
+    newest = weak_slices(bare.config, "small", until_us=until)
     assert newest["is_newest_only"]
     assert newest["rows"] == pytest.approx(2_000, rel=0.1)
     assert newest["rows"] < whole["rows"] / 3

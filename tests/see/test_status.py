@@ -128,7 +128,16 @@ def test_windows_are_read_again_only_when_a_segment_was_folded(world: World, mon
 
 
 def test_records_are_told_apart_by_what_became_of_them(bare: World) -> None:
-    counters = {"records": 40, "duplicates": 3, "misplaced": 5, "orphans": 4, "dead": 2, "gap": 10, "late": 1}
+    counters = {
+        "records": 40,
+        "duplicates": 3,
+        "misplaced": 5,
+        "orphans": 4,
+        "dead": 2,
+        "gap": 10,
+        "late": 1,
+        "behind": 6,
+    }
     bare.merger.merge(bare.summary("inputs", 0, 0, 50, counters=counters), 1)
     with write(bare.engine) as connection:
         rows = [
