@@ -26,7 +26,7 @@ from streams.logic.policy import MonitorPolicy
 from streams.logic.staleness import Meter
 from streams.logic.tempering import Spread as WindowSpread
 
-FORMAT = 5
+FORMAT = 6
 STORES = ("cells", "outside", "scalars", "due", "facts", "log")
 SPREAD_ARRAYS = ("season", "location", "scale", "cells")
 RUN_ARRAYS = ("cell", "rows", "hours", "longest", "longest_hours", "moved")
@@ -118,6 +118,7 @@ def restore(data: bytes, policy: MonitorPolicy, profile: Profile) -> Monitor:
             "slices": tuple(meta["info"]["slices"]),
             "facts": tuple((field, fact) for field, fact in meta["info"]["facts"]),
             "aged": tuple(meta["info"]["aged"]),
+            "null_rates": tuple((field, share) for field, share in meta["info"]["null_rates"]),
         }
     )
     monitor = Monitor(policy, info, profile, meta["start_us"])
