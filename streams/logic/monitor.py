@@ -22,7 +22,7 @@ from schemas.profile import Profile
 from schemas.times import HOUR_US
 from streams.logic.arrivals import ArrivalRules
 from streams.logic.baseline import BLOCK_HOURS, Baseline, Interval, IsHealthy, SameWorld, Spread, Trail
-from streams.logic.bias import BiasSpread, judge, usual_bias, window_sums
+from streams.logic.bias import BiasSpread, UsualErrors, judge, usual_bias, window_sums
 from streams.logic.counts import Floats, Hour, HourlyCounts, Layout, LocalHours
 from streams.logic.course import Z_MIN, Course
 from streams.logic.drift import Candidate, candidates, evidence, line, strongest
@@ -94,6 +94,7 @@ class Today:
 
     baseline: Baseline
     usual: Floats
+    errors: UsualErrors | None
     correlation: Floats
     bias_correlation: Floats
 
@@ -451,7 +452,7 @@ class Monitor:
         today = self.today
         if today is None or self.bias_spread.days < self.policy.bias_days_min:
             return []
-        sums = window_sums(self.counts, self.policy.bias_hours, hour)
+        sums = window_sums(self.counts, self.policy.bias_hours, hour, today.errors)
         found = judge(sums, today.usual, today.bias_correlation, self.layout.slices, self.policy)
         found = [window for window in found if self._is_clean(hour, window.hours)]
         is_pipe = self.incidents.blames_inputs() or (
@@ -515,13 +516,21 @@ class Monitor:
 
     def _judge_by(self, day: int) -> Today:
         correlation = self.spread.correlation(self.layout, self.policy)
-        return Today(self._baseline(day), self._usual(day), correlation, self.bias_spread.correlation(self.policy))
+        usual = self._usual(day), self._errors(day)
+        return Today(self._baseline(day), *usual, correlation, self.bias_spread.correlation(self.policy))
 
     def _baseline(self, day: int) -> Baseline:
         return Baseline.of(self.counts, self.local, self.policy, day, self._same_world(day, *INPUT_CHANNELS))
 
     def _usual(self, day: int) -> Floats:
         return usual_bias(self.counts, self.local, self.policy, day, self._same_world(day, *INPUT_CHANNELS, "bias"))
+
+    def _errors(self, day: int) -> UsualErrors | None:
+        """None of a classifier, whose answers state their variance."""
+        if self.profile.labels:
+            return None
+        is_healthy = self._same_world(day, *INPUT_CHANNELS, "bias")
+        return UsualErrors.of(self.counts, self.local, self.policy, day, is_healthy)
 
     def _fold(self, day: int, *, is_history: bool) -> None:
         """Take a day that is old enough into the spreads; a day of history sets records too."""
@@ -551,12 +560,13 @@ class Monitor:
             self.spread.end_day((occurred > 0) & (occurred < rows[:, None]))
 
     def _fold_bias(self, day: int, hours: Sequence[Hour]) -> None:
-        usual, lengths = self._usual(day), self.policy.bias_hours
+        usual, errors, lengths = self._usual(day), self._errors(day), self.policy.bias_hours
         is_known = self._same_world(day, *INPUT_CHANNELS)
         healthy = [h for h in hours if is_known(h)]
         for hour in healthy[:: self.policy.spread_step_hours]:
             used = np.array([self._is_clean(hour, n, *INPUT_CHANNELS) for n in lengths])
-            self.bias_spread.fold(window_sums(self.counts, lengths, hour), usual, self.policy.rows_min, used)
+            sums = window_sums(self.counts, lengths, hour, errors)
+            self.bias_spread.fold(sums, usual, self.policy.rows_min, used)
         self.bias_spread.days += bool(healthy)
 
     def _forget_paired(self, since: Hour) -> None:
