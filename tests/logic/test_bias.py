@@ -9,9 +9,12 @@ import polars as pl
 
 from schemas.parts import MICRO, N_TRUTH, SUM_P, SUM_PQ, SUM_Y
 from schemas.profile import FieldSpec, build_profile
+from schemas.times import HOUR_US
 from streams.logic.bias import BiasSpread, UsualErrors, judge, usual_bias, window_sums
 from streams.logic.counts import SCALARS, HourlyCounts, Layout, LocalHours
+from streams.logic.monitor import Monitor, MonitorInfo
 from streams.logic.policy import MonitorPolicy
+from streams.logic.state import restore, snapshot
 
 POLICY, LOCAL = MonitorPolicy(), LocalHours("UTC")
 DAYS, ROWS_AN_HOUR = 42, 10
@@ -58,6 +61,19 @@ def test_errors_are_known_by_the_hour_and_a_slice_without_a_past_is_judged_by_it
     assert np.isnan(unknown.mean).all()
     own, same = (window_sums(counts(), POLICY.bias_hours, LAST, each).variance for each in (None, unknown))
     assert (own == same).all()
+
+
+def test_a_restart_amid_a_fault_gives_the_same_alerts() -> None:
+    given = counts(50.0)
+    start_us = 30 * 24 * HOUR_US
+    monitor = Monitor(POLICY, MonitorInfo("m", "1", "UTC"), given.layout.profile, start_us, is_history_honest=True)
+    monitor.counts = given
+    assert monitor.advance((LAST - 22) * HOUR_US) == []
+    again = restore(snapshot(monitor), POLICY, given.layout.profile)
+    expected = monitor.advance((LAST + 1) * HOUR_US)
+    assert {alert.channel for alert in expected} >= {"bias"}
+    assert again.advance((LAST + 1) * HOUR_US) == expected
+    assert snapshot(again) == snapshot(monitor)
 
 
 def test_a_window_that_scatters_more_than_usual_is_measured_by_that() -> None:
