@@ -384,8 +384,9 @@ class Monitor:
     def _see_far(self, hour: Hour, found: Sequence[Candidate], impact: Impact) -> list[Sighting]:
         """What went much further than in any settled day is told though the answers hardly follow; and so are the
         answers themselves, in which nothing can be put back, while every input is as usual."""
-        sightings = []
-        for candidate in {c.feature: c for c in reversed(found)}.values():
+        sightings, names = [], list(dict.fromkeys(c.feature for c in found))  # the strongest first
+        for name in names[: self.policy.candidates_max]:
+            candidate = next(c for c in found if c.feature == name)
             slices, is_answer = _slices_of(candidate, found), candidate.feature.startswith("@")
             given = None if is_answer else self._asked(hour, candidate, impact)
             if given is not None and given.weight >= self.policy.impact:
