@@ -75,7 +75,7 @@ def _shows(rows: pl.DataFrame, alert: AlertRecord, contract: Contract, profile: 
     column, feature = rows[name], profile.feature(name)
     if alert.channel == "drift":
         return _moved(column, feature, str(alert.detail["direction"]), is_more=alert.detail["z"] > 0)
-    if rule == "null":
+    if rule in ("null", "missing"):
         return column.is_null().to_numpy()
     if rule == "nan":
         return (~column.cast(pl.Float64).is_finite()).fill_null(value=False).to_numpy()

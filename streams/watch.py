@@ -274,7 +274,8 @@ class Watch:
         slices = tuple(s.name for s in contract.slices())
         facts = tuple(contract.paired().items())
         aged = tuple(f.name for f in contract.fields if f.max_age_s is not None)
-        return MonitorInfo(model, version, contract.timezone, slices, contract.target.unit, facts, aged)
+        rates = tuple((f.name, f.max_null_rate) for f in contract.fields if f.max_null_rate is not None)
+        return MonitorInfo(model, version, contract.timezone, slices, contract.target.unit, facts, aged, rates)
 
     def _promoted_us(self, model: str) -> int:
         return max((e.time_us for e in self.runtime.models.history(model) if e.alias == "champion"), default=0)

@@ -276,13 +276,16 @@ def _lines(label: str, told: dict[str, Any]) -> list[str]:
         lines.append(f"  and {len(told['pages']) - PAGES_SHOWN} more; see --json")
     if not told["planted"]:
         return [*lines, ""]
-    lines += ["", f"  {'planted changes':<28}{'number':>8}{'in 4 h':>9}{'in 24 h':>9}{'in 7 d':>9}{'median':>10}"]
+    head = f"  {'planted changes':<28}{'number':>8}{'in 4 h':>9}{'in 24 h':>9}{'in 7 d':>9}{'median':>10}"
+    lines += ["", f"  {'paged':>62}{'told: page or warning':>40}", head + f"{'in 4 h':>13}{'in 24 h':>9}{'in 7 d':>9}"]
     for name, text in (("hurting", "that move the answers"), ("harmless", "that hardly do")):
         got = told[name]
         if got["planted"]:
             median = "-" if got["median_h"] is None else f"{got['median_h']:.0f} h"
-            within = "".join(f"{got[f'within_{limit}_h']:>9.2f}" for limit in (4, 24, 168))
-            lines.append(f"  {text:<28}{got['planted']:>8}{within}{median:>10}")
+            paged, said = (
+                "".join(f"{each[f'within_{limit}_h']:>9.2f}" for limit in (4, 24, 168)) for each in (got, got["told"])
+            )
+            lines.append(f"  {text:<28}{got['planted']:>8}{paged}{median:>10}    {said}")
     named = told["hurting"]["named_right"]
     if named is not None:
         lines.append(f"  the right feature was named first in {named:.0%}")

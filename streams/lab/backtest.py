@@ -84,13 +84,14 @@ class Backtest:
             "pages_a_month": round(self.pages_a_month, 3),
             "pages_a_month_interval": [round(low, 3), round(high, 3)],
             "hurting": shares([o.hours for o in hurting]) | {
-                "named_right": round(sum(named) / len(named), 3) if named else None
+                "told": shares([o.told for o in hurting]),
+                "named_right": round(sum(named) / len(named), 3) if named else None,
             },
-            "harmless": shares([o.hours for o in harmless]),
+            "harmless": shares([o.hours for o in harmless]) | {"told": shares([o.told for o in harmless])},
             "planted": [
                 {"kind": o.plant.kind, "feature": o.plant.feature, "slice": o.plant.slice, "size": o.plant.amount,
                  "time": format_us(o.plant.moment_us), "hurt": None if o.hurt != o.hurt else round(o.hurt, 4),
-                 "hours": o.hours, "named": o.named}
+                 "hours": o.hours, "told": o.told, "named": o.named}
                 for o in self.outcomes
             ],
         }  # fmt: skip

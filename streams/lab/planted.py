@@ -153,6 +153,25 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What the monitor says of a changed past that it did not say before.
+
+    Attributes
+    ----------
+    paged
+        Hours until a page shows one of the features, or the bias that follows; None: not within a week.
+    told
+        The same of an alert of any severity.
+    named
+        The first page that names a feature.
+    """
+
+    paged: float | None
+    told: float | None
+    named: AlertRecord | None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of a planted change.
 
@@ -162,13 +181,16 @@ class Outcome:
         Mean absolute change of the answers that it made, in the rows that it hit.
     hours
         From its beginning to the first page that shows it; None: not within a week.
+    told
+        The same of an alert of any severity.
     named
-        The first feature that was named, and its slice; empty: none.
+        The first feature that a page named, and its slice; empty: none.
     """
 
     plant: Plant
     hurt: float
     hours: float | None
+    told: float | None
     named: str
 
     @property
@@ -246,26 +268,21 @@ def _drawn(
     return Plant(kind, name, where, int(hours[int(rng.integers(len(hours)))]), size)
 
 
-def tell(healthy: Watched, trial: Trial) -> tuple[float | None, AlertRecord | None]:
-    """See what the monitor says of a changed past that it did not say before.
-
-    Returns
-    -------
-    (hours, named)
-        How long it took until a page showed one of the features, or the bias that follows, None: not within a week; and
-        the first alert that names a feature.
-    """
+def tell(healthy: Watched, trial: Trial) -> Told:
+    """See what the monitor says of a changed past that it did not say before."""
     known = {(a.channel, a.subject, a.slice, a.event_time_us) for a in healthy.alerts}
     alerts = [
         alert
         for alert in watch_changed(healthy, trial.moment_us, trial.moment_us + FOLLOWED_DAYS * DAY_US, trial.changed)
-        if alert.severity in PAGING
-        and alert.state != "closed"
-        and (alert.channel, alert.subject, alert.slice, alert.event_time_us) not in known
+        if alert.state != "closed" and (alert.channel, alert.subject, alert.slice, alert.event_time_us) not in known
     ]
-    told = next((a for a in alerts if a.subject in trial.features or a.channel == "bias"), None)
-    named = next((a for a in alerts if a.channel != "bias"), None)
-    return None if told is None else (told.event_time_us - trial.moment_us) / HOUR_US, named
+    showing = [a for a in alerts if a.subject in trial.features or a.channel == "bias"]
+    named = next((a for a in alerts if a.channel != "bias" and a.severity in PAGING), None)
+    paged, told = (
+        next(((a.event_time_us - trial.moment_us) / HOUR_US for a in some), None)
+        for some in ((a for a in showing if a.severity in PAGING), showing)
+    )
+    return Told(paged, told, named)
 
 
 def plant(recording: Recording, what: Plant) -> Trial:
@@ -276,9 +293,10 @@ def plant(recording: Recording, what: Plant) -> Trial:
 
 def outcome(healthy: Watched, what: Plant, trial: Trial) -> Outcome:
     """When the monitor tells of a planted change."""
-    hours, named = tell(healthy, trial)
+    said = tell(healthy, trial)
     hurt = _hurt(healthy.recording, what, what.moment_us + FOLLOWED_DAYS * DAY_US)
-    return Outcome(what, hurt, hours, f"{named.subject} {named.slice}" if named is not None else "")
+    named = f"{said.named.subject} {said.named.slice}" if said.named is not None else ""
+    return Outcome(what, hurt, said.paged, said.told, named)
 
 
 def _hurt(recording: Recording, what: Plant, end_us: int) -> float:

@@ -109,6 +109,7 @@ class Recording:
             self.contract.model, self.version, self.contract.timezone, names, self.contract.target.unit,
             tuple(self.contract.paired().items()),
             tuple(each.name for each in self.contract.fields if each.max_age_s is not None),
+            tuple((each.name, each.max_null_rate) for each in self.contract.fields if each.max_null_rate is not None),
         )  # fmt: skip
         monitor = Monitor(policy, info, self.profile, self.start_us, is_history_honest=True)
         past = (*self.parts(self.between(0, self.start_us)), *self.log)

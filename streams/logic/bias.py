@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.parts import ALL_SLICE, MICRO, N_TRUTH, SUM_P, SUM_PQ, SUM_Y
+from streams.logic.baseline import DAY_HOURS, HOUR_ROWS
 from streams.logic.counts import Floats, Hour, HourlyCounts, Ints, LocalHours
 from streams.logic.policy import MonitorPolicy
-
-DAY_HOURS = 24
 
 
 @dataclass(frozen=True)
@@ -113,8 +112,14 @@ def _sums(total: Ints) -> Sums:
     return Sums(total[..., N_TRUTH], total[..., SUM_P] / MICRO, total[..., SUM_Y] / MICRO, total[..., SUM_PQ] / MICRO)
 
 
-def window_sums(counts: HourlyCounts, lengths: Sequence[int], hour: Hour) -> Sums:
-    """Sums of the windows of these lengths (increasing) that end with ``hour``."""
+def window_sums(counts: HourlyCounts, lengths: Sequence[int], hour: Hour, errors: UsualErrors | None = None) -> Sums:
+    """Sums of the windows of these lengths (increasing) that end with ``hour``.
+
+    Parameters
+    ----------
+    errors
+        Of a model that does not state its variance.
+    """
     total = np.zeros((len(lengths), len(counts.layout.slices), SUM_PQ + 1), np.int64)
     near = [(hour - past, counts.due[past]) for past in range(hour - lengths[-1] + 1, hour + 1) if past in counts.due]
     if near:
@@ -122,7 +127,64 @@ def window_sums(counts: HourlyCounts, lengths: Sequence[int], hour: Hour) -> Sum
         rows = np.stack([rows[:, : SUM_PQ + 1] for _, rows in near])
         for i, length in enumerate(lengths):
             total[i] = rows[age < length].sum(0)
-    return _sums(total)
+    sums = _sums(total)
+    if errors is None or not near:
+        return sums
+    expected = np.stack([rows[:, N_TRUTH] * errors.at(hour - past) for past, rows in zip(age, rows, strict=True)])
+    usual = np.stack([expected[age < length].sum(0) for length in lengths])
+    around_own_mean = sums.variance - np.square(sums.p - sums.y) / np.maximum(sums.rows, 1)
+    return replace(sums, variance=np.where(np.isnan(usual), sums.variance, np.maximum(usual, around_own_mean)))
+
+
+@dataclass(frozen=True)
+class UsualErrors:
+    """The squared errors that are usual at an hour of the day, of a model that states no variance of its own.
+
+    A window must not be measured by its own errors alone: what makes the answers wrong makes these large, too, so
+    that the evidence of the worst fault would end at one over the root of the correlation. Measured are those that are
+    usual, or the window's own around their mean, if these are larger (a holiday).
+
+    Attributes
+    ----------
+    local
+        The contract's clock.
+    mean
+        float64[local hour, slice]; NaN: not known.
+    """
+
+    local: LocalHours
+    mean: Floats
+
+    def at(self, hour: Hour) -> Floats:
+        """By slice."""
+        return np.asarray(self.mean[self.local(hour)[1]])
+
+    @classmethod
+    def of(
+        cls,
+        counts: HourlyCounts,
+        local: LocalHours,
+        policy: MonitorPolicy,
+        day: int,
+        is_healthy: Callable[[Hour], bool],
+    ) -> UsualErrors:
+        """Of the baseline of a local day, each hour drawn towards the whole day."""
+        rows, squares = np.zeros((2, DAY_HOURS, len(counts.layout.slices)), np.int64)
+        for hour in _baseline_hours(counts, local, policy, day, is_healthy):
+            due = counts.due[hour]
+            rows[local(hour)[1]] += due[:, N_TRUTH]
+            squares[local(hour)[1]] += due[:, SUM_PQ]
+        known = rows.sum(0)
+        whole = np.where(known >= policy.rows_min, squares.sum(0) / MICRO / np.maximum(known, 1), np.nan)
+        return cls(local, np.asarray((squares / MICRO + HOUR_ROWS * whole) / (rows + HOUR_ROWS)))
+
+
+def _baseline_hours(
+    counts: HourlyCounts, local: LocalHours, policy: MonitorPolicy, day: int, is_healthy: Callable[[Hour], bool]
+) -> list[Hour]:
+    newest = day - policy.baseline_gap_days
+    days = range(newest - policy.baseline_days, newest)
+    return [hour for past in days for hour in local.hours_of(past) if hour in counts.due and is_healthy(hour)]
 
 
 def usual_bias(
@@ -130,12 +192,8 @@ def usual_bias(
 ) -> Floats:
     """The baseline's mean of p - y by slice, drawn towards none by ``bias_rows`` rows."""
     total = np.zeros((len(counts.layout.slices), SUM_PQ + 1), np.int64)
-    newest = day - policy.baseline_gap_days
-    for past in range(newest - policy.baseline_days, newest):
-        for hour in local.hours_of(past):
-            rows = counts.due.get(hour)
-            if rows is not None and is_healthy(hour):
-                total += rows[:, : SUM_PQ + 1]
+    for hour in _baseline_hours(counts, local, policy, day, is_healthy):
+        total += counts.due[hour][:, : SUM_PQ + 1]
     sums = _sums(total)
     usual = sums.residual(np.zeros(1)) / (sums.rows + policy.bias_rows)
     return np.asarray(np.clip(usual, -policy.bias_mean_max, policy.bias_mean_max))

@@ -13,6 +13,7 @@ from datetime import date, timedelta
 import numpy as np
 
 from streams.logic.counts import Floats, Layout
+from streams.logic.drift import line
 from streams.logic.policy import MonitorPolicy
 
 EPOCH = date(1970, 1, 1)
@@ -61,9 +62,9 @@ class Course:
         if day != self.day:
             self.end()
             self.day, self.best = day, np.zeros((2, *strongest.shape[1:]))
-        line = np.maximum(policy.drift_z, record * policy.ask_again)
-        length = np.argmax(strongest / line, axis=0)[None]
-        z, own = (np.take_along_axis(x, length, axis=0)[0] for x in (strongest, line))
+        limit = line(record, policy)
+        length = np.argmax(strongest / limit, axis=0)[None]
+        z, own = (np.take_along_axis(x, length, axis=0)[0] for x in (strongest, limit))
         is_more = z * self.best[1] >= self.best[0] * own  # z / line, where the line may still be 0
         self.best = np.where(is_more & (own > 0), np.stack([z, own]), self.best)
 

@@ -115,20 +115,25 @@ def strongest(z: Floats, windows: Windows, layout: Layout, lengths: int) -> Floa
     return best
 
 
-def candidates(z: Floats, windows: Windows, record: Floats, layout: Layout, policy: MonitorPolicy) -> list[Candidate]:
-    """The features that left both the threshold and their record ([length, slice, feature]) behind, strongest first.
+def line(record: Floats, policy: MonitorPolicy) -> Floats:
+    """What evidence must reach to be asked what it does to the answers."""
+    return np.asarray(np.maximum(policy.drift_z, record * policy.ask_again))
 
-    One for each slice and feature: the length with the most evidence. The model's own answers (``@score``, ``@label``)
-    are never candidates: nothing can be put back in them, and what a change of them means is channel B's to say.
+
+def candidates(
+    z: Floats, windows: Windows, threshold: Floats, layout: Layout, policy: MonitorPolicy
+) -> list[Candidate]:
+    """The features that left their threshold ([length, slice, feature]) behind, strongest first.
+
+    One for each slice and feature: the length with the most evidence.
     """
     best = strongest(z, windows, layout, len(policy.drift_hours))
-    threshold = np.maximum(policy.drift_z, record * policy.ask_again)
     ends = np.append(layout.owner_starts, layout.directions)
     found: dict[tuple[int, int], Candidate] = {}
     for i, s, f in zip(*(a.tolist() for a in np.nonzero(best >= threshold)), strict=True):
         feature = layout.profile.features[f]
         strength = float(best[i, s, f] / threshold[i, s, f])
-        if feature.name.startswith("@") or ((s, f) in found and found[s, f].strength >= strength):
+        if (s, f) in found and found[s, f].strength >= strength:
             continue
         w = int(np.flatnonzero((windows.length == i) & (windows.slice == s))[0])
         d = int(ends[f]) + _told(np.abs(z[w, ends[f] : ends[f + 1]]), feature.specials)

@@ -183,6 +183,10 @@ class Incidents:
         incident = self.open.get(severity)
         return incident is not None and key in incident.causes
 
+    def subjects(self) -> set[str]:
+        """What the open incidents are about, by any channel."""
+        return {key.split("/")[1] for incident in self.open.values() for key in incident.causes}
+
     def blames_inputs(self) -> bool:
         """Whether the open incident says that inputs are wrong."""
         incident = self.open.get(PAGE)

@@ -9,9 +9,10 @@ to be judged is left out, and told by :mod:`streams.logic.coverage`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,17 @@ import numpy.typing as npt
 
 from schemas.parts import N_INPUT
 from schemas.profile import CELL_NAN, CELL_NEG_INF, CELL_NEW, CELL_NULL, CELL_POS_INF, FeatureProfile
+from streams.logic.baseline import DAY_HOURS
 from streams.logic.counts import Floats, Hour, HourlyCounts, Ints, Layout
 from streams.logic.coverage import FROZEN, NAN, UNSEEN, gap
 from streams.logic.policy import MonitorPolicy
 
 NEVER_NULL = 0.02
 """Below this share of nulls in training a field counts as always there, before a single hour was seen."""
+NULL_SIGMAS = 4.0
+"""More of a field that is allowed to be missing now and then may be missing in a few rows by chance."""
+WARNING = ("missing", "outside")
+"""Rules that only warn."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Breach:
     Attributes
     ----------
     rule
-        ``null``, ``nan``, ``unseen``, ``outside``, ``stale`` or ``frozen``.
+        ``null``, ``missing``, ``nan``, ``unseen``, ``outside``, ``stale`` or ``frozen``.
     slice, feature
         Where.
     hours
@@ -46,7 +52,8 @@ class Breach:
     limit
         The share, or the number of rows, that is allowed.
     severity
-        ``page``, or ``warn`` for values outside the contract: a range learnt in winter ends in spring.
+        ``page``, or ``warn`` for values outside the contract, since a range learnt in winter ends in spring, and for
+        some that are missing, since a page is for nearly all.
     """
 
     rule: str
@@ -145,6 +152,8 @@ class Invariants:
         Healthy days that ``runs`` has seen; with fewer than ``baseline_days_min`` nothing is called frozen.
     aged
         Fields that are a feed's own time stamp: outside the contract means too old.
+    null_rates
+        Field: share of nulls that the contract allows.
     """
 
     layout: Layout
@@ -153,13 +162,26 @@ class Invariants:
     null_record: Floats
     learned_days: int = 0
     aged: tuple[str, ...] = ()
+    null_rates: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, layout: Layout, policy: MonitorPolicy, aged: tuple[str, ...] = ()) -> Invariants:
+    def of(
+        cls,
+        layout: Layout,
+        policy: MonitorPolicy,
+        aged: tuple[str, ...] = (),
+        null_rates: Mapping[str, float] = MappingProxyType({}),
+    ) -> Invariants:
         """Rules that have seen the training profile only."""
         shape = len(layout.slices), len(layout.profile.features)
         null = [f.counts[CELL_NULL] / f.rows if f.rows else 1.0 for f in layout.profile.features]
-        return cls(layout, policy, Runs.empty(*shape), np.broadcast_to(np.array(null), shape).copy(), aged=aged)
+        return cls(
+            layout, policy, Runs.empty(*shape), np.broadcast_to(np.array(null), shape).copy(), 0, aged, null_rates
+        )
+
+    @cached_property
+    def _null_rates(self) -> Floats:
+        return np.array([self.null_rates.get(feature.name, 0.0) for feature in self.layout.profile.features])
 
     @cached_property
     def _is_judged(self) -> npt.NDArray[np.bool_]:
@@ -176,7 +198,8 @@ class Invariants:
     def learn(self, counts: HourlyCounts, hour: Hour) -> None:
         """Take in one hour of healthy history."""
         self._step(counts, hour)
-        self._learn_null(*self._shares(counts, self.policy.null_hours, hour, self._null_columns))
+        rows, null, _ = self._null(counts, hour)
+        self._learn_null(rows, null)
 
     def _learn_null(self, rows: Ints, null: Ints) -> None:
         enough = (rows >= self.policy.rows_min)[:, None]
@@ -190,12 +213,18 @@ class Invariants:
         """Take in one closed hour; the rules that are broken at its end."""
         self._step(counts, hour)
         policy = self.policy
-        rows, null = self._shares(counts, policy.null_hours, hour, self._null_columns)
-        is_full = self.null_record < policy.null_record
+        rows, null, hours = self._null(counts, hour)
+        is_full, is_known = self.null_record < policy.null_record, np.ones_like(self._is_judged)
         if self.is_learning:  # a field that is empty now and then may be so for hours: learn before judging it
-            is_full = self.null_record < NEVER_NULL
+            is_full = is_known = self.null_record < NEVER_NULL
             self._learn_null(rows, np.where(is_full, 0, null))
-        found = self._breaches("null", rows, null, policy.null_hours, policy.null_share, is_full)
+        found = self._breaches("null", rows, null, hours, policy.null_share, is_full)
+        gone = {breach.feature for breach in found}
+        allowed = np.maximum(self.null_record, self._null_rates)
+        by_chance = NULL_SIGMAS * np.sqrt(allowed * (1.0 - allowed) / np.maximum(rows, 1)[:, None])
+        much = allowed + np.maximum(policy.null_warn, by_chance)
+        some = self._breaches("missing", rows, null, hours, much, is_known & (null >= policy.unseen_rows))
+        found += [breach for breach in some if breach.feature not in gone]
         rows, new = self._shares(counts, policy.unseen_hours, hour, self._new_columns)
         can_be_unseen = self._can_be_unseen & (new >= policy.unseen_rows)
         found += self._breaches("unseen", rows, new, policy.unseen_hours, policy.unseen_share, can_be_unseen)
@@ -261,6 +290,26 @@ class Invariants:
                 hits += grid[:, columns]
         return rows, hits
 
+    def _null(self, counts: HourlyCounts, hour: Hour) -> tuple[Ints, Ints, Ints]:
+        """Rows, those with nulls, and hours: of a slice with few rows as many hours as hold enough, up to a day; of one
+        without a row in this very hour nothing new."""
+        columns, least = self._null_columns, self.policy.null_hours
+        rows, null = np.zeros(len(self.layout.slices), np.int64), np.zeros(self._is_judged.shape, np.int64)
+        hours = np.zeros_like(rows)
+        if hour not in counts.cells:
+            return rows, null, hours
+        is_open = counts.scalar(hour, N_INPUT) > 0
+        for age in range(max(least, DAY_HOURS)):
+            is_open &= (age < least) | (rows < self.policy.rows_min)
+            if not is_open.any():
+                break
+            hours += is_open
+            grid = counts.cells.get(hour - age)
+            if grid is not None:
+                rows += np.where(is_open, counts.scalar(hour - age, N_INPUT), 0)
+                null += np.where(is_open[:, None], grid[:, columns], 0)
+        return rows, null, hours
+
     def _nan(self, counts: HourlyCounts, hours: int, hour: Hour) -> tuple[Ints, Ints]:
         """Rows, and those of numbers that are NaN or infinite."""
         hits = np.zeros(self._is_judged.shape, np.int64)
@@ -283,15 +332,18 @@ class Invariants:
         return rows, hits
 
     def _breaches(
-        self, rule: str, rows: Ints, hits: Ints, hours: int, limit: float, applies: npt.NDArray[np.bool_]
-    ) -> list[Breach]:
-        share = hits / np.maximum(rows, 1)[:, None]
-        is_broken = (share >= limit) & (rows >= self.policy.rows_min)[:, None] & applies & self._is_judged
-        severity = "warn" if rule == "outside" else "page"
-        return [
-            Breach(rule, self._slice(s), self._feature(f), hours, int(rows[s]), float(share[s, f]), limit, severity)
-            for s, f in zip(*(a.tolist() for a in np.nonzero(is_broken)), strict=True)
-        ]
+        self, rule: str, rows: Ints, hits: Ints, hours: int | Ints, limit: float | Floats,
+        applies: npt.NDArray[np.bool_],
+    ) -> list[Breach]:  # fmt: skip
+        share, limits = hits / np.maximum(rows, 1)[:, None], np.broadcast_to(limit, hits.shape)
+        lengths = np.broadcast_to(hours, rows.shape)
+        is_broken = (share >= limits) & (rows >= self.policy.rows_min)[:, None] & applies & self._is_judged
+        severity = "warn" if rule in WARNING else "page"
+        found = []
+        for s, f in zip(*(a.tolist() for a in np.nonzero(is_broken)), strict=True):
+            place, shares = (self._slice(s), self._feature(f)), (float(share[s, f]), float(limits[s, f]))
+            found.append(Breach(rule, *place, int(lengths[s]), int(rows[s]), *shares, severity))
+        return found
 
     def _frozen(self) -> list[Breach]:
         if self.is_learning:

@@ -12,20 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from schemas.parts import ALL_SLICE, N_INPUT, Part
 from schemas.profile import Profile
 from schemas.times import HOUR_US
 from streams.logic.arrivals import ArrivalRules
 from streams.logic.baseline import BLOCK_HOURS, Baseline, Interval, IsHealthy, SameWorld, Spread, Trail
-from streams.logic.bias import BiasSpread, judge, usual_bias, window_sums
+from streams.logic.bias import BiasSpread, UsualErrors, judge, usual_bias, window_sums
 from streams.logic.counts import Floats, Hour, HourlyCounts, Layout, LocalHours
 from streams.logic.course import Z_MIN, Course
-from streams.logic.drift import Candidate, candidates, evidence, strongest
+from streams.logic.drift import Candidate, candidates, evidence, line, strongest
 from streams.logic.impact import Impact, ImpactEvidence
-from streams.logic.incident import ACCEPTED, INPUT_CHANNELS, PAGE, TRACKS, AlertRecord, Incidents, Sighting
+from streams.logic.incident import ACCEPTED, INPUT_CHANNELS, PAGE, TRACKS, WARN, AlertRecord, Incidents, Sighting
 from streams.logic.invariants import Invariants, strongest_breaches
 from streams.logic.paired import PairedRecord
 from streams.logic.policy import MonitorPolicy
@@ -34,6 +36,7 @@ from streams.logic.sightings import (
     bias_sighting,
     breach_sighting,
     drift_sighting,
+    far_sighting,
     paired_sighting,
     stale_sightings,
     user_sighting,
@@ -66,6 +69,8 @@ class MonitorInfo:
         (field, fact): the contract's fields of which feedback says what they were.
     aged
         Fields that are a feed's own time stamp, with an age that the contract limits.
+    null_rates
+        (field, share): the nulls that the contract allows.
     """
 
     model: str
@@ -75,6 +80,7 @@ class MonitorInfo:
     unit: float = 1.0
     facts: tuple[tuple[str, str], ...] = ()
     aged: tuple[str, ...] = ()
+    null_rates: tuple[tuple[str, float], ...] = ()
 
     @property
     def slice_names(self) -> tuple[str, ...]:
@@ -88,6 +94,7 @@ class Today:
 
     baseline: Baseline
     usual: Floats
+    errors: UsualErrors | None
     correlation: Floats
     bias_correlation: Floats
 
@@ -144,7 +151,7 @@ class Monitor:
         self.bias_spread = BiasSpread.empty(len(self.policy.bias_hours), len(layout.slices))
         self.paired = PairedRecord.empty(layout, self.policy.paired_hours)
         self.still = Still(self.policy, self.local)
-        self.invariants = Invariants.of(layout, self.policy, self.info.aged)
+        self.invariants = Invariants.of(layout, self.policy, self.info.aged, dict(self.info.null_rates))
         self.incidents = Incidents(self.info.model, self.info.version, self.policy.quiet_hours)
         self.meter = Meter(layout, self.policy, self.local)
         self.course = Course(layout, self.info.version)
@@ -160,6 +167,10 @@ class Monitor:
     def layout(self) -> Layout:
         """Where the counts lie."""
         return self.counts.layout
+
+    @cached_property
+    def _is_input(self) -> npt.NDArray[np.bool_]:
+        return np.array([not feature.name.startswith("@") for feature in self.profile.features])
 
     @property
     def is_learning(self) -> bool:
@@ -344,15 +355,49 @@ class Monitor:
             shown = strongest(z_shown, windows, self.layout, len(self.policy.drift_hours))
         self.course.see(self.local(hour)[0], shown, self.record, self.policy)
         names = [feature.name for feature in self.profile.features]
-        active = {names[f] for f in np.flatnonzero((best >= self.policy.drift_z).any(axis=(0, 1)))}
-        known = (self.incidents.is_open, self.incidents.is_dismissed)
-        tracks = [(n, track) for n in names for track in TRACKS if any(is_(f"drift/{n}", track) for is_ in known)]
-        open_now = {name for name, _ in tracks}
-        seen = [Sighting("drift", name, ALL_SLICE, 0, track, is_new=False) for name, track in tracks if name in active]
-        found = candidates(z, windows, self._known_record(hour), self.layout, self.policy)
-        fresh, unjudged = self._put_back(hour, [c for c in found if c.feature not in open_now], impact)
-        self._keep_record(hour, best, open_now | unjudged | {s.subject for s in fresh})
+        settled = line(self._settled_record(hour), self.policy)
+        told = {track: {n for n in names if self._is_told(f"drift/{n}", track)} for track in TRACKS}
+        least = {PAGE: np.full_like(best, self.policy.drift_z), WARN: settled}
+        seen = [
+            Sighting("drift", name, ALL_SLICE, 0, track, is_new=False)
+            for track, its in told.items()
+            for name in sorted(its)
+            if (best >= least[track])[:, :, self.profile.index[name]].any()
+        ]
+        suspects = told[PAGE] if impact is not None else told[PAGE] | told[WARN]
+        found = candidates(z, windows, line(self._known_record(hour), self.policy), self.layout, self.policy)
+        asked = [c for c in found if c.feature not in suspects and not c.feature.startswith("@")]
+        fresh, unjudged = self._put_back(hour, asked, impact)
+        suspects = suspects | unjudged | {s.subject for s in fresh}
+        if impact is not None:
+            far = candidates(z, windows, self.policy.gross * settled, self.layout, self.policy)
+            far = [c for c in far if c.feature not in suspects | told[WARN] | self.incidents.subjects()]
+            if (best >= settled)[:, :, self._is_input].any():  # which says why the answers are others
+                far = [c for c in far if not c.feature.startswith("@")]
+            fresh += self._see_far(hour, far, impact)
+        self._keep_record(hour, best, suspects | {s.subject for s in fresh if s.severity == PAGE})
         return seen + fresh
+
+    def _is_told(self, key: str, track: str) -> bool:
+        return self.incidents.is_open(key, track) or self.incidents.is_dismissed(key, track)
+
+    def _see_far(self, hour: Hour, found: Sequence[Candidate], impact: Impact) -> list[Sighting]:
+        """What went much further than in any settled day is told though the answers hardly follow; and so are the
+        answers themselves, in which nothing can be put back, while every input is as usual."""
+        sightings, names = [], list(dict.fromkeys(c.feature for c in found))  # the strongest first
+        for name in names[: self.policy.candidates_max]:
+            candidate = next(c for c in found if c.feature == name)
+            slices, is_answer = _slices_of(candidate, found), candidate.feature.startswith("@")
+            given = None if is_answer else self._asked(hour, candidate, impact)
+            if given is not None and given.weight >= self.policy.impact:
+                sightings.append(drift_sighting(candidate, given, self.policy, slices))
+            elif is_answer or given is not None:
+                sightings.append(far_sighting(candidate, given, self.policy, slices))
+        return sightings
+
+    def _asked(self, hour: Hour, candidate: Candidate, impact: Impact) -> ImpactEvidence | None:
+        end_us = (hour + 1) * HOUR_US
+        return impact(candidate.slice, candidate.feature, end_us - candidate.hours * HOUR_US, end_us)
 
     def _put_back(
         self, hour: Hour, found: Sequence[Candidate], impact: Impact | None
@@ -363,10 +408,7 @@ class Monitor:
         for candidate in found[: self.policy.candidates_max]:
             if candidate.feature in judged:
                 continue
-            end_us = (hour + 1) * HOUR_US
-            given: ImpactEvidence | None = None
-            if impact is not None:
-                given = impact(candidate.slice, candidate.feature, end_us - candidate.hours * HOUR_US, end_us)
+            given = None if impact is None else self._asked(hour, candidate, impact)
             if given is None:
                 unjudged.add(candidate.feature)
                 if impact is None:
@@ -376,6 +418,11 @@ class Monitor:
                 judged.add(candidate.feature)
                 sightings.append(drift_sighting(candidate, given, self.policy, _slices_of(candidate, found)))
         return sightings, unjudged
+
+    def _settled_record(self, hour: Hour) -> Floats:
+        """The record of the days that a baseline may be made of: what goes on is not in it."""
+        newest = self.local(hour)[0] - self.policy.baseline_gap_days
+        return np.asarray(np.max([self.old_record, *(r for at, r in self.day_records.items() if at < newest)], axis=0))
 
     def _known_record(self, hour: Hour) -> Floats:
         """The record that an hour's evidence must beat before it is asked what it does to the answers.
@@ -406,7 +453,7 @@ class Monitor:
         today = self.today
         if today is None or self.bias_spread.days < self.policy.bias_days_min:
             return []
-        sums = window_sums(self.counts, self.policy.bias_hours, hour)
+        sums = window_sums(self.counts, self.policy.bias_hours, hour, today.errors)
         found = judge(sums, today.usual, today.bias_correlation, self.layout.slices, self.policy)
         found = [window for window in found if self._is_clean(hour, window.hours)]
         is_pipe = self.incidents.blames_inputs() or (
@@ -470,13 +517,21 @@ class Monitor:
 
     def _judge_by(self, day: int) -> Today:
         correlation = self.spread.correlation(self.layout, self.policy)
-        return Today(self._baseline(day), self._usual(day), correlation, self.bias_spread.correlation(self.policy))
+        usual = self._usual(day), self._errors(day)
+        return Today(self._baseline(day), *usual, correlation, self.bias_spread.correlation(self.policy))
 
     def _baseline(self, day: int) -> Baseline:
         return Baseline.of(self.counts, self.local, self.policy, day, self._same_world(day, *INPUT_CHANNELS))
 
     def _usual(self, day: int) -> Floats:
         return usual_bias(self.counts, self.local, self.policy, day, self._same_world(day, *INPUT_CHANNELS, "bias"))
+
+    def _errors(self, day: int) -> UsualErrors | None:
+        """None of a classifier, whose answers state their variance."""
+        if self.profile.labels:
+            return None
+        is_healthy = self._same_world(day, *INPUT_CHANNELS, "bias")
+        return UsualErrors.of(self.counts, self.local, self.policy, day, is_healthy)
 
     def _fold(self, day: int, *, is_history: bool) -> None:
         """Take a day that is old enough into the spreads; a day of history sets records too."""
@@ -506,12 +561,13 @@ class Monitor:
             self.spread.end_day((occurred > 0) & (occurred < rows[:, None]))
 
     def _fold_bias(self, day: int, hours: Sequence[Hour]) -> None:
-        usual, lengths = self._usual(day), self.policy.bias_hours
+        usual, errors, lengths = self._usual(day), self._errors(day), self.policy.bias_hours
         is_known = self._same_world(day, *INPUT_CHANNELS)
         healthy = [h for h in hours if is_known(h)]
         for hour in healthy[:: self.policy.spread_step_hours]:
             used = np.array([self._is_clean(hour, n, *INPUT_CHANNELS) for n in lengths])
-            self.bias_spread.fold(window_sums(self.counts, lengths, hour), usual, self.policy.rows_min, used)
+            sums = window_sums(self.counts, lengths, hour, errors)
+            self.bias_spread.fold(sums, usual, self.policy.rows_min, used)
         self.bias_spread.days += bool(healthy)
 
     def _forget_paired(self, since: Hour) -> None:

@@ -38,6 +38,9 @@ class MonitorPolicy(BaseModel):
         default=0.05,
         description="mean change of the score with the feature put back, as a share of the answers' scale",
     )
+    gross: Annotated[float, Field(ge=1)] = Field(
+        default=1.5, description="times the record of settled days, beyond which a harmless change warns"
+    )
     put_back_rows: Count = 150
     put_back_draws: Count = 6
     candidates_max: Count = Field(default=6, description="candidates put back in one hour, the strongest first")
@@ -75,6 +78,9 @@ class MonitorPolicy(BaseModel):
 
     # Channel C: the contract.
     null_share: Share = Field(default=0.8, description="less is for channel D to weigh")
+    null_warn: Share = Field(
+        default=0.05, description="beyond what the contract allows and training's emptiest window had: warns"
+    )
     null_hours: Count = 2
     null_record: Share = Field(default=0.2, description="only fields that training never saw emptier than this")
     nan_share: Share = Field(default=0.05, description="NaN or infinite, of a field that never was so in training")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from schemas.parts import ALL_SLICE
 from schemas.times import HOUR_US, format_us
@@ -58,6 +58,7 @@ def breach_sighting(breach: Breach, slices: Sequence[str], policy: MonitorPolicy
     where = _where(breach.slice)
     what = {
         "null": f"is missing in {breach.share:.0%} of {breach.rows} rows",
+        "missing": f"is missing in {breach.share:.0%} of {breach.rows} rows, where {breach.limit:.0%} is much",
         "nan": f"is NaN or infinite in {breach.share:.0%} of {breach.rows} rows",
         "unseen": f"holds a category that training never saw in {breach.share:.0%} of {breach.rows} rows",
         "outside": f"is outside the contract in {breach.share:.0%} of {breach.rows} rows",
@@ -115,15 +116,19 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def drift_sighting(
-    candidate: Candidate, impact: ImpactEvidence | None, policy: MonitorPolicy, slices: Sequence[str]
-) -> Sighting:
-    """A feature that left its baseline, and what that does to the answers; ``slices``: where else it did."""
-    head = (
+def _head(candidate: Candidate) -> str:
+    return (
         f"{candidate.feature} {candidate.direction}: {candidate.observed:.0%} of {candidate.rows} rows"
         f" where {candidate.expected:.0%} is usual at these hours"
         f" ({_where(candidate.slice)}, {candidate.hours} h, z {candidate.z:+.1f})"
     )
+
+
+def drift_sighting(
+    candidate: Candidate, impact: ImpactEvidence | None, policy: MonitorPolicy, slices: Sequence[str]
+) -> Sighting:
+    """A feature that left its baseline, and what that does to the answers; ``slices``: where else it did."""
+    head = _head(candidate)
     detail = {**asdict(candidate), "verdict": PIPE, "limit": policy.impact, "slices": list(slices)}
     detail["orders"] = orders_of_z(candidate.z, abs(candidate.z) / candidate.strength)
     names = ("cell", "observed", "expected")
@@ -140,6 +145,19 @@ def drift_sighting(
     detail |= {"put_back": impact.put_back, "limit": policy.impact * impact.scale}
     is_critical = impact.weight >= policy.critical_impact
     return Sighting("drift", candidate.feature, *window, PAGE, message, detail, is_critical=is_critical)
+
+
+def far_sighting(
+    candidate: Candidate, impact: ImpactEvidence | None, policy: MonitorPolicy, slices: Sequence[str]
+) -> Sighting:
+    """A feature, or the answers themselves (no impact), further from the baseline than settled days ever were."""
+    told = drift_sighting(candidate, impact, policy, slices)
+    usual = f"{candidate.strength * policy.gross:.1f} times as far as anything before"
+    effect = "every input is as usual: the model answers otherwise than it did"
+    if impact is not None:
+        effect = f"the answers hardly follow ({abs(impact.impact):.3f}), so nobody is woken"
+    message = f"{_head(candidate)}, {usual}; {effect}."
+    return replace(told, severity=WARN, is_critical=False, message=message)
 
 
 def paired_sighting(window: PairedWindow, fact: str, policy: MonitorPolicy) -> Sighting:

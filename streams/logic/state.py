@@ -17,7 +17,7 @@ import numpy.typing as npt
 from schemas.errors import FlywheelError
 from schemas.profile import Profile
 from streams.logic.baseline import Baseline, Spread
-from streams.logic.bias import BiasSpread
+from streams.logic.bias import BiasSpread, UsualErrors
 from streams.logic.incident import Incidents
 from streams.logic.invariants import Runs
 from streams.logic.monitor import Monitor, MonitorInfo, Today
@@ -26,7 +26,7 @@ from streams.logic.policy import MonitorPolicy
 from streams.logic.staleness import Meter
 from streams.logic.tempering import Spread as WindowSpread
 
-FORMAT = 5
+FORMAT = 6
 STORES = ("cells", "outside", "scalars", "due", "facts", "log")
 SPREAD_ARRAYS = ("season", "location", "scale", "cells")
 RUN_ARRAYS = ("cell", "rows", "hours", "longest", "longest_hours", "moved")
@@ -70,6 +70,8 @@ def snapshot(monitor: Monitor) -> bytes:
         today = {"day": monitor.today.baseline.day, "days": monitor.today.baseline.days}
         baseline = monitor.today.baseline
         arrays |= {"shares": baseline.shares, "alike": baseline.alike, "usual": monitor.today.usual}
+        if monitor.today.errors is not None:
+            arrays["errors"] = monitor.today.errors.mean
     meta = {
         "format": FORMAT,
         "profile": monitor.profile.profile_id,
@@ -118,6 +120,7 @@ def restore(data: bytes, policy: MonitorPolicy, profile: Profile) -> Monitor:
             "slices": tuple(meta["info"]["slices"]),
             "facts": tuple((field, fact) for field, fact in meta["info"]["facts"]),
             "aged": tuple(meta["info"]["aged"]),
+            "null_rates": tuple((field, share) for field, share in meta["info"]["null_rates"]),
         }
     )
     monitor = Monitor(policy, info, profile, meta["start_us"])
@@ -144,7 +147,9 @@ def restore(data: bytes, policy: MonitorPolicy, profile: Profile) -> Monitor:
     if meta["today"] is not None:
         baseline = Baseline(meta["today"]["day"], meta["today"]["days"], arrays["shares"], arrays["alike"])
         correlation = monitor.spread.correlation(monitor.layout, policy)
-        monitor.today = Today(baseline, arrays["usual"], correlation, monitor.bias_spread.correlation(policy))
+        errors = UsualErrors(monitor.local, arrays["errors"]) if "errors" in arrays else None
+        usual = arrays["usual"], errors
+        monitor.today = Today(baseline, *usual, correlation, monitor.bias_spread.correlation(policy))
     return monitor
 
 

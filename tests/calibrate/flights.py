@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from streams.lab.planted import FOLLOWED_DAYS, WITHIN_HOURS, Trial, shares, tell
 from streams.lab.recording import Change, Recording, Watched, watch
 from streams.lab.rules import USUAL
 from streams.lab.runs import Past, Performance, matched, run_of
-from streams.logic.incident import AlertRecord
+from streams.logic.incident import WARN, AlertRecord
 from streams.logic.policy import MonitorPolicy
 
 START_US = parse_time("2013-04-01T00:00:00-04:00")
@@ -61,13 +61,16 @@ class Found:
     ----------
     hours
         From its beginning to the first page that shows it; None: not within a week.
+    told
+        The same of an alert of any severity.
     is_right
-        Whether the first alert that names a feature names one that was changed, in a slice where it was.
+        Whether the first page that names a feature names one that was changed, in a slice where it was.
     """
 
     kind: str
     moment: str
     hours: float | None
+    told: float | None
     first: str
     is_right: bool | None
 
@@ -128,12 +131,12 @@ def trial(whole: Recording, departures: pl.DataFrame, fault: Fault, moment: int)
 
 def planted(healthy: Watched, departures: pl.DataFrame, fault: Fault, moment: int) -> Found:
     """Plant a fault, and see when it is told."""
-    hours, named = tell(healthy, trial(healthy.recording, departures, fault, moment))
-    if named is None:
-        return Found(fault.name, format_us(moment), hours, "", None)
+    said = tell(healthy, trial(healthy.recording, departures, fault, moment))
+    if (named := said.named) is None:
+        return Found(fault.name, format_us(moment), said.paged, said.told, "", None)
     where = SLICES.get(fault.name, "all")
     is_right = named.subject in fault.features and (where == "all" or named.slice in (where, "all"))
-    return Found(fault.name, format_us(moment), hours, _short(named), is_right)
+    return Found(fault.name, format_us(moment), said.paged, said.told, _short(named), is_right)
 
 
 def _short(alert: AlertRecord) -> str:
@@ -153,17 +156,27 @@ def report(healthy: Watched, found: Sequence[Found]) -> Iterator[str]:
     yield f"pages a month, April to July (chosen)          {len(chosen) / MONTHS['chosen']:.2f}"
     yield f"pages a month, August to December (confirmed)  {confirmed / MONTHS['confirmed']:.2f}"
     yield f"pages a month, all nine                        {len(healthy.pages) / sum(MONTHS.values()):.2f}"
+    warned = sum(a.severity == WARN and a.state == "opened" for a in healthy.alerts)
+    yield f"warnings a month beside them                   {warned / sum(MONTHS.values()):.2f}"
     if not found:
         return
     yield ""
-    yield f"{'planted fault':<20}{'moments':>8}{'in 4 h':>8}{'in 24 h':>9}{'in 7 d':>8}{'median':>10}{'right name':>13}"
+    yield f"{'':<28}{'paged':>8}{'told: page or warning':>54}"
+    within = f"{'in 4 h':>8}{'in 24 h':>9}{'in 7 d':>8}"
+    yield f"{'planted fault':<20}{'moments':>8}{within}{'median':>10}{'right name':>13}{within}"
     for kind in (*dict.fromkeys(each.kind for each in found), "all"):
         some = [each for each in found if kind in (each.kind, "all")]
         got, named = shares([each.hours for each in some]), [e.is_right for e in some if e.is_right is not None]
         median = "-" if got["median_h"] is None else f"{got['median_h']:.0f} h"
-        four, day, week = (got[f"within_{limit}_h"] for limit in WITHIN_HOURS)
         right = f"{sum(named) / len(named):.2f}" if named else "-"
-        yield f"{kind:<20}{got['planted']:>8}{four:>8.2f}{day:>9.2f}{week:>8.2f}{median:>10}{right:>13}"
+        told = _within(shares([each.told for each in some]))
+        yield f"{kind:<20}{got['planted']:>8}{_within(got)}{median:>10}{right:>13}{told}"
+
+
+def _within(got: Mapping[str, float]) -> str:
+    return "".join(
+        f"{got[f'within_{limit}_h']:>{width}.2f}" for limit, width in zip(WITHIN_HOURS, (8, 9, 8), strict=True)
+    )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from schemas.profile import FieldSpec, Profile, build_profile
 from schemas.times import HOUR_US
 from streams.logic.baseline import Baseline, Spread, Trail, Windows, likeness, smooth
 from streams.logic.counts import HourlyCounts, Layout, LocalHours
-from streams.logic.drift import candidates, divergence, evidence
+from streams.logic.drift import candidates, divergence, evidence, line
 from streams.logic.policy import MonitorPolicy
 from streams.logic.testing import FIRST_US, World, learn_profile, make_monitor, make_parts
 
@@ -244,12 +244,12 @@ def test_a_candidate_must_beat_its_own_record() -> None:
     window = one_window(90.0, 100, 0.1, layout)
     z = evidence(window, np.zeros((2, 5, 2, layout.directions)), POLICY)
     record = np.zeros((5, 2, 2))
-    first = candidates(z, window, record, layout, POLICY)
+    first = candidates(z, window, line(record, POLICY), layout, POLICY)
     assert {c.feature for c in first} == {"x", "c"}
     assert (first[0].rows, first[0].observed) == (100, 0.9)
     assert first[0].expected == pytest.approx(0.1)
     record[0, 0, layout.profile.index["x"]] = abs(float(z[0, 0]))
-    assert {c.feature for c in candidates(z, window, record, layout, POLICY)} == {"c"}
+    assert {c.feature for c in candidates(z, window, line(record, POLICY), layout, POLICY)} == {"c"}
 
 
 def test_correlated_windows_teach_a_spread_and_independent_ones_none() -> None:
@@ -275,11 +275,11 @@ def test_values_that_are_missing_are_named_and_not_the_share_of_the_others() -> 
     window = one_window(90.0, 100, 0.1, layout)
     z = np.zeros((1, layout.directions))
     z[0, first], z[0, first + 20] = 9.0, -10.0
-    (found,) = candidates(z, window, np.zeros((5, 2, 2)), layout, POLICY)
+    (found,) = candidates(z, window, line(np.zeros((5, 2, 2)), POLICY), layout, POLICY)
     assert (found.direction, found.z) == ("null", 9.0)
     assert found.strength == pytest.approx(10.0 / POLICY.drift_z), "it is judged by the strongest all the same"
     z[0, first] = 7.9
-    (found,) = candidates(z, window, np.zeros((5, 2, 2)), layout, POLICY)
+    (found,) = candidates(z, window, line(np.zeros((5, 2, 2)), POLICY), layout, POLICY)
     assert found.direction != "null"
 
 

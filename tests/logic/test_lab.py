@@ -85,6 +85,15 @@ def test_what_hardly_moves_the_answers_is_quiet() -> None:
     assert found.hurt < POLICY.impact
 
 
+def test_a_third_that_is_missing_and_hurts_nothing_is_told_and_wakes_nobody() -> None:
+    what = Plant("missing", "level", "all", MOMENT_US, 0.33)
+    found = outcome(healthy().watched, what, plant(recording(), what))
+    assert found.hours is None
+    assert found.told is not None
+    assert found.told <= 4
+    assert found.named == ""
+
+
 def test_a_change_of_nothing_gives_the_same_alerts_from_a_memory_as_from_the_start() -> None:
     whole = recording().changed(MOMENT_US, recording().end_us, lambda rows: rows.with_columns(pl.col("delay") + 1.5))
     expected = watch(whole, POLICY, until_us=MOMENT_US + 3 * DAY_US).alerts

@@ -9,11 +9,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from schemas.parts import Part
-from schemas.profile import Profile
+from schemas.parts import N_INPUT, Part
+from schemas.profile import CELL_NULL, Profile
 from schemas.times import DAY_US, HOUR_US
 from streams.logic.bias import BiasWindow
-from streams.logic.incident import AlertRecord, Incidents, Sighting
+from streams.logic.counts import SCALARS, HourlyCounts
+from streams.logic.impact import ImpactEvidence
+from streams.logic.incident import PAGING, AlertRecord, Incidents, Sighting
 from streams.logic.monitor import Monitor
 from streams.logic.policy import MonitorPolicy
 from streams.logic.sightings import bias_sighting
@@ -47,6 +49,15 @@ def frozen(rows: pl.DataFrame) -> pl.DataFrame:
 def harmless(rows: pl.DataFrame) -> pl.DataFrame:
     """A true change of a feature that the answers hardly depend on."""
     return rows.with_columns(pl.col("level") * 0.6)
+
+
+def as_a_sign(rows: pl.DataFrame) -> pl.DataFrame:
+    """Of a feature that the answers hardly depend on only the sign is left, in other numbers."""
+    return rows.with_columns(level=2.0 * pl.col("level").sign())
+
+
+def a_third_missing(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns(level=pl.when(pl.col("event_time") % 3 > 0).then("level"))
 
 
 def world_changed(rows: pl.DataFrame) -> pl.DataFrame:
@@ -146,7 +157,7 @@ def test_a_fault_of_one_slice_names_the_slice() -> None:
     [(missing, "null", "level"), (renamed, "unseen", "region"), (frozen, "frozen", "level")],
 )
 def test_contract_rules_find_what_needs_no_statistics(fault: Fault, rule: str, subject: str) -> None:
-    found = [a for a in run(fault) if a.channel == "contract"]
+    found = [a for a in run(fault) if a.channel == "contract" and a.severity in PAGING]
     assert found
     assert (found[0].subject, found[0].detail["rule"]) == (subject, rule)
     assert found[0].event_time_us <= day_us(FAULT_DAY) + DAY_US
@@ -154,6 +165,88 @@ def test_contract_rules_find_what_needs_no_statistics(fault: Fault, rule: str, s
 
 def test_a_true_change_that_hurts_nothing_wakes_nobody() -> None:
     assert run(harmless) == []
+
+
+@pytest.mark.parametrize("cut", [None, FAULT_DAY + 0.3])
+def test_what_goes_further_than_it_ever_did_is_a_warning_though_it_hurts_nothing(cut: float | None) -> None:
+    monitor, impact = fresh(), make_impact(served(as_a_sign))
+    monitor.add(served_parts(as_a_sign))
+    alerts = monitor.advance(day_us(cut or END_DAY), impact)
+    if cut is not None:
+        monitor = restore(snapshot(monitor), monitor.policy, profile())
+        alerts += monitor.advance(day_us(END_DAY), impact)
+    (told,) = [a for a in alerts if a.subject == "level"]
+    assert (told.severity, told.state, told.channel, told.slice) == ("warn", "opened", "drift", "all")
+    assert told.event_time_us <= day_us(FAULT_DAY) + 12 * HOUR_US
+    assert abs(told.detail["impact"]) < DEFAULT.impact
+    assert "the answers hardly follow" in told.message
+
+
+def test_a_field_that_hurts_later_pages_though_it_has_been_warned_of() -> None:
+    monitor, impact = fresh(), make_impact(served(as_a_sign))
+    monitor.add(served_parts(as_a_sign))
+    weights = {day: 0.0 if day < 2 else 1.0 for day in range(END_DAY - FAULT_DAY)}
+
+    def growing(slice_name: str, feature: str, start_us: int, end_us: int) -> ImpactEvidence | None:
+        given = impact(slice_name, feature, start_us, end_us)
+        weight = weights.get((end_us - 1 - day_us(FAULT_DAY)) // DAY_US, 0.0)
+        return given and replace(given, put_back=given.served - weight, scatter=0.0)
+
+    told = [a for a in monitor.advance(day_us(END_DAY), growing) if a.subject == "level" and a.state != "closed"]
+    assert told[0].severity == "warn"
+    assert {a.severity for a in told[1:]} <= {"critical"}
+
+
+def test_answers_that_are_others_while_every_input_is_usual_are_a_warning() -> None:
+    def sure(rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.with_columns(score=pl.lit(0.97))
+
+    rows = served(None)
+    at = pl.col("event_time") >= day_us(FAULT_DAY)
+    answered = pl.concat([rows.filter(~at), sure(rows.filter(at))])
+    monitor = fresh()
+    monitor.add(make_parts(answered.filter(pl.col("event_time") >= day_us(START_DAY)), profile()))
+    alerts = monitor.advance(day_us(END_DAY), make_impact(answered))
+    told = next(a for a in alerts if a.subject == "@score")
+    assert (told.severity, told.channel) == ("warn", "drift")
+    assert "impact" not in told.detail
+
+
+def test_a_third_that_is_missing_where_none_ever_was_is_a_warning_within_hours() -> None:
+    (told,) = [a for a in run(a_third_missing) if a.channel == "contract"]
+    assert (told.severity, told.subject, told.detail["rule"]) == ("warn", "level", "missing")
+    assert told.event_time_us <= day_us(FAULT_DAY) + 3 * HOUR_US
+    assert 0.05 < told.detail["share"] < 0.5
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_a_small_slice_whose_field_is_gone_is_judged_by_its_newest_rows_and_once_each(rows: int) -> None:
+    """Of one row an hour twenty are within a day; of six, two hours hold too few."""
+    layout, rules = fresh().layout, fresh().invariants
+    counts, south = HourlyCounts(layout), layout.slice_index["region=south"]
+    null = layout.offsets[layout.profile.index["level"]] + CELL_NULL
+
+    def after(hours: int) -> list[tuple[str, int, int]]:
+        first = max(counts.cells, default=0) + 1
+        for hour in range(first, first + hours):
+            counts.cells[hour] = np.zeros((len(layout.slices), layout.columns), np.int32)
+            counts.scalars[hour] = np.zeros((len(layout.slices), SCALARS), np.int64)
+            counts.cells[hour][south, null] = counts.scalars[hour][south, N_INPUT] = rows
+        return [(b.rule, b.hours, b.rows) for b in rules.step(counts, first + hours - 1) if b.feature == "level"]
+
+    needed = -(-DEFAULT.rows_min // rows)
+    assert after(needed - 1) == []
+    assert after(1) == [("null", needed, needed * rows)]
+    counts.scalars[max(counts.cells) + 1] = np.zeros((len(layout.slices), SCALARS), np.int64)
+    assert rules.step(counts, max(counts.cells) + 1) == [], "without a row there is nothing new"
+
+
+def test_a_share_of_nulls_that_the_contract_allows_is_no_warning() -> None:
+    monitor = fresh()
+    monitor.invariants.null_rates = {"level": 0.4}
+    monitor.add(served_parts(a_third_missing))
+    alerts = monitor.advance(day_us(END_DAY), make_impact(served(a_third_missing)))
+    assert [a for a in alerts if a.channel == "contract"] == []
 
 
 def test_without_a_model_a_candidate_only_warns() -> None:
@@ -297,7 +390,7 @@ def test_an_alert_carries_what_moved_where_else_and_how_far_it_is_above_the_line
     assert set(first.detail["slices"]) <= {"all", "region=north", "region=south"}
     (most, *_) = first.detail["cells"]
     assert abs(most["observed"] - most["expected"]) > 0.05
-    null = next(a for a in run(missing) if a.channel == "contract")
+    null = next(a for a in run(missing) if a.channel == "contract" and a.severity in PAGING)
     assert (null.severity, null.slice, null.detail["slices"][0]) == ("critical", "all", "all")
     assert null.detail["orders"] == pytest.approx(null.detail["rows"] * np.log10(1 / 0.8))
 
