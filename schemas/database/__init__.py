@@ -107,14 +107,19 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 @contextmanager
-def write(engine: sa.Engine) -> Iterator[sa.Connection]:
+def write(engine: sa.Engine, *, is_urgent: bool = False) -> Iterator[sa.Connection]:
     """A transaction that will write; committed at the end, rolled back by an exception.
 
     The threads of a process take turns on SQLite: its own way of waiting is to try again after up to 100 ms, and beside
     a thread that writes without a pause (a backlog of failures) another waited for seconds.
+
+    Parameters
+    ----------
+    is_urgent
+        Short, and the next turn is its own, whoever waits: an alert.
     """
     with (
-        _turn(engine),
+        _turn(engine, is_urgent=is_urgent),
         engine.connect().execution_options(flywheel_write=True) as connection,
         connection.begin(),
     ):
@@ -132,14 +137,23 @@ class FairLock:
         self._is_taken = False
         self._waiting: deque[threading.Lock] = deque()
 
-    def __enter__(self) -> None:
+    @contextmanager
+    def turn(self, *, is_urgent: bool = False) -> Iterator[None]:
+        """Hold it; urgently: as the next one."""
+        self._take(is_urgent=is_urgent)
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _take(self, *, is_urgent: bool) -> None:
         gate = threading.Lock()
         with self._mutex:
             if not self._is_taken:
                 self._is_taken = True
                 return
             gate.acquire()
-            self._waiting.append(gate)
+            (self._waiting.appendleft if is_urgent else self._waiting.append)(gate)
         try:
             gate.acquire()
         except BaseException:  # Ctrl-C: nobody will be here when the turn comes, or it has just come
@@ -148,10 +162,10 @@ class FairLock:
                 if is_still_waiting:
                     self._waiting.remove(gate)
             if not is_still_waiting:
-                self.__exit__()
+                self._leave()
             raise
 
-    def __exit__(self, *_: object) -> None:
+    def _leave(self) -> None:
         with self._mutex:
             if self._waiting:
                 self._waiting.popleft().release()
@@ -162,8 +176,10 @@ class FairLock:
 _TURNS: WeakKeyDictionary[sa.Engine, FairLock] = WeakKeyDictionary()
 
 
-def _turn(engine: sa.Engine) -> AbstractContextManager[Any]:
-    return nullcontext() if engine.dialect.name != "sqlite" else _TURNS.setdefault(engine, FairLock())
+def _turn(engine: sa.Engine, *, is_urgent: bool) -> AbstractContextManager[None]:
+    if engine.dialect.name != "sqlite":
+        return nullcontext()
+    return _TURNS.setdefault(engine, FairLock()).turn(is_urgent=is_urgent)
 
 
 def checkpoint(engine: sa.Engine) -> None:

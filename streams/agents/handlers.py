@@ -153,7 +153,7 @@ class Alerts:
         self._runtime, self._watch = runtime, watch
 
     def __call__(self, given: Sequence[Given]) -> None:
-        with write(self._runtime.engine) as connection:
+        with write(self._runtime.engine, is_urgent=True) as connection:
             for each in given:
                 keep_alert(connection, each.record, self._runtime.config.notify)
         for each in given:

@@ -12,25 +12,34 @@ from streams.testing import wait_until
 DEADLINE_S = 10.0
 
 
-def test_a_turn_goes_to_whoever_has_waited_longest_not_to_whoever_asks_again_first() -> None:
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a", "b", "c"], ["a", "b", "c", "again"]),
+        (["a", "b", "urgent", "c"], ["urgent", "a", "b", "c", "again"]),
+    ],
+)
+def test_a_turn_goes_to_whoever_has_waited_longest_not_to_whoever_asks_again_first(
+    names: list[str], expected: list[str]
+) -> None:
     lock = FairLock()
     order: list[str] = []
     threads: list[threading.Thread] = []
 
     def work(name: str) -> None:
-        with lock:
+        with lock.turn(is_urgent=name == "urgent"):
             order.append(name)
 
-    with lock:
-        for name in ("a", "b", "c"):
+    with lock.turn():
+        for name in names:
             threads.append(threading.Thread(target=work, args=(name,)))
             threads[-1].start()
             wait_until(lambda: len(lock._waiting) == len(threads), DEADLINE_S, name)
-    with lock:
+    with lock.turn():
         order.append("again")
     for thread in threads:
         thread.join(DEADLINE_S)
-    assert order == ["a", "b", "c", "again"]
+    assert order == expected
 
 
 def test_one_that_gives_up_waiting_takes_nobodys_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,12 +60,12 @@ def test_one_that_gives_up_waiting_takes_nobodys_turn(monkeypatch: pytest.Monkey
         def release(self) -> None:
             raise AssertionError("nobody is there")
 
-    with lock:
+    with lock.turn():
         monkeypatch.setattr("schemas.database.threading.Lock", Interrupted)
-        with pytest.raises(KeyboardInterrupt), lock:
+        with pytest.raises(KeyboardInterrupt), lock.turn():
             pass
         monkeypatch.undo()
-    with lock:
+    with lock.turn():
         pass
     assert not lock._waiting
     assert not lock._is_taken
