@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
@@ -17,6 +18,7 @@ from streams.plane.source import Log
 LOOK_INTERVAL_S = 0.02
 """At most this often the broker is asked whether a topic that holds others back has really ended."""
 TIMEOUT_S = 1.0
+REFRESH_INTERVAL_S = 1.0
 
 
 class Ends:
@@ -32,7 +34,7 @@ class Ends:
 
     def __init__(self, consumer_settings: Mapping[str, Any]) -> None:
         self._consumer = Consumer({**consumer_settings, "isolation.level": "read_uncommitted"})
-        self._looked = 0.0
+        self._looked = self._refreshed = 0.0
         self._patience, self._answers = Patience(), 0
 
     def look(self, numbers: Mapping[int, Numbered]) -> None:
@@ -74,11 +76,22 @@ class Ends:
     def _offsets(self, asked: list[TopicPartition]) -> list[TopicPartition]:
         try:
             found = self._consumer.offsets_for_times(asked, TIMEOUT_S) if asked else []
+            self._refresh({end.topic for end in found if end.error is not None})
         except KafkaException as error:
             if self._patience.is_over(self._answers, waiting=1):
                 raise BrokerUnreachableError(
                     f"The broker has not said where topics end for minutes: {error}."
                 ) from error
+            self._refresh({each.topic for each in asked})
             return []
         self._answers += 1
         return found
+
+    def _refresh(self, topics: Iterable[str]) -> None:
+        """Ask who leads: another one may, and by itself the client would ask for that within five minutes only."""
+        now = time.monotonic()
+        if now - self._refreshed >= REFRESH_INTERVAL_S:
+            for name in topics:
+                self._refreshed = now
+                with suppress(KafkaException):
+                    self._consumer.list_topics(name, timeout=TIMEOUT_S)

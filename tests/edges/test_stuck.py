@@ -6,20 +6,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from schemas.database import open_database, read, write
 from schemas.database import outbox as box
 from schemas.errors import BrokerUnreachableError
-from schemas.events import envelope, subject
+from schemas.events import envelope, subject, topic
 from schemas.registry import Codec, FileRegistry
 from streams.agents import relay as relay_module
 from streams.agents.relay import Relay
 from streams.broker import EmbeddedBroker
 from streams.client import Patience
-from streams.plane import emit
+from streams.plane import emit, ends
 from streams.plane.emit import Emitter
+from streams.plane.horizon import Horizon
+from streams.plane.source import Chunk, Frontier, Log
 from streams.plane.testing import FakeConsumer, FakeKafka, Plane
 from streams.testing.stuck import StuckProducer
 from streams.testing.world import World
@@ -117,3 +120,36 @@ def test_what_waits_in_the_outbox_goes_with_another_producer(
     with read(engine) as connection:
         assert not box.pending(connection)
     engine.dispose()
+
+
+def test_a_leader_that_moved_is_asked_for_and_not_only_after_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Moved:
+        """Knows of the new leader only when it has asked for it."""
+
+        def __init__(self, _settings: Any) -> None:
+            self.knows, self.times = False, 0
+
+        def offsets_for_times(self, asked: list[TopicPartition], _timeout: float) -> list[Any]:
+            error = None if self.knows else KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION)
+            return [SimpleNamespace(topic=a.topic, partition=a.partition, offset=7, error=error) for a in asked]
+
+        def list_topics(self, name: str, timeout: float) -> None:
+            assert (name, timeout) == (topic("predictions"), ends.TIMEOUT_S)
+            self.times += 1
+            self.knows = self.times > 1
+
+    monkeypatch.setattr(ends, "Consumer", Moved)
+    monkeypatch.setattr(ends, "LOOK_INTERVAL_S", 0.0)
+    now_s = 1_000.0
+    monkeypatch.setattr("streams.plane.ends.time.monotonic", lambda: now_s)
+    held, empty = Log(0, fetched=1), Log(1, fetched=7)
+    held.chunks = [Chunk(np.array([0]), np.array([500]), np.array([500]))]
+    numbers: Any = {0: SimpleNamespace(frontier=Frontier([held, empty], 500, Horizon(3_600)))}
+    looking: Any = ends.Ends({})
+    seen = []
+    for later_s in (0.0, 0.1, ends.REFRESH_INTERVAL_S, 0.1):
+        now_s += later_s
+        looking.look(numbers)
+        seen.append(empty.seen_end_ms > 0)
+    assert seen == [False, False, False, True]
+    assert looking._consumer.times == 2
