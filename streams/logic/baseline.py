@@ -140,6 +140,12 @@ class Trail:
             self.pairs[place, :, at] += sign * rows * (rows - 1)
 
 
+def baseline_days(policy: MonitorPolicy, day: int) -> range:
+    """The local days by which a day is judged: [day - 35, day - 7) of the defaults."""
+    newest = day - policy.baseline_gap_days
+    return range(newest - policy.baseline_days, newest)
+
+
 @dataclass(frozen=True)
 class Baseline:
     """Expected shares by local hour of day.
@@ -170,14 +176,13 @@ class Baseline:
         day: int,
         is_healthy: IsHealthy,
     ) -> Baseline:
-        """The baseline of a local day: the days [day - 35, day - 7) of the defaults."""
+        """The baseline of a local day."""
         layout = counts.layout
         sums = np.zeros((DAY_HOURS, len(layout.slices), layout.columns), np.int32)
         rows = np.zeros((DAY_HOURS, len(layout.slices)), np.int64)
         squares, row_squares = np.zeros(sums.shape, np.int64), np.zeros_like(rows)
         days = 0
-        newest = day - policy.baseline_gap_days
-        for past in range(newest - policy.baseline_days, newest):
+        for past in baseline_days(policy, day):
             hours = [h for h in local.hours_of(past) if h in counts.cells and is_healthy(h)]
             days += bool(hours)
             for hour in hours:

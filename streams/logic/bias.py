@@ -7,14 +7,14 @@ the spread that healthy windows have.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from schemas.parts import ALL_SLICE, MICRO, N_TRUTH, SUM_P, SUM_PQ, SUM_Y
-from streams.logic.baseline import DAY_HOURS, HOUR_ROWS
+from streams.logic.baseline import DAY_HOURS, HOUR_ROWS, IsHealthy, baseline_days
 from streams.logic.counts import Floats, Hour, HourlyCounts, Ints, LocalHours
 from streams.logic.policy import MonitorPolicy
 
@@ -166,7 +166,7 @@ class UsualErrors:
         local: LocalHours,
         policy: MonitorPolicy,
         day: int,
-        is_healthy: Callable[[Hour], bool],
+        is_healthy: IsHealthy,
     ) -> UsualErrors:
         """Of the baseline of a local day, each hour drawn towards the whole day."""
         rows, squares = np.zeros((2, DAY_HOURS, len(counts.layout.slices)), np.int64)
@@ -180,15 +180,14 @@ class UsualErrors:
 
 
 def _baseline_hours(
-    counts: HourlyCounts, local: LocalHours, policy: MonitorPolicy, day: int, is_healthy: Callable[[Hour], bool]
+    counts: HourlyCounts, local: LocalHours, policy: MonitorPolicy, day: int, is_healthy: IsHealthy
 ) -> list[Hour]:
-    newest = day - policy.baseline_gap_days
-    days = range(newest - policy.baseline_days, newest)
+    days = baseline_days(policy, day)
     return [hour for past in days for hour in local.hours_of(past) if hour in counts.due and is_healthy(hour)]
 
 
 def usual_bias(
-    counts: HourlyCounts, local: LocalHours, policy: MonitorPolicy, day: int, is_healthy: Callable[[Hour], bool]
+    counts: HourlyCounts, local: LocalHours, policy: MonitorPolicy, day: int, is_healthy: IsHealthy
 ) -> Floats:
     """The baseline's mean of p - y by slice, drawn towards none by ``bias_rows`` rows."""
     total = np.zeros((len(counts.layout.slices), SUM_PQ + 1), np.int64)
