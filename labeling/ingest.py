@@ -14,6 +14,7 @@ from labeling.policy import LabelingPolicy
 from labeling.sql import chunks, serialize, upsert
 from labeling.tables import item, item_cluster, item_occurrence
 from schemas.contract import Contract
+from schemas.database import Encoded
 
 DUPLICATE_BONUS = 0.25
 """Priority of one further complaint: four of them weigh as much as one step of severity."""
@@ -56,7 +57,7 @@ class Prepared:
     """
 
     new: NewItem
-    payload: dict[str, Any]
+    payload: Encoded
     suspect: str | None
     subject_hash: str | None
     input_hash: str
@@ -66,7 +67,7 @@ class Prepared:
     def of(cls, new: NewItem, protector: Protector, contract: Contract | None) -> Prepared:
         stored = payload(new, protector)
         suspected = suspect(stored["features"], stored["facts"], contract)
-        return cls(new, stored, suspected, protector.subject(new.subject), *hashes(new, protector.key))
+        return cls(new, Encoded.of(stored), suspected, protector.subject(new.subject), *hashes(new, protector.key))
 
 
 class Ingest:

@@ -50,6 +50,10 @@ no more."""
 THREADS = 16
 """For agents and timers, each of which takes one at a time: of six, which is the default on two cores, an alert might
 have to wait for one."""
+PLANE_NICENESS = 10
+"""How far the plane's threads step back for the control plane's on Linux, where every thread has a niceness of its own:
+an event passes five threads on its way, each of which would wait for a core. What is left over is all the plane's."""
+NICENESS_MAX = 19
 PLANE_STOP_S = 15.0
 EXIT_FAILED = 1
 
@@ -76,6 +80,9 @@ class PlaneService(Service):  # type: ignore[misc]
         await asyncio.to_thread(self._thread.join, PLANE_STOP_S)
 
     def _run(self) -> None:
+        if sys.platform == "linux":  # also of the threads that it starts; elsewhere it would be the whole process's
+            niceness = min(os.getpriority(os.PRIO_PROCESS, 0) + PLANE_NICENESS, NICENESS_MAX)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
         try:
             self.plane.run(self._stop)
         except BaseException as error:

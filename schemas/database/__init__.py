@@ -6,6 +6,7 @@ one way a database gets its schema, and a test holds both against each other.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -55,6 +56,21 @@ metadata = sa.MetaData(
 )
 
 
+class Encoded(str):
+    """JSON text that a JSON column takes as it is: made before a transaction that others wait for."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, value: Any) -> Encoded:
+        """The text of a value."""
+        return cls(json.dumps(value))
+
+
+def _encoded(value: Any) -> str:
+    return value if isinstance(value, Encoded) else Encoded.of(value)
+
+
 def make_engine(url: str) -> sa.Engine:
     """An engine whose write transactions never deadlock by upgrading a read lock.
 
@@ -75,7 +91,7 @@ def make_engine(url: str) -> sa.Engine:
     if parsed.get_backend_name() == "sqlite":
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(parsed)
+        engine = sa.create_engine(parsed, json_serializer=_encoded)
         # Many rows as one statement: between two a thread lets go of the interpreter, and waits for it beside others.
         engine.dialect.use_insertmanyvalues_wo_returning = True
         sa.event.listen(engine, "connect", _configure_sqlite)
@@ -84,7 +100,7 @@ def make_engine(url: str) -> sa.Engine:
     if parsed.get_backend_name() == "postgresql":
         given = parsed.set(drivername="postgresql+psycopg")
         arguments = {name: value for name, value in POSTGRES_TIMEOUTS.items() if name not in given.query}
-        return sa.create_engine(given, pool_pre_ping=True, connect_args=arguments)
+        return sa.create_engine(given, pool_pre_ping=True, connect_args=arguments, json_serializer=_encoded)
     raise UsageError(
         f"Databases of the kind '{parsed.get_backend_name()}' are not supported.", action="Use SQLite or PostgreSQL."
     )

@@ -21,7 +21,7 @@ from streams.runtime import Runtime
 from streams.tables import dead_letter
 
 BATCH_MAX = 500
-WITHIN_S = 0.005
+WITHIN_S = 0.002
 """A batch that is not full is handed over after this: a hop through a topic should not be felt."""
 RETRY_S = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 DETAIL_CHARS_MAX = 500

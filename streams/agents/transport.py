@@ -18,9 +18,9 @@ from faust.transport.drivers import aiokafka as driver
 FETCH_WAIT_MS = 40
 """At most 25 empty fetches a second and worker: nothing to a broker, and no hop is felt."""
 
-PREFETCH_BACKOFF_S = 0.02
+PREFETCH_BACKOFF_S = 0.01
 """So long after it has fetched something aiokafka asks that broker for nothing else, if some of it is still there; its
-own is five times that."""
+own is ten times that."""
 
 
 class ShortFetchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]

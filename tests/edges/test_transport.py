@@ -1,19 +1,24 @@
-"""The control plane's consumer gives every partition its turn."""
+"""The control plane gets its turn: every partition of its consumer, and its threads beside the plane's."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import aiokafka
+import pytest
 from confluent_kafka import Producer
 
 from schemas.events import topic
 from streams.agents.transport import ShortFetchThread
 from streams.broker import EmbeddedBroker
 from streams.kafka import producer_settings
+from streams.worker import PlaneService
 
 DEADLINE_S = 30.0
 FAILURES, ALERTS = topic("failures"), topic("alerts")
@@ -56,3 +61,30 @@ async def polls_until_the_alert(bootstrap: str) -> int:
 
 def place_of(consumer: Any, name: str) -> Any:
     return next(place for place in consumer.assignment() if place.topic == name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no niceness of their own")
+def test_the_planes_threads_step_back_and_no_others() -> None:
+    class Plane:
+        """Notes the niceness of its thread, and of one that it starts."""
+
+        def run(self, _stop: threading.Event) -> None:
+            self.note()
+            thread = threading.Thread(target=self.note)
+            thread.start()
+            thread.join()
+
+        def __init__(self) -> None:
+            self.niceness: list[int] = []
+
+        def note(self) -> None:
+            self.niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    usual, plane = os.getpriority(os.PRIO_PROCESS, 0), Plane()
+    service = PlaneService(plane)  # type: ignore[arg-type]
+    thread = threading.Thread(target=service._run)
+    thread.start()
+    thread.join()
+    assert service.failure is None
+    assert plane.niceness == [min(usual + 10, 19)] * 2
+    assert os.getpriority(os.PRIO_PROCESS, 0) == usual
