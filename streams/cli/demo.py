@@ -24,7 +24,10 @@ CARDS = 5
     "--fault", default="gate-to-runway", show_default=True, help="What is planted on 6 May; 'none' for nothing."
 )
 @click.option(
-    "--auto/--ask", default=None, help="A simulated reviewer, or you. Default: you, where there is a terminal."
+    "--auto/--ask",
+    default=None,
+    help="A simulated reviewer, or you: the first cards of every page, all the digits. Default: simulated for flights; "
+    "you for digits, where there is a terminal.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures of the end as one JSON object on stdout.")
 @click.option("--keep", is_flag=True, help="Leave the status page up at the end, until Ctrl-C.")
@@ -62,7 +65,7 @@ def demo(
         click.echo(f"The status page stays up at {url}; Ctrl-C ends it.", err=True)
         threading.Event().wait()
 
-    ask = not auto if auto is not None else sys.stdin.isatty() and not as_json
+    ask = not auto if auto is not None else data == "digits" and sys.stdin.isatty() and not as_json
     if data == "digits":
         from streams.demo import digits_story
 

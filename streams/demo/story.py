@@ -90,7 +90,6 @@ class Told:
 
     alerts: set[str] = field(default_factory=set)
     runs: set[str] = field(default_factory=set)
-    proposals: set[str] = field(default_factory=set)
 
 
 def local_us(day: date, hour: int = 0) -> int:
@@ -138,7 +137,7 @@ class Story:
         self.driver, self.workspace, self.say, self._review = driver, workspace, say, review
         self.told = Told()
         self.before = driver.service.version
-        self.proposed = False
+        self._asked_of: set[str] = set()
 
     def play(self, batches: Iterator[Batch]) -> None:
         """Send day after day; each morning see what the night decided, and review."""
@@ -173,13 +172,18 @@ class Story:
         if yesterday is not None:
             self._tell_day(yesterday)
         self._news()
-        if self._review is not None and self._open_pages() and not self.proposed:
-            self.proposed = True
-            self._review(self.driver.store)
-            self.driver.settle()
-        elif self._review is None and self._review_auto():
+        self._ask()
+        if self._review_auto():
             self.driver.settle()  # what the owner decided counts before the day goes on
         self._news()
+
+    def _ask(self) -> None:
+        """The first cards of every page are the person's, where there is one; all others the simulated reviewer's."""
+        pages = self._open_pages()
+        if self._review is not None and pages - self._asked_of:
+            self._review(self.driver.store)
+            self.driver.settle()
+        self._asked_of = pages
 
     def _tell_day(self, day: date) -> None:
         self.workspace.done(day.isoformat())

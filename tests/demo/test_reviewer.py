@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
 import pytest
+import sqlalchemy as sa
 
 from labeling.proposals import VERDICTS
+from schemas.database import open_database, write
 from streams.demo import digits, flights
 from streams.demo.faults import FAULT_FROM, FAULTS
 from streams.demo.reviewer import review_digit, review_flight
+from streams.demo.story import Story
+from streams.demo.workspace import Workspace
+from streams.tables import alert
 
 AGREED = {"dep_delay": 4.0, "ground_min": 25.0, "usual_ground_min": 22.0, "air_min": 100.0, "usual_air_min": 102.0}
 
@@ -90,3 +97,27 @@ def test_a_careless_reviewer_errs_as_often_as_told_and_always_the_same_way() -> 
     assert first == [review_digit(name, 0.15, seed=1).label for name in names]
     assert first != [review_digit(name, 0.15, seed=2).label for name in names]
     assert {*first} <= set(digits.LABELS)
+
+
+def test_a_person_is_asked_once_a_page_and_the_simulated_reviewer_goes_on(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path / 'flywheel.db'}")
+    asked: list[object] = []
+    claimed: list[int] = []
+    store: Any = SimpleNamespace(next=lambda *_: claimed.append(1), proposals=lambda *_: [])
+    driver: Any = SimpleNamespace(
+        engine=engine, store=store, service=SimpleNamespace(version="v1"), settle=lambda: None
+    )
+    story = Story(driver, Workspace(tmp_path, {}), lambda _: None, review=asked.append)
+
+    def morning(*opened: str) -> int:
+        with write(engine) as connection:
+            for subject in opened:
+                texts = ("alert_id", "incident_id", "subject", "model", "version", "channel", "slice", "message")
+                row = dict.fromkeys(texts, subject) | {"severity": "page", "state": "opened"}
+                connection.execute(sa.insert(alert).values(**row, time_us=1, detail={}))
+        story._morning(None)
+        return len(asked)
+
+    assert [morning(), morning("bias"), morning(), morning("dep_delay_known"), morning()] == [0, 1, 1, 2, 2]
+    assert claimed
+    engine.dispose()
