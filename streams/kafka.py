@@ -58,6 +58,8 @@ MOCK_CLUSTER = "mockCluster"
 """How the ids of librdkafka's mock clusters begin."""
 
 BASE_TOPIC: Mapping[str, str] = {"message.timestamp.type": "LogAppendTime"}
+RETENTION_MS = 7 * 24 * 3600 * 1000
+"""Kafka's own default."""
 TOPICS: Mapping[str, Mapping[str, str]] = {
     "summaries": {"max.message.bytes": str(MESSAGE_BYTES_MAX)},
     "labels": {"retention.ms": "-1"},  # small, and the audit trail of what models were trained on
@@ -68,11 +70,18 @@ TOPICS: Mapping[str, Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class TopicInfo:
-    """What a broker says of a topic; ``timestamp_type`` is None when it does not say (the embedded broker)."""
+    """What a broker says of a topic; None is what it does not say (the embedded broker).
+
+    Attributes
+    ----------
+    retention_ms
+        How long a record stays; -1: for ever.
+    """
 
     name: str
     partitions: int
     timestamp_type: str | None = None
+    retention_ms: int | None = None
 
 
 def producer_settings(bootstrap: str, **more: Any) -> dict[str, Any]:
@@ -134,26 +143,35 @@ def topic_info(bootstrap: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> dict[s
     known = metadata.topics
     present = {noun: topic(noun) for noun in NOUNS if topic(noun) in known}
     can_tell = not str(metadata.cluster_id).startswith(MOCK_CLUSTER)  # it never answers a question for settings
-    types = _timestamp_types(client, list(present.values()), bootstrap, timeout_s) if can_tell else {}
-    return {noun: TopicInfo(name, len(known[name].partitions), types.get(name)) for noun, name in present.items()}
+    settings = _settings(client, list(present.values()), bootstrap, timeout_s) if can_tell else {}
+    return {
+        noun: TopicInfo(name, len(known[name].partitions), *settings.get(name, ())) for noun, name in present.items()
+    }
 
 
-def _timestamp_types(client: AdminClient, names: list[str], bootstrap: str, timeout_s: float) -> dict[str, str]:
+def _settings(client: AdminClient, names: list[str], bootstrap: str, timeout_s: float) -> dict[str, tuple[str, int]]:
+    """Of every topic the type of its time stamps, and its retention."""
     if not names:
         return {}
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
     try:
         answers = client.describe_configs(resources, request_timeout=timeout_s)
-        return {
-            resource.name: future.result(timeout_s)["message.timestamp.type"].value
-            for resource, future in answers.items()
-        }
+        found = {resource.name: future.result(timeout_s) for resource, future in answers.items()}
     except (KafkaException, TimeoutError) as error:
         raise unreachable(bootstrap) from error
+    return {
+        name: (values["message.timestamp.type"].value, int(values["retention.ms"].value))
+        for name, values in found.items()
+    }
 
 
-def create_topics(bootstrap: str, partitions: int, *, timeout_s: float = 30.0) -> list[str]:
+def create_topics(bootstrap: str, partitions: int, kept_s: int, *, timeout_s: float = 30.0) -> list[str]:
     """Create Flywheel's topics that are missing, on a real Kafka; existing ones stay as they are.
+
+    Parameters
+    ----------
+    kept_s
+        How long the source topics keep their records at least.
 
     Returns
     -------
@@ -171,12 +189,14 @@ def create_topics(bootstrap: str, partitions: int, *, timeout_s: float = 30.0) -
     missing = {topic(noun): noun for noun in NOUNS if topic(noun) not in known}
     if not missing:
         return []
+    kept = {"retention.ms": str(max(kept_s * 1000, RETENTION_MS))}
+    own = {**TOPICS, **{noun: kept for noun in SOURCES}}
     new = [
         NewTopic(
             name,
             num_partitions=partition_count(noun, partitions),
             replication_factor=-1,
-            config={**BASE_TOPIC, **TOPICS.get(noun, {})},
+            config={**BASE_TOPIC, **own.get(noun, {})},
         )
         for name, noun in missing.items()
     ]

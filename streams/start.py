@@ -14,7 +14,7 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaError, Kaf
 
 from schemas.errors import FlywheelError
 from schemas.events import SOURCES, topic
-from streams.kafka import ANSWER_TIMEOUT_S, CONSUMER, api_versions, producer_settings, unreachable
+from streams.kafka import ANSWER_TIMEOUT_S, CONSUMER, api_versions, producer_settings, topic_info, unreachable
 from streams.plane.packed import Packed
 from streams.plane.partitioner import ANYWHERE, partitions_of
 
@@ -86,6 +86,22 @@ def check_broker(bootstrap: str) -> None:
         raise BrokerTooOldError(f"The broker at {bootstrap} is too old. It lacks {named}.")
     if versions[TESTED.key] < TESTED.version:
         log.warning("broker_untested", brokers=bootstrap, older_than=TESTED.since)
+
+
+def check_retention(bootstrap: str, kept_s: int) -> None:
+    """Tell of source topics that give up records which a worker without its join store would read again.
+
+    Nothing is wrong as long as the store is there, so it is no reason not to start.
+    """
+    known = topic_info(bootstrap)
+    kept = {known[noun].name: known[noun].retention_ms for noun in SOURCES if noun in known}
+    short = {name: ms for name, ms in kept.items() if ms is not None and 0 <= ms < kept_s * 1000}
+    if short:
+        advice = "kafka-configs.sh --alter --entity-type topics --entity-name NAME --add-config retention.ms="
+        hours = {name: round(ms / 3_600_000, 1) for name, ms in short.items()}
+        log.warning(
+            "retention_short", hours=hours, wanted_hours=round(kept_s / 3600, 1), fix=f"{advice}{kept_s * 1000}"
+        )
 
 
 def check_partitioner(bootstrap: str, partitions: int) -> None:

@@ -107,8 +107,9 @@ def prepare_topics(config: Config, brokers: str, *, fixes: bool = False) -> None
         Give topics that keep the producers' timestamps the broker's, instead of refusing them.
     """
     from streams.kafka import check_topics, create_topics, fix_topics
+    from streams.plane.horizon import kept_s
 
-    create_topics(brokers, config.partitions)
+    create_topics(brokers, config.partitions, kept_s(config.join_horizon_s))
     if fixes:
         for name in fix_topics(brokers):
             log.warning("topic_fixed", topic=name, timestamps="LogAppendTime")

@@ -29,6 +29,7 @@ from streams.config import Config
 from streams.membership import leave_for
 from streams.merging import Merger
 from streams.notify.send import Sender
+from streams.plane.horizon import kept_s
 from streams.plane.loop import DataPlane
 from streams.runtime import Runtime
 from streams.watch import Watch
@@ -222,6 +223,7 @@ def run_worker(
     if not is_embedded:
         start.check_broker(bootstrap)
         partitions = kafka.check_topics(bootstrap)
+        start.check_retention(bootstrap, kept_s(config.join_horizon_s))
         if not accept_misplaced:
             start.check_partitioner(bootstrap, partitions)
     runtime = Runtime.open(config, bootstrap, cluster, is_embedded=is_embedded)

@@ -19,6 +19,16 @@ from streams.plane.plan import ORDER_TOPICS
 EPOCHS = 8
 
 
+def kept_s(horizon_s: int) -> int:
+    """How long a source topic must keep its records, so that a worker without its join store can read enough of them
+    again, and has another epoch for it.
+
+    >>> kept_s(8 * 3600) / 3600
+    18.0
+    """
+    return 2 * (EPOCHS + 1) * Horizon.of(horizon_s).epoch_ms // 1000
+
+
 @dataclass(frozen=True)
 class Horizon:
     """The join horizon in epochs of broker time.

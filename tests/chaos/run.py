@@ -23,6 +23,7 @@ from typing import Any
 from schemas.registry import Codec, FileRegistry
 from streams.config import Config
 from streams.kafka import cluster_id, create_topics
+from streams.plane.horizon import kept_s
 from streams.testing import KafkaServer, PostgresServer, ServerMissingError, TcpProxy, free_port
 from streams.testing.effects import Effects, Expected, Log, Tally, expect_all, topic_tallies
 from streams.testing.outputs import OutputReader, Outputs
@@ -185,7 +186,7 @@ def run(folder: Path, size: Size, seed: int, *, can_fill: bool) -> dict[str, Any
         kafka = stack.enter_context(KafkaServer(settings=SETTINGS, advertised_port=port))
         proxy = stack.enter_context(TcpProxy(kafka.behind_port, port))
         postgres = stack.enter_context(PostgresServer())
-        create_topics(kafka.bootstrap, PARTITIONS)
+        create_topics(kafka.bootstrap, PARTITIONS, kept_s(HORIZON_S))
         given: dict[str, Any] = {"segment_records": size.segment_records, "join_horizon_s": HORIZON_S}
         config = configure(folder, world, f"127.0.0.1:{port}", database=postgres.database("chaos"), **given)
         cluster = cluster_id(kafka.bootstrap)

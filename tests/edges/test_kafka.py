@@ -12,11 +12,13 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, ResourceType
 
 from schemas.errors import TopicLayoutError
-from schemas.events import NOUNS, SINGLE, topic
+from schemas.events import NOUNS, SINGLE, SOURCES, topic
 from streams import kafka as kafka_module
 from streams.client import FlywheelClient
 from streams.kafka import admin, check_topics, consumer_settings, create_topics, producer_settings, topic_info
 from streams.testing import KafkaServer, wait_until
+
+KEPT_S = 16 * 24 * 3600
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +58,9 @@ def reading(settings: dict[str, Any], names: list[str]) -> Iterator[Consumer]:
 
 
 def test_topics_are_created_once_with_what_each_needs(own_kafka: KafkaServer) -> None:
-    assert create_topics(own_kafka.bootstrap, 3) == sorted(topic(noun) for noun in NOUNS)
+    assert create_topics(own_kafka.bootstrap, 3, KEPT_S) == sorted(topic(noun) for noun in NOUNS)
     wait_until(lambda: len(topic_info(own_kafka.bootstrap)) == len(NOUNS), 20, "the topics")
-    assert create_topics(own_kafka.bootstrap, 5) == []
+    assert create_topics(own_kafka.bootstrap, 5, KEPT_S) == []
     assert check_topics(own_kafka.bootstrap) == 3
     counts = {noun: info.partitions for noun, info in topic_info(own_kafka.bootstrap).items()}
     assert counts == {noun: 1 if noun in SINGLE else 3 for noun in NOUNS}
@@ -66,10 +68,11 @@ def test_topics_are_created_once_with_what_each_needs(own_kafka: KafkaServer) ->
     assert configs(own_kafka, topic("models"))["cleanup.policy"] == "compact"
     assert int(configs(own_kafka, topic("summaries"))["max.message.bytes"]) == kafka_module.MESSAGE_BYTES_MAX
     assert configs(own_kafka, topic("labels"))["retention.ms"] == "-1"
+    assert {int(configs(own_kafka, topic(noun))["retention.ms"]) for noun in SOURCES} == {KEPT_S * 1000}
 
 
 def test_a_large_summary_passes(own_kafka: KafkaServer) -> None:
-    create_topics(own_kafka.bootstrap, 3)
+    create_topics(own_kafka.bootstrap, 3, KEPT_S)
     producer, failed = Producer(producer_settings(own_kafka.bootstrap, compression_type="none")), []
     producer.produce(topic("summaries"), bytes(15_000_000), on_delivery=lambda error, _message: failed.append(error))
     assert producer.flush(30) == 0
@@ -80,7 +83,7 @@ def test_a_large_summary_passes(own_kafka: KafkaServer) -> None:
 def test_partitions_of_one_number_stay_together_with_both_protocols(
     own_kafka: KafkaServer, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create_topics(own_kafka.bootstrap, 3)
+    create_topics(own_kafka.bootstrap, 3, KEPT_S)
     assert kafka_module.has_consumer_protocol(own_kafka.bootstrap)
     if protocol == "classic":
         monkeypatch.setattr(kafka_module, "has_consumer_protocol", lambda _bootstrap: False)
@@ -103,7 +106,7 @@ def test_partitions_of_one_number_stay_together_with_both_protocols(
 
 
 def test_the_client_s_events_arrive_with_the_broker_s_time(own_kafka: KafkaServer, tmp_path: Any) -> None:
-    create_topics(own_kafka.bootstrap, 3)
+    create_topics(own_kafka.bootstrap, 3, KEPT_S)
     before = time.time() * 1000
     with FlywheelClient(own_kafka.bootstrap, "m", registry=tmp_path / "registry.json") as client:
         client.log_prediction("p", 1_400_000_000_000_000, version="1", score=0.5)
@@ -123,7 +126,7 @@ def test_the_client_s_events_arrive_with_the_broker_s_time(own_kafka: KafkaServe
 
 
 def test_a_topic_with_the_producers_times_is_refused_with_the_command(own_kafka: KafkaServer) -> None:
-    create_topics(own_kafka.bootstrap, 3)
+    create_topics(own_kafka.bootstrap, 3, KEPT_S)
     alter(own_kafka, topic("feedback"), "message.timestamp.type", "CreateTime")
     with pytest.raises(TopicLayoutError) as caught:
         check_topics(own_kafka.bootstrap)
@@ -134,7 +137,7 @@ def test_a_topic_with_the_producers_times_is_refused_with_the_command(own_kafka:
 
 
 def test_topics_that_differ_in_partitions_are_refused_with_the_command(own_kafka: KafkaServer) -> None:
-    create_topics(own_kafka.bootstrap, 3)
+    create_topics(own_kafka.bootstrap, 3, KEPT_S)
     client = admin(own_kafka.bootstrap)
     (future,) = client.create_partitions([NewPartitions(topic("inputs"), 4)]).values()
     future.result(20)

@@ -18,6 +18,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from structlog.testing import capture_logs
 
 from schemas.errors import RegistryUnreachableError, TopicLayoutError, UnknownSchemaError
 from schemas.events import envelope, subject, topic
@@ -36,6 +37,7 @@ from streams.testing.world import CONTRACTS, World
 from streams.worker import run_worker
 
 PARTITIONS = 3
+KEPT_S = 16 * 24 * 3600
 PROTOBUF = 'syntax = "proto3"; message M { string a = 1; }'
 
 
@@ -43,7 +45,7 @@ PROTOBUF = 'syntax = "proto3"; message M { string a = 1; }'
 def own_kafka(kafka: KafkaServer) -> Iterator[KafkaServer]:
     """A server of these tests' own: they spoil its topics. (The common one says whether a server is installed.)"""
     with KafkaServer() as server:
-        create_topics(server.bootstrap, PARTITIONS)
+        create_topics(server.bootstrap, PARTITIONS, KEPT_S)
         wait_until(lambda: "dead-letters" in topic_info(server.bootstrap), 20, "the topics")
         yield server
 
@@ -125,6 +127,17 @@ def test_topics_with_the_producers_times_are_put_right_when_asked(own_kafka: Kaf
     prepare_topics(config, own_kafka.bootstrap, fixes=True)
     assert topic_info(own_kafka.bootstrap)["feedback"].timestamp_type == "LogAppendTime"
     assert check_topics(own_kafka.bootstrap) == PARTITIONS
+
+
+def test_topics_that_keep_records_too_briefly_are_told_with_the_command(own_kafka: KafkaServer) -> None:
+    with capture_logs() as calm:
+        start.check_retention(own_kafka.bootstrap, KEPT_S)
+    with capture_logs() as told:
+        start.check_retention(own_kafka.bootstrap, KEPT_S + 3600)
+    assert calm == []
+    assert [(entry["event"], entry["wanted_hours"]) for entry in told] == [("retention_short", 385.0)]
+    assert told[0]["hours"] == {topic(noun): 384.0 for noun in ("inputs", "predictions", "feedback")}
+    assert told[0]["fix"].endswith("retention.ms=1386000000")
 
 
 # ---------------------------------------------------------------------- the broker's age
