@@ -259,10 +259,10 @@ class AdwinRun:
 
     def _at(self, delta: float) -> Performance:
         alarms = [np.unique(self._window(detections(*each, delta))) for each in self._healthy]
-        windows = -(-(self._past.until_us - self._past.recording.start_us) // (self.rule.hours * HOUR_US))
+        first, last = self._window(np.array([self._past.recording.start_us, self._past.until_us - 1]))
         days = np.unique(np.concatenate(alarms)) if alarms else np.empty(0)
         hours = tuple(self._hours(moment, pairs, delta) for moment, pairs in self._trials)
-        return Performance(delta, windows, len(days), sum(map(len, alarms)), self._past.months, hours)
+        return Performance(delta, int(last - first) + 1, len(days), sum(map(len, alarms)), self._past.months, hours)
 
     def _hours(
         self, moment_us: int, pairs: Sequence[tuple[tuple[Times, Floats], tuple[Times, Floats]]], delta: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from streams.lab.backtest import Backtest, Found, backtest
 from streams.lab.planted import Plant, draw, outcome, parse_kind, plant, shares
 from streams.lab.recording import Recording, watch, watch_changed
 from streams.lab.rules import Rule
+from streams.lab.runs import AdwinRun, Past
 from streams.logic.policy import MonitorPolicy
 from streams.logic.testing import FIRST_US, TIMEZONE, World, learn_profile, predict
 from streams.testing.served import World as Installation
@@ -172,6 +174,17 @@ def test_rules_beside_have_seen_the_same_changes() -> None:
     assert [each["alarms_a_month"] for each in told["limits"]] == sorted(
         each["alarms_a_month"] for each in told["limits"]
     )
+
+
+def test_a_window_that_the_watch_only_touches_is_one_of_its_windows() -> None:
+    """Watched from noon of one local day to noon of the fourth; every number jumps on each of them."""
+    start_us, until_us = START_US + 12 * HOUR_US, START_US + 3 * DAY_US + 12 * HOUR_US
+    rows = recording().rows.with_columns(
+        delay=pl.when((pl.col("event_time") - START_US) // (6 * HOUR_US) % 2 == 0).then(0.0).otherwise(1_000.0)
+    )
+    past = Past(replace(recording(), rows=rows, start_us=start_us), until_us)
+    seen = AdwinRun(Rule.parse("adwin"), past).usual()
+    assert (seen.windows, seen.alarms) == (4, 4)
 
 
 def test_most_of_what_is_drawn_hurts_and_all_of_it_can_be_followed_for_a_week() -> None:
