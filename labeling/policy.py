@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 class LabelingPolicy(BaseModel):
     """Settings of one model's review queue; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     required_n: int = Field(default=1, ge=1, le=25)
     """How many reviewers must answer an item before it is decided."""
@@ -19,8 +19,9 @@ class LabelingPolicy(BaseModel):
     lease_s: int = Field(default=600, ge=1)
     """Lease while fewer than ten decisions were observed."""
     lease_s_min: int = Field(default=60, ge=1)
+    """Shortest lease that follows from the observed time a decision takes."""
     lease_s_max: int = Field(default=1_800, ge=1)
-    """Bounds of the lease that follows from the observed time a decision takes."""
+    """Longest such lease."""
     proposal_after: int = Field(default=5, ge=2)
     """Equal verdicts with the same cause that make a proposal."""
     run_gap_s: int = Field(default=86_400, ge=0)
@@ -28,6 +29,7 @@ class LabelingPolicy(BaseModel):
     oldest_every: int = Field(default=10, ge=2)
     """Every so many decisions the oldest open item comes next instead of the most urgent: nothing starves."""
     undo_depth: int = Field(default=10, ge=1, le=100)
+    """How many decisions a reviewer can take back, the newest first."""
     owners: tuple[str, ...] = ()
     """Who may accept or refuse proposals; empty: every reviewer."""
     labels: tuple[str, ...] = ()

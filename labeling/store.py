@@ -27,8 +27,8 @@ from schemas.errors import UsageError
 from schemas.times import SECOND_US, now_us
 
 INGEST_BATCH = 100
-"""Items per transaction: some 5 ms, and up to ten times that beside a busy plane, which is how long an alert or the key of
-a reviewer may wait on SQLite. More at once would cost a fifth less."""
+"""Items per transaction: some 5 ms, and up to ten times that beside a busy plane, which is how long an alert or the key
+of a reviewer may wait on SQLite. More at once would cost a fifth less."""
 REVIEWER_CHARS_MAX = 128
 ANSWER_CHARS_MAX = 256
 CLAIMS_PER_LEASE_CHECK = 50

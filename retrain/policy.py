@@ -20,7 +20,7 @@ TrainerName = Literal["sklearn_hgb", "sklearn_logistic", "river_online"]
 class GatePolicy(BaseModel):
     """Thresholds of the gate. Every one of them is shown in the report beside the value that it judged."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     """Two-sided: intervals hold 1 - alpha of the resampled values."""
@@ -33,21 +33,27 @@ class GatePolicy(BaseModel):
     block: Literal["day", "row"] = "day"
     """What is resampled: days, because rows of one day are not independent; rows only where time has no part."""
     resamples: Annotated[int, Field(ge=200, le=100_000)] = 2000
+    """How often the days are drawn again."""
     bias_max: Positive = 0.05
     """Mean predicted minus mean observed (of a regression: in standard deviations of the target)."""
     ece_max: Positive = 0.05
+    """Expected calibration error of the candidate, at most."""
     ece_bins: Annotated[int, Field(ge=2, le=100)] = 15
+    """Bins of equal width that it is computed in."""
     floor: Literal["healthy", "off"] = "healthy"
     """``healthy``: no worse than the champion was over as many days of the last healthy period."""
     healthy_days: PositiveInt = 28
+    """Days of it at most."""
     slice_min_rows: PositiveInt = 100
+    """Slices with fewer matured rows are not judged."""
     slice_margin: Annotated[float, Field(ge=0)] = 0.03
+    """A declared slice may be worse than the champion by this much (in loss)."""
 
 
 class RetrainPolicy(BaseModel):
     """When and how one model is trained again."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     cron: str | None = None
     """Five fields, in the contract's time zone; None: no schedule."""
@@ -60,13 +66,17 @@ class RetrainPolicy(BaseModel):
     cooldown_s: Annotated[int, Field(ge=0)] = 6 * 3600
     """After a run, triggers other than cron, proposals and people wait this long (event time)."""
     min_train_rows: PositiveInt = 100
+    """With fewer nothing is trained."""
     holdout_days: PositiveInt = 7
     """The newest days are held out for the gate. After a change of meaning at most half of the days since are."""
     recipes: tuple[str, ...] = ("mixed",)
     """Recipes that always compete; others follow from accepted proposals and open incidents."""
     trainer: TrainerName = "sklearn_hgb"
+    """What trains: a name of the registry of trainers."""
     params: dict[str, Any] = Field(default_factory=dict)
+    """Handed to the trainer."""
     seed: int = 0
+    """Of the trainer: the same data, recipe and seed give the same model."""
     refit: bool = True
     """Train the winner's recipe once more with the held-out rows: the newest days are the most telling ones."""
     weighting: Literal["none", "inverse"] = "none"
@@ -77,8 +87,11 @@ class RetrainPolicy(BaseModel):
     leak_auc_max: Annotated[float, Field(gt=0.5, le=1)] = 0.9999
     """A single feature that ranks the truth better than this is the truth in disguise."""
     time_limit_s: Positive = 900
+    """Of one training, which is a process of its own."""
     memory_limit_mb: Annotated[int, Field(ge=256)] = 4096
+    """Of one training."""
     parallel: Annotated[int, Field(ge=1, le=16)] = 2
+    """Trainings at a time."""
     gate: GatePolicy = GatePolicy()
 
     @field_validator("cron")
@@ -101,7 +114,7 @@ class RetrainPolicy(BaseModel):
 class ParityPolicy(BaseModel):
     """``[models.NAME.parity]``: the feature code of training, and how much it may differ from what was served."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     function: str | None = Field(
         default=None,
@@ -112,8 +125,8 @@ class ParityPolicy(BaseModel):
     max_share: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="share of a feature's rows that may differ by more than the contract's tolerance"
     )
-    time_limit_s: Annotated[float, Field(gt=0)] = 300.0
-    memory_limit_mb: PositiveInt = 4096
+    time_limit_s: Annotated[float, Field(gt=0)] = Field(default=300.0, description="of one look at a day")
+    memory_limit_mb: PositiveInt = Field(default=4096, description="of the process that recomputes the rows")
 
     @field_validator("function")
     @classmethod

@@ -136,7 +136,7 @@ def close_command(session: Session, name: str, verdict: str, who: str, note: str
     false-alarm  nothing was wrong: its hours are as healthy as any others, and
                  what was seen is not told again until it has been quiet.
     accepted     it is the new normal: later hours are never judged by those
-                 before it. Drift and bias are silent until they know enough.
+                 before it. Drift is silent until it knows enough days again.
     """
     from schemas.times import now_us
     from streams.alerts import close, get
@@ -151,7 +151,7 @@ def close_command(session: Session, name: str, verdict: str, who: str, note: str
 @click.option("--model", help="Only alerts of this model.")
 @click.option(
     "--channel",
-    type=click.Choice(["contract", "drift", "paired", "bias", "users", "parity", "weak", "plane"]),
+    type=click.Choice(["contract", "drift", "paired", "bias", "users", "parity", "weak", "stale", "plane"]),
     help="Only of this channel.",
 )
 @click.option("--subject", help="Only about this feature.")

@@ -33,8 +33,8 @@ def profile(
     """Cut a reference profile from the archive's rows: exactly the one that training would have made of them.
 
     For a model that came without a reference, or whose world has moved for good. The cells of a profile are what the
-    counts so far were made with, so --out never replaces a file; name it in flywheel.toml for a new model, or with a
-    new state directory.
+    counts so far were made with, so --out never replaces a file; name the new one in flywheel.toml and restart the
+    workers: drift and the contract's rules then learn anew.
     """
     from schemas.errors import UsageError
     from streams.reference import cut, distances, served_rows

@@ -25,7 +25,7 @@ class NotifierConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["webhook", "slack", "alertmanager", "email", "file"]
+    kind: Literal["webhook", "slack", "alertmanager", "email", "file"] = Field(description="how it is told")
     url: SecretStr | None = Field(
         default=None,
         description="http(s) URL; of an Alertmanager its root; of email smtp://, smtp+starttls:// or smtps://[USER@]HOST",
@@ -36,10 +36,14 @@ class NotifierConfig(BaseModel):
     )
     sender: str | None = Field(default=None, description="kind email: From")
     to: tuple[str, ...] = Field(default=(), description="kind email: To")
-    severities: tuple[Literal["info", "warn", "page", "critical"], ...] = ("page", "critical")
-    states: tuple[Literal["opened", "extended", "closed"], ...] = ("opened", "extended", "closed")
+    severities: tuple[Literal["info", "warn", "page", "critical"], ...] = Field(
+        default=("page", "critical"), description="only alerts of these severities"
+    )
+    states: tuple[Literal["opened", "extended", "closed"], ...] = Field(
+        default=("opened", "extended", "closed"), description="what of an incident is told"
+    )
     models: tuple[str, ...] = Field(default=(), description="only of these models; default: all, and the plane")
-    timeout_s: Annotated[float, Field(gt=0, le=60)] = 10.0
+    timeout_s: Annotated[float, Field(gt=0, le=60)] = Field(default=10.0, description="of one attempt")
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Self:

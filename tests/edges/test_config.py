@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import ConfigError
-from streams.config import find_file, load_config
+from streams.config import find_file, load_config, toml_schema
 
 
 def toml(folder: Path, text: str) -> Path:
@@ -144,3 +144,10 @@ def test_workers_that_share_a_state_directory_have_a_join_store_and_a_lock_each(
     second = load_config()
     assert (second.join_dir, second.worker_lock) == (tmp_path / "own" / "join", tmp_path / "own" / "join.lock")
     assert second.archive_dir == alone.archive_dir
+
+
+def test_every_key_says_what_it_is() -> None:
+    schema = toml_schema()
+    tables = {"flywheel": schema["properties"]["flywheel"], **schema["$defs"]}
+    keys = [(f"{table}.{name}", key) for table, found in tables.items() for name, key in found["properties"].items()]
+    assert [name for name, key in keys if "description" not in key and "$ref" not in key] == []
