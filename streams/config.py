@@ -170,7 +170,7 @@ class Config(BaseSettings):
     web_host: str = Field(default="127.0.0.1", description="where the status page listens")
     web_port: int = Field(default=8321, ge=0, le=65_535, description="port of the status page")
     group: str = Field(default="flywheel", min_length=1, description="Kafka consumer group, and prefix of all ids")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least that is logged")
 
     segment_records: PositiveInt = Field(
         default=16_384, description="records of a segment; never change it on a log that was already summarised"
