@@ -165,7 +165,7 @@ def _settings(client: AdminClient, names: list[str], bootstrap: str, timeout_s: 
     }
 
 
-def create_topics(bootstrap: str, partitions: int, kept_s: int, *, timeout_s: float = 30.0) -> list[str]:
+def create_topics(bootstrap: str, partitions: int, kept_s: int = 0, *, timeout_s: float = 30.0) -> list[str]:
     """Create Flywheel's topics that are missing, on a real Kafka; existing ones stay as they are.
 
     Parameters
