@@ -35,14 +35,14 @@ def world(tmp_path: Path) -> World:
 
 
 def event(noun: str, number: int) -> dict[str, Any]:
-    own: dict[str, Any] = {
+    own: dict[str, dict[str, Any]] = {
         "inputs": {"subject": None, "features": FEATURES},
         "predictions": {"version": "1", "role": "champion", "score": 0.5, "label": "late", "truth_due": None},
         "feedback": {
             "feedback_id": f"f{number}", "kind": "truth", "label": "late", "value": None, "facts": [], "note": None,
         },
-    }[noun]  # fmt: skip
-    return {"prediction_id": f"p{number}", "model": "late", "event_time": START_US - 10**9, **own}
+    }  # fmt: skip
+    return {"prediction_id": f"p{number}", "model": "late", "event_time": START_US - 10**9, **own[noun]}
 
 
 def extended(schema: dict[str, Any], *fields: Field) -> dict[str, Any]:

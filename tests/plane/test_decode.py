@@ -331,7 +331,8 @@ def test_a_schema_whose_id_is_no_plain_text_is_judged_record_by_record(tmp_path:
     registry = FileRegistry(tmp_path / "registry.json")
     fields = [{"name": "n", "type": "long"}, *([{"name": KEY, "type": id_type}] if id_type else [])]
     schema_id = registry.register("somebody", {"type": "record", "name": "Order", "fields": fields})
-    is_text, pairs = id_type not in (None, "bytes"), []
+    is_text = id_type not in (None, "bytes")
+    pairs: list[Pair] = []
     for n in range(20):
         identifier = None if n == 5 and isinstance(id_type, list) else f"p{n}" if id_type != "bytes" else b"p%d" % n
         value = Codec(registry).encode(schema_id, {"n": n, KEY: identifier})
