@@ -123,6 +123,58 @@ def test_what_waits_in_the_outbox_goes_with_another_producer(
     engine.dispose()
 
 
+class SlowProducer(StuckProducer):
+    """Delivers the oldest of its events at each flush, as many as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reports: list[Any] = []
+        self.broker: list[bytes] = []
+        self.goes = 0
+
+    def produce(self, _topic: str, value: bytes, _key: bytes | str, **more: Any) -> None:
+        super().produce(_topic, value, _key)
+        self.reports.append(more["on_delivery"])
+
+    def flush(self, _timeout: float) -> int:
+        for _ in range(min(self.goes, len(self.held))):
+            self.broker.append(self.held.pop(0))
+            self.reports.pop(0)(None, None)
+        return len(self.held)
+
+
+def test_a_row_is_removed_from_the_outbox_only_when_the_broker_has_it(
+    registered: tuple[Codec, dict[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker is slow: a row waits for longer than a flush. SQLite gives the next one the id of the one removed."""
+    codec, ids = registered
+    engine, slow = open_database(f"sqlite:///{tmp_path / 'a.db'}"), SlowProducer()
+    monkeypatch.setattr(relay_module, "Producer", lambda _settings: slow)
+    relay = Relay(SimpleNamespace(engine=engine, codec=codec, ids=ids, bootstrap="x"))  # type: ignore[arg-type]
+
+    def put(*names: str) -> None:
+        with write(engine) as connection:
+            for name in names:
+                box.enqueue(connection, "alerts", "m", ALERT | {"alert_id": name})
+
+    def there() -> list[str]:
+        return [codec.decode(value)["alert_id"] for value in slow.broker]
+
+    put("first")
+    assert relay() == 0
+    slow.goes = 1
+    assert (relay(), there()) == (1, ["first"])
+    put("second", "third", "fourth")
+    assert (relay(), there()) == (1, ["first", "second"])
+    put("fifth")
+    for left in (["fourth", "fifth"], ["fifth"], []):
+        assert relay() == 1
+        with read(engine) as connection:
+            assert [row.record["alert_id"] for row in box.pending(connection)] == left
+    assert (relay(), there()) == (0, ["first", "second", "third", "fourth", "fifth"])
+    engine.dispose()
+
+
 class Silent:
     """A consumer that has no broker any more."""
 
