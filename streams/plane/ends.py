@@ -79,7 +79,7 @@ class Ends:
         if not asked:  # which is no answer
             return []
         try:
-            found = self._consumer.offsets_for_times(asked, TIMEOUT_S)
+            found: list[TopicPartition] = self._consumer.offsets_for_times(asked, TIMEOUT_S)
             errors = [end.error for end in found if end.error is not None]
             if len(errors) == len(found):
                 raise KafkaException(errors[0])

@@ -6,18 +6,21 @@ import io
 import math
 import os
 import random
+import struct
 from pathlib import Path
 from typing import Any
 
 import fastavro
 import polars as pl
 import pytest
+from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.registry import HEADER, MAGIC, Codec, FileRegistry
 from streams.plane import decode
-from streams.plane.batches import split
+from streams.plane.batches import HEADER as BATCH_HEADER
+from streams.plane.batches import SUMMED_FROM, split
 from streams.plane.decode import Decoder
 from streams.plane.framing import VALUE_BYTES_MAX
 from streams.plane.panics import panics_unprinted
@@ -205,6 +208,36 @@ def test_broken_values_are_found_and_spare_the_others(
         if batch[place][0]:
             batch[place] = mutated(batch[place], [pair for some in good.values() for pair in some[:50]], chance)
     check(world, batch)
+
+
+@settings(max_examples=60)
+@given(
+    noun=st.sampled_from(("inputs", "predictions", "feedback")),
+    codec=st.sampled_from(CODECS),
+    said=st.sampled_from((*CODECS, 5, 6, 7)),
+    changes=st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), min_size=1, max_size=3),
+)
+def test_a_damaged_batch_with_a_right_checksum_is_the_same_however_it_is_read(
+    world: World, good: dict[str, list[Pair]], noun: str, codec: int, said: int, changes: list[tuple[int, int]]
+) -> None:
+    """Bytes are changed, and often the codec is another one than it says."""
+    records = [Record(n, 1_000, key, value) for n, (value, key) in enumerate(good[noun][:20])]
+    whole = bytearray(encode(records, codec=codec, attributes=said))
+    for at, byte in changes:
+        whole[BATCH_HEADER.size + at % (len(whole) - BATCH_HEADER.size)] = byte
+    struct.pack_into(">I", whole, SUMMED_FROM - 4, crc32c(memoryview(whole)[SUMMED_FROM:]))
+    found = []
+    for is_opened in (False, True):
+        (given,) = Chunk.of(split(bytes(whole)), 0)
+        assert given.batches[0].is_sound()
+        assert not is_opened or len(given.values) == len(records)
+        decoded, bad = Decoder(world.registry).decode(given)
+        places: dict[int, Any] = {item.place: item.reason for item in bad}
+        for part in decoded:
+            places |= dict(zip(part.places.tolist(), part.frame.to_dicts(), strict=True))
+        assert sorted(places) == list(range(len(records)))
+        found.append(places)
+    assert same(*found)
 
 
 @pytest.mark.parametrize("place", [0, 20, 39])
