@@ -269,7 +269,7 @@ class Kept(StuckProducer):
 
     def produce(self, _topic: str, value: bytes, _key: bytes | str, **_more: Any) -> None:
         super().produce(_topic, value, _key)
-        time.sleep(random.random() * self.slow_s)
+        threading.Event().wait(random.random() * self.slow_s)
 
     def purge(self) -> None:
         self.is_purged = True
