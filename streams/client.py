@@ -46,6 +46,7 @@ QUEUE_KBYTES_MAX = 64 * 1024
 DELIVERY_TIMEOUT_MS = 300_000
 """How long an event waits for a broker that is away before it is dropped."""
 PATIENCE_S = DELIVERY_TIMEOUT_MS / 1000 + 60
+PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)  # noqa: SLF001 - of a replaced producer, and counted
 EXIT_FLUSH_S = 10.0
 REGISTRY_TIMEOUT_S = 10.0
 REGISTRY_RETRY_S = 2.0
@@ -383,35 +384,34 @@ class FlywheelClient:
         return f"{type(error).__name__}: {str(error)[:200]}"
 
     def _produce(self, noun: str, prediction_id: str, value: bytes) -> bool:
-        producer = self._producer or self._new_producer()
-        self._look(producer)
-        try:
-            producer.produce(TOPICS[noun], value, prediction_id)
-        except BufferError:
-            return self._drop("queue full", "the brokers do not keep up or do not answer")
-        except KafkaException as error:
-            if error.args[0].fatal():  # an idempotent producer that lost its place can only be replaced
-                self._producer = None
-            too_large = error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE
-            return self._drop("too large" if too_large else "refused", f"{noun}, {len(value)} bytes")
-        self._count(self._counts, noun)
+        (self._producer or self._new_producer()).poll(0)
+        with self._lock:  # what the producer holds and what was counted belong together
+            producer = self._unstuck()
+            try:
+                producer.produce(TOPICS[noun], value, prediction_id)
+            except BufferError:
+                return self._drop("queue full", "the brokers do not keep up or do not answer")
+            except KafkaException as error:
+                if error.args[0].fatal():
+                    self._replace(producer, "has lost its place")
+                too_large = error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE
+                return self._drop("too large" if too_large else "refused", f"{noun}, {len(value)} bytes")
+            self._count(self._counts, noun)
         return True
 
-    def _look(self, producer: Producer) -> None:
-        """Let another producer take over from one that is stuck."""
-        producer.poll(0)
+    def _unstuck(self) -> Producer:
+        """The producer; another one in the place of one that is stuck."""
+        producer = self._new_producer()
         waiting = len(producer)
-        with self._count_lock:
-            done = sum(self._counts[noun] for noun in TOPICS) - waiting
-        if not self._patience.is_over(done, waiting):
-            return
-        with self._lock:
-            if self._producer is not producer:
-                return
-            self._producer = None
+        if self._patience.is_over(sum(self._counts[noun] for noun in TOPICS) - waiting, waiting):
+            self._replace(producer, "was stuck")
+        return self._new_producer()
+
+    def _replace(self, producer: Producer, why: str) -> None:
+        self._producer, waiting = None, len(producer)
         with self._count_lock:
             self._dropped["not delivered"] += waiting
-        log.error("%d events of %s are lost: the producer was stuck, and is replaced", waiting, self.model)
+        log.error("%d events of %s are lost: the producer %s, and is replaced", waiting, self.model, why)
         abandon(producer)
 
     def _new_producer(self) -> Producer:
@@ -421,7 +421,7 @@ class FlywheelClient:
             return self._producer
 
     def _on_failure(self, error: Any, message: Any) -> None:
-        if error is not None:
+        if error is not None and error.code() not in PURGED:
             self._drop("not delivered", str(error))
 
     def _on_error(self, error: Any) -> None:
@@ -517,9 +517,8 @@ class FlywheelClient:
         deadline = time.monotonic() + timeout
         while self._held and self._retrying and time.monotonic() < deadline:
             time.sleep(0.02)
-        left = 0
-        if self._producer is not None:
-            left = self._producer.flush(max(0.0, deadline - time.monotonic()))
+        producer = self._producer
+        left = 0 if producer is None else producer.flush(max(0.0, deadline - time.monotonic()))
         return int(left) + len(self._held)
 
     def close(self, timeout: float = EXIT_FLUSH_S) -> None:

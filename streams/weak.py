@@ -168,7 +168,7 @@ def _sizes(root: Path, noun: str, ends: Mapping[tuple[str, int], int]) -> dict[t
     for file in archive.files(root, noun):
         place = (file.cluster, file.partition)
         first[place] = min(first.get(place, file.start), file.start)
-    return {place: end - first[place] for place, end in ends.items()}
+    return {place: end - first.get(place, end) for place, end in ends.items()}  # one whose files were removed has none
 
 
 def maturity_us(config: Config, model: str, ends: Ends, until_us: int) -> int:

@@ -224,6 +224,7 @@ class Assignment:
             store.hold(s.memory.mapped)
         if s.earlier and found.stores is None:
             earlier_logs(numbered, s.archive_dir, s.earlier)
+            numbered.reached = Reached(s.disorder_ms * 1000, tracks[TOPIC_PREDICTIONS].newest_event_us)
         for track, is_committed in zip(tracks, found.is_committed, strict=True):
             # a start is committed too, with the first tick: what the broker drops from there on is missed next time
             self._committed[track.topic, number] = track.commit if is_committed else NOT_COMMITTED

@@ -166,7 +166,10 @@ class Unpacker:
             if codec == LZ4:
                 ends.append(at + self._lz4(payload, at))
                 continue
-            body = payload if not codec else OTHER_CODECS[codec](payload)
+            try:
+                body = payload if not codec else OTHER_CODECS[codec](payload)
+            except Exception as error:  # gzip's, zlib's, cramjam's own, or a codec that nobody knows
+                raise ValueError(f"{type(error).__name__}: {error}") from error
             self._make_room(at, len(body))
             self._room[at : at + len(body)] = body
             ends.append(at + len(body))

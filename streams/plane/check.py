@@ -40,7 +40,10 @@ OPTIONAL: tuple[Mapping[str, Any], ...] = (
     {"score": pl.Float64, "label": pl.String, "truth_due": pl.Int64},
     {"label": pl.String, "value": pl.Float64, "facts": pl.List(FACT), "note": pl.String},
 )
-"""Columns that a value written with another version of the envelope may lack."""
+"""Columns that a value written with another version of the envelope may lack; what it may have more is left out."""
+KEPT = frozenset((pl.Boolean, pl.Int32, pl.Int64, pl.Float32, pl.Float64, pl.String))
+"""Of the features that a contract does not name those go on to the archive that one could name: no others lie in one
+column with what another schema has under that name, and not all can be written."""
 
 
 class Checker:
@@ -59,13 +62,15 @@ class Checker:
         self._plans = plans
         self._models = list(plans)
         self._skew_us = skew_us
+        self._own = {*REQUIRED[topic], *OPTIONAL[topic], *(("features",) if topic == TOPIC_INPUTS else ())}
         self.foreign: list[tuple[str, Any, Any]] = []
         """Of the last check: model, places and event times of inputs whose features are of other types."""
 
     def check(self, decoded: Sequence[Decoded], chunk: Chunk) -> tuple[list[tuple[Decoded, str]], list[Bad]]:
         """Events that can be placed, by model, and the ones that cannot.
 
-        Input features are lifted to columns, a feedback's facts to ``fact_NAME``.
+        They have the columns of their topic and no others, whatever more their writer's envelope has. Input features
+        are lifted to columns, a feedback's facts to ``fact_NAME``.
         """
         good: list[tuple[Decoded, str]] = []
         bad: list[Bad] = []
@@ -124,6 +129,8 @@ class Checker:
                 changed.append(pl.col(name).cast(wanted, strict=False))
             else:
                 return None
+        more = have.keys() - self._own
+        frame = without(frame, more) if more else frame
         return frame.with_columns(changed) if changed else frame
 
     def _reasons(self, frame: pl.DataFrame, timestamps: np.ndarray[Any, np.dtype[np.int64]]) -> Any:
@@ -173,9 +180,11 @@ def _words(reason: int, row: dict[str, Any]) -> tuple[str, str]:
 def _lift(frame: pl.DataFrame, topic: int, plan: ModelPlan) -> pl.DataFrame | None:
     if topic == TOPIC_INPUTS:
         features = frame["features"].struct.unnest()
-        unused = [n for n, t in features.schema.items() if t == pl.Null or n in RESERVED or n in frame.columns]
+        if not _fit(features.schema, plan):
+            return None
+        unused = [name for name, dtype in features.schema.items() if name in RESERVED or dtype not in KEPT]
         features = without(features, unused) if unused else features
-        return without(frame, ("features",)).hstack(features) if _fit(features.schema, plan) else None
+        return without(frame, ("features",)).hstack(features)
     if topic != TOPIC_FEEDBACK:
         return frame
     names = plan.contract.facts
@@ -196,7 +205,7 @@ def _fit(schema: pl.Schema, plan: ModelPlan) -> bool:
     """Whether the features are of the contract's types; one that is absent was not yet in the writer's contract."""
     for field in plan.contract.fields:
         found = schema.get(field.name)
-        if found is None:
+        if found is None or found == pl.Null:
             continue
         fits = (
             found.is_numeric() if field.kind == "number"

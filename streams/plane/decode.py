@@ -35,6 +35,7 @@ from streams.plane.layout import Layout
 from streams.plane.packed import Packed
 from streams.plane.panics import panics_unprinted
 from streams.plane.source import Chunk
+from streams.plane.typed import Typed
 
 Ints = npt.NDArray[np.int64]
 SENTINEL = "\x00sentinel"
@@ -108,7 +109,8 @@ class Bad:
 class Decoded:
     """Records of one schema, in the order of the batch.
 
-    ``places`` are their positions in the batch, increasing; ``frame`` has the schema's columns.
+    ``places`` are their positions in the batch, increasing; ``frame`` has the schema's columns, whose types follow from
+    the schema alone.
     """
 
     schema_id: int
@@ -125,6 +127,7 @@ class Decoder:
         self._id = id_field
         self._heads: dict[int, _Head | None] = {}
         self._unpacker = Unpacker()
+        self._columns_of: dict[int, Typed] = {}
         # The last records had several schemas, as inputs of several models have: opened ones, or their batches.
         self._is_mixed = self._has_several = False
 
@@ -160,11 +163,7 @@ class Decoder:
                 continue
             if frames:
                 order = np.concatenate([np.asarray(some, np.int64) for some, _ in frames])
-                table = _joined([frame for _, frame in frames])
-                if table is None:  # only of a schema that polars cannot read, whose types were guessed
-                    bad.extend(Bad(int(place), REASON_DATUM, _unfit(schema_id)) for place in order)
-                else:
-                    decoded.append(Decoded(schema_id, order, table))
+                decoded.append(Decoded(schema_id, order, pl.concat([frame for _, frame in frames])))
         return decoded, bad
 
     def _records(self, chunk: Chunk) -> list[Decoded] | None:
@@ -235,8 +234,19 @@ class Decoder:
         framing, body = Framing.of(frame), memoryview(block)[len(before) : len(before) + size]
         if framing is None or not framing.is_exact(body, schema_id, deltas):
             return None
-        is_exact = head.layout.is_exact(frame, body, framing.starts, framing.ends)
-        return frame if is_exact and (frame[self._id] == frame["_key"]).all() else None
+        if not head.layout.is_exact(frame, body, framing.starts, framing.ends):
+            return None
+        if not self._is_whole(body[int(framing.starts[-1]) - HEADER_BYTES : int(framing.ends[-1])]):
+            return None
+        return frame if (frame[self._id] == frame["_key"]).all() else None
+
+    def _is_whole(self, last: memoryview) -> bool:
+        """Whether the last value is one: a number that is cut off takes the zero behind it, which none misses there."""
+        try:
+            self._codec.decode(last.tobytes())
+        except DecodeError:
+            return False
+        return True
 
     def _whole(self, values: Packed, keys: Packed) -> Decoded | None:
         """Opened records, every value good and of one schema."""
@@ -298,10 +308,9 @@ class Decoder:
     ) -> None:
         if not records:
             return
-        head = self._head(schema_id)
-        frame = _guarded(
-            lambda: pl.from_dicts(records, schema=head.columns if head else None, infer_schema_length=None)
-        )
+        columns = self._typed(schema_id)
+        rows = records if columns.convert is None else [columns.convert(record) for record in records]
+        frame = _guarded(lambda: pl.from_dicts(rows, schema=columns.dtype.to_schema()))
         if frame is not None:
             frames.append((places, frame))
         elif len(records) == 1:  # for example a long of more than 64 bits, which fastavro reads
@@ -329,8 +338,17 @@ class Decoder:
         same = _guarded(lambda: _are_keys(frame[self._id], keys))
         return frame if same else None
 
+    def _typed(self, schema_id: int) -> Typed:
+        """The columns of a schema: as polars reads them, else as they follow from the schema."""
+        if schema_id not in self._columns_of:
+            head, parsed = self._head(schema_id), self._codec.parsed(schema_id)
+            self._columns_of[schema_id] = (
+                Typed.of(parsed, parsed["__named_schemas"]) if head is None else Typed(pl.Struct(head.columns))
+            )
+        return self._columns_of[schema_id]
+
     def _head(self, schema_id: int) -> _Head | None:
-        """What is needed to read blocks of a schema; None if polars cannot read them."""
+        """What is needed to read blocks of a schema; None if polars cannot read them, or it has no id."""
         if schema_id not in self._heads:
             self._heads[schema_id] = self._make_head(schema_id)
         return self._heads[schema_id]
@@ -338,6 +356,8 @@ class Decoder:
     def _make_head(self, schema_id: int) -> _Head | None:
         parsed = self._codec.parsed(schema_id)
         schema = self._registry.schema(schema_id)
+        if {field["name"]: field["type"] for field in schema["fields"]}.get(self._id) != "string":
+            return None
         header = [_field("_magic", "int"), _field("_id", "float")]
         container = _container({**schema, "fields": [*header, *schema["fields"]]})
         record = {f["name"]: _blank(f["type"]) for f in schema["fields"]}
@@ -423,10 +443,6 @@ def _zigzag(number: int) -> bytes:
         number >>= 7
     out.append(number)
     return bytes(out)
-
-
-def _joined(frames: list[pl.DataFrame]) -> Any:
-    return _guarded(lambda: pl.concat(frames, how="diagonal_relaxed")) if len(frames) > 1 else frames[0]
 
 
 def _unfit(schema_id: int) -> str:

@@ -19,6 +19,8 @@ LOOK_INTERVAL_S = 0.02
 """At most this often the broker is asked whether a topic that holds others back has really ended."""
 TIMEOUT_S = 1.0
 REFRESH_INTERVAL_S = 1.0
+SILENCE_GAP_S = 30.0
+"""Failures further apart than this are not of one silence: in between nothing was held back, nor asked."""
 
 
 class Ends:
@@ -34,7 +36,7 @@ class Ends:
 
     def __init__(self, consumer_settings: Mapping[str, Any]) -> None:
         self._consumer = Consumer({**consumer_settings, "isolation.level": "read_uncommitted"})
-        self._looked = self._refreshed = 0.0
+        self._looked = self._refreshed = self._failed = 0.0
         self._patience, self._answers = Patience(), 0
 
     def look(self, numbers: Mapping[int, Numbered]) -> None:
@@ -74,10 +76,18 @@ class Ends:
         return asked_ms
 
     def _offsets(self, asked: list[TopicPartition]) -> list[TopicPartition]:
+        if not asked:  # which is no answer
+            return []
         try:
-            found = self._consumer.offsets_for_times(asked, TIMEOUT_S) if asked else []
+            found: list[TopicPartition] = self._consumer.offsets_for_times(asked, TIMEOUT_S)
+            errors = [end.error for end in found if end.error is not None]
+            if len(errors) == len(found):
+                raise KafkaException(errors[0])
             self._refresh({end.topic for end in found if end.error is not None})
         except KafkaException as error:
+            before, self._failed = self._failed, time.monotonic()
+            if self._failed - before > SILENCE_GAP_S:
+                self._patience = Patience()
             if self._patience.is_over(self._answers, waiting=1):
                 raise BrokerUnreachableError(
                     f"The broker has not said where topics end for minutes: {error}."

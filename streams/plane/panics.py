@@ -14,7 +14,7 @@ import tempfile
 import threading
 
 PANIC = re.compile(
-    rb"(?m)^\n?thread '[^\n]*panicked at [^\n]*\n[^\n]*\n"
+    rb"(?m)^\n?thread '[^\n]*panicked at [^\n]*\n[^\n]*\n(?: +(?:left|right): [^\n]*\n)*"
     rb"(?:stack backtrace:\n(?: +\d+: [^\n]*\n| +at [^\n]*\n)*)?(?:note: [^\n]*\n)*"
 )
 STDERR = 2

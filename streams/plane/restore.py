@@ -175,7 +175,11 @@ def _marks(committed: TopicPartition) -> tuple[int, int]:
 
 
 def earlier_logs(numbered: Numbered, root: Path, ends: Mapping[tuple[str, str, int], int]) -> None:
-    """Put what earlier logs held of a partition number into its store, as coming before everything."""
+    """Put what earlier logs held of a partition number into its store, as coming before everything.
+
+    Event time goes on where it was: the hours before were judged.
+    """
+    track = numbered.tracks[TOPIC_PREDICTIONS]
     for model, plan in numbered.plans.items():
         frames = {noun: _earlier(root, noun, model, numbered.number, ends) for noun in SOURCES}
         store = numbered.stores[model]
@@ -190,6 +194,9 @@ def earlier_logs(numbered: Numbered, root: Path, ends: Mapping[tuple[str, str, i
                 rows = made[noun](frame)
                 rows["order"], rows["offset"] = ORDER_OF_TOPIC[place], EARLIER_OFFSETS + np.arange(len(rows))
                 store.sets()[noun].add(_first_of_each(rows) if noun != "feedback" else rows, EARLIER)
+        if frames["predictions"].height:
+            newest: Any = frames["predictions"]["event_time"].max()
+            track.newest_event_us = max(newest, track.newest_event_us)
         _earlier_time_outs(numbered, plan, frames["predictions"], frames["feedback"])
 
 
@@ -209,7 +216,6 @@ def _earlier_time_outs(numbered: Numbered, plan: ModelPlan, predictions: pl.Data
     if plan.timeout_us is None or not predictions.height:
         return
     newest = int(predictions["event_time"].max())  # type: ignore[arg-type]
-    numbered.tracks[TOPIC_PREDICTIONS].newest_event_us = max(newest, numbered.tracks[TOPIC_PREDICTIONS].newest_event_us)
     due = predictions.filter(pl.col("truth_due").is_not_null())
     timers = pl.DataFrame(
         {

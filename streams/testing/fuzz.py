@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import fastavro
 
@@ -35,6 +36,23 @@ LENGTHS = (
     b"\xff" * 10 + b"\x01",
 )
 """Varints: minus one, long ones, the largest and the smallest of 64 bits, one of more than 64."""
+UUID_TYPE = {"type": "string", "logicalType": "uuid"}
+SOURCE = {"type": "enum", "name": "Source", "symbols": ["A", "B"]}
+MORE: Sequence[tuple[str, Any, Any]] = (
+    ("offset", "long", 1), ("broker_ts", ["null", "long"], None), ("fact_delay", "double", 1.0), ("_key", "long", 1),
+    ("trace", UUID_TYPE, UUID(int=3)), ("source", SOURCE, "A"), ("tags", {"type": "map", "values": "long"}, {"a": 1}),
+    ("nothing", {"type": "record", "name": "Nothing", "fields": []}, {}), ("either", ["long", "string"], "x"),
+)  # fmt: skip
+"""Fields that an envelope does not have: names, types and values."""
+STRANGE: Sequence[dict[str, Any]] = (
+    {"type": "record", "name": "Order", "fields": [{"name": "order", "type": "string"}]},
+    {
+        "type": "record",
+        "name": "Perhaps",
+        "fields": [{"name": "order", "type": "string"}, {"name": "prediction_id", "type": ["null", "string"]}],
+    },
+)
+"""Somebody else's, in which a record has no id, or may have none."""
 
 
 @dataclass
@@ -128,7 +146,7 @@ class Mutator:
         """Whole Avro with a field that no service would send."""
         schema_id = int.from_bytes(value[1:HEADER_BYTES])
         schema = self.world.schemas().get(schema_id)
-        if schema is None:
+        if schema is None or {name for name, *_ in MORE} & {each["name"] for each in schema["fields"]}:
             return value, key
         parsed = fastavro.parse_schema(schema)
         try:
@@ -159,6 +177,36 @@ class Mutator:
         record = {"prediction_id": identifier, "model": claimed, "event_time": self.chance.choice(INTEGERS)}
         return self.world.value(model, {**record, "subject": None, "features": features}), identifier.encode()
 
+    # -- schemas ------------------------------------------------------------------------------------------------------
+
+    def extended(self, value: bytes, key: bytes | None) -> Pair:
+        """The same event with a field more."""
+        schema = self.world.schemas().get(int.from_bytes(value[1:HEADER_BYTES]))
+        name, kind, more = self.chance.choice(MORE)
+        if schema is None or schema["name"] in [each["name"] for each in STRANGE]:
+            return value, key
+        try:
+            body = io.BytesIO(value[HEADER_BYTES:])
+            record: Any = fastavro.schemaless_reader(body, fastavro.parse_schema(schema), None)
+        except Exception:  # an earlier mutation
+            return value, key
+        fields = [each for each in schema["fields"] if each["name"] != name]
+        return self._written({**schema, "fields": [*fields, {"name": name, "type": kind}]}, record | {name: more}), key
+
+    def strange(self, value: bytes, key: bytes | None) -> Pair:
+        """Somebody else's record under this key."""
+        identifier = self.chance.choice((None, (key or b"").decode("utf-8", "replace")))
+        return self._written(self.chance.choice(STRANGE), {"order": "o", "prediction_id": identifier}), key
+
+    def _written(self, schema: dict[str, Any], record: dict[str, Any]) -> bytes:
+        name = "/".join((schema["name"], *(each["name"] for each in schema["fields"])))
+        schema_id = self.world.ids.get(name) or self.world.registry.register(name, schema)
+        self.world.ids[name] = schema_id
+        out = io.BytesIO()
+        out.write(HEADER.pack(MAGIC, schema_id))
+        fastavro.schemaless_writer(out, fastavro.parse_schema(schema), record)
+        return out.getvalue()
+
     def _extreme(self, avro_type: Any, before: Any) -> Any:
         kinds = avro_type if isinstance(avro_type, list) else [avro_type]
         kind = self.chance.choice(kinds)
@@ -185,6 +233,7 @@ class Mutator:
 KINDS: tuple[Callable[[Mutator, bytes, bytes | None], Pair], ...] = (
     Mutator.flipped, Mutator.flipped, Mutator.cut, Mutator.appended, Mutator.spliced, Mutator.moved, Mutator.length,
     Mutator.replaced, Mutator.headed, Mutator.keyed, Mutator.swapped, Mutator.edited, Mutator.edited, Mutator.retyped,
+    Mutator.extended, Mutator.strange,
 )  # fmt: skip
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from schemas.contract import parse_contract
 from schemas.events import envelope, subject, topic
@@ -24,7 +26,7 @@ from schemas.registry import Codec, FileRegistry
 from streams import client as client_module
 from streams import kafka
 from streams.broker import EmbeddedBroker
-from streams.client import FlywheelClient, InvalidEvent, SchemaRefused, input_schema
+from streams.client import FlywheelClient, InvalidEvent, Patience, SchemaRefused, input_schema
 from streams.testing import free_port, wait_until
 from streams.testing.stuck import StuckProducer
 
@@ -256,6 +258,82 @@ def test_a_producer_that_is_stuck_is_replaced_and_what_it_held_is_counted(
     assert client.flush() == 0
     assert len(sent(broker, "predictions", registry, {"later"})) == 1
     client.close()
+
+
+class Kept(StuckProducer):
+    """Takes its time after an event is in its queue, while other threads have theirs."""
+
+    def __init__(self, slow_s: float = 0.0) -> None:
+        super().__init__()
+        self.slow_s, self.is_stuck, self.is_purged = slow_s, True, False
+
+    def produce(self, _topic: str, value: bytes, _key: bytes | str, **_more: Any) -> None:
+        super().produce(_topic, value, _key)
+        threading.Event().wait(random.random() * self.slow_s)
+
+    def purge(self) -> None:
+        self.is_purged = True
+
+    def __len__(self) -> int:
+        return len(self.held) if self.is_stuck else 0
+
+
+@pytest.fixture
+def kept(registry: Path, monkeypatch: pytest.MonkeyPatch) -> list[Kept]:
+    """The producers of clients; only the first of them is stuck."""
+    made: list[Kept] = []
+
+    def producer(_settings: dict[str, Any]) -> Kept:
+        made.append(Kept(0.002))
+        made[-1].is_stuck = len(made) == 1
+        return made[-1]
+
+    monkeypatch.setattr(client_module, "Producer", producer)
+    return made
+
+
+def test_an_event_that_finds_the_producer_stuck_goes_to_the_next_one(
+    kept: list[Kept], registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(client_module, "Patience", lambda *_: Patience(360.0, lambda: now_s))
+    with FlywheelClient("nowhere:1", "churn", registry=registry, version="1") as client:
+        for n in range(8):
+            now_s = 400.0 * (n >= 5)
+            assert client.log_prediction(f"p{n}", NOW)
+        assert [len(each.held) for each in kept] == [5, 3]
+        wait_until(lambda: kept[0].is_purged, 10, "the purge")
+        assert client.stats()["dropped"] == {"not delivered": 5}
+
+
+def test_threads_that_log_at_once_are_no_sign_of_life_of_a_stuck_producer(
+    kept: list[Kept], registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = itertools.count()
+    monkeypatch.setattr(client_module, "Patience", lambda *_: Patience(50, lambda: next(looks)))
+    with FlywheelClient("nowhere:1", "churn", registry=registry, version="1") as client:
+        work = lambda k: [client.log_prediction(f"t{k}-{i}", NOW) for i in range(30)]  # noqa: E731
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        lost = client.stats()["dropped"]["not delivered"]
+        assert [len(each.held) for each in kept] == [lost, 120 - lost]
+        assert 50 <= lost <= 52
+
+
+def test_what_a_producer_held_that_lost_its_place_is_counted(kept: list[Kept], registry: Path) -> None:
+    def refuse(*_given: Any) -> None:
+        raise KafkaException(KafkaError(KafkaError._FATAL, fatal=True))
+
+    with FlywheelClient("nowhere:1", "churn", registry=registry, version="1") as client:
+        assert client.log_prediction("p", NOW)
+        kept[0].produce = refuse  # type: ignore[assignment]
+        assert not client.log_prediction("q", NOW)
+        assert client.log_prediction("r", NOW)
+        assert client.stats()["dropped"] == {"not delivered": 1, "refused": 1}
+        assert len(kept[1].held) == 1
 
 
 def test_an_event_that_is_too_large_is_dropped(client: FlywheelClient) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -122,7 +123,100 @@ def test_what_waits_in_the_outbox_goes_with_another_producer(
     engine.dispose()
 
 
-def test_a_leader_that_moved_is_asked_for_and_not_only_after_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+class SlowProducer(StuckProducer):
+    """Delivers the oldest of its events at each flush, as many as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reports: list[Any] = []
+        self.broker: list[bytes] = []
+        self.goes = 0
+
+    def produce(self, _topic: str, value: bytes, _key: bytes | str, **more: Any) -> None:
+        super().produce(_topic, value, _key)
+        self.reports.append(more["on_delivery"])
+
+    def flush(self, _timeout: float) -> int:
+        for _ in range(min(self.goes, len(self.held))):
+            self.broker.append(self.held.pop(0))
+            self.reports.pop(0)(None, None)
+        return len(self.held)
+
+
+def test_a_row_is_removed_from_the_outbox_only_when_the_broker_has_it(
+    registered: tuple[Codec, dict[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker is slow: a row waits for longer than a flush. SQLite gives the next one the id of the one removed."""
+    codec, ids = registered
+    engine, slow = open_database(f"sqlite:///{tmp_path / 'a.db'}"), SlowProducer()
+    monkeypatch.setattr(relay_module, "Producer", lambda _settings: slow)
+    relay = Relay(SimpleNamespace(engine=engine, codec=codec, ids=ids, bootstrap="x"))  # type: ignore[arg-type]
+
+    def put(*names: str) -> None:
+        with write(engine) as connection:
+            for name in names:
+                box.enqueue(connection, "alerts", "m", ALERT | {"alert_id": name})
+
+    def there() -> list[str]:
+        return [codec.decode(value)["alert_id"] for value in slow.broker]
+
+    put("first")
+    assert relay() == 0
+    slow.goes = 1
+    assert (relay(), there()) == (1, ["first"])
+    put("second", "third", "fourth")
+    assert (relay(), there()) == (1, ["first", "second"])
+    put("fifth")
+    for left in (["fourth", "fifth"], ["fifth"], []):
+        assert relay() == 1
+        with read(engine) as connection:
+            assert [row.record["alert_id"] for row in box.pending(connection)] == left
+    assert (relay(), there()) == (0, ["first", "second", "third", "fourth", "fifth"])
+    engine.dispose()
+
+
+class Silent:
+    """A consumer that has no broker any more."""
+
+    def __init__(self, _settings: Any) -> None: ...
+
+    def fail(self, *_given: Any, **_more: Any) -> None:
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+    offsets_for_times = list_topics = fail
+
+
+@pytest.fixture
+def held_back() -> Any:
+    """Numbers of which a prediction is in hand, and feedback says nothing."""
+    held, empty = Log(0, fetched=1), Log(1, fetched=7)
+    held.chunks = [Chunk(np.array([0]), np.array([500]), np.array([500]))]
+    return {0: SimpleNamespace(frontier=Frontier([held, empty], 500, Horizon(3_600)))}
+
+
+@pytest.mark.parametrize(("every_s", "is_over"), [(1.0, True), (ends.SILENCE_GAP_S + 1, False)])
+def test_the_plane_ends_when_it_is_held_back_and_nobody_says_where_topics_end(
+    every_s: float, is_over: bool, held_back: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside each look it asks which numbers are idle: none can be: nothing is asked, and that is no answer. Where it
+    is held back now and then only, the broker was not silent all the while."""
+    now_s = 1_000.0
+    monkeypatch.setattr(ends, "Consumer", Silent)
+    monkeypatch.setattr(ends, "Patience", lambda: Patience(clock=lambda: now_s))
+    monkeypatch.setattr("streams.plane.ends.time.monotonic", lambda: now_s)
+    looking: Any = ends.Ends({})
+    looks = 0
+    with pytest.raises(BrokerUnreachableError) if is_over else nullcontext():
+        for _ in range(1_000):
+            now_s, looks = now_s + every_s, looks + 1
+            looking.look(held_back)
+            assert looking.idle(held_back) == set()
+    assert looks == (362 if is_over else 1_000)
+
+
+def test_a_leader_that_moved_is_asked_for_and_not_only_after_minutes(
+    held_back: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Moved:
         """Knows of the new leader only when it has asked for it."""
 
@@ -142,14 +236,12 @@ def test_a_leader_that_moved_is_asked_for_and_not_only_after_minutes(monkeypatch
     monkeypatch.setattr(ends, "LOOK_INTERVAL_S", 0.0)
     now_s = 1_000.0
     monkeypatch.setattr("streams.plane.ends.time.monotonic", lambda: now_s)
-    held, empty = Log(0, fetched=1), Log(1, fetched=7)
-    held.chunks = [Chunk(np.array([0]), np.array([500]), np.array([500]))]
-    numbers: Any = {0: SimpleNamespace(frontier=Frontier([held, empty], 500, Horizon(3_600)))}
     looking: Any = ends.Ends({})
+    (_, empty) = held_back[0].frontier.logs
     seen = []
     for later_s in (0.0, 0.1, ends.REFRESH_INTERVAL_S, 0.1):
         now_s += later_s
-        looking.look(numbers)
+        looking.look(held_back)
         seen.append(empty.seen_end_ms > 0)
     assert seen == [False, False, False, True]
     assert looking._consumer.times == 2

@@ -6,20 +6,24 @@ import io
 import math
 import os
 import random
+import struct
 from pathlib import Path
 from typing import Any
 
 import fastavro
 import polars as pl
 import pytest
+from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.registry import HEADER, MAGIC, FileRegistry
+from schemas.registry import HEADER, MAGIC, Codec, FileRegistry
 from streams.plane import decode
-from streams.plane.batches import split
+from streams.plane.batches import HEADER as BATCH_HEADER
+from streams.plane.batches import SUMMED_FROM, split
 from streams.plane.decode import Decoder
 from streams.plane.framing import VALUE_BYTES_MAX
+from streams.plane.panics import panics_unprinted
 from streams.plane.source import Chunk
 from streams.testing.batches import CODECS, Record, encode
 from streams.testing.world import World
@@ -206,6 +210,36 @@ def test_broken_values_are_found_and_spare_the_others(
     check(world, batch)
 
 
+@settings(max_examples=60)
+@given(
+    noun=st.sampled_from(("inputs", "predictions", "feedback")),
+    codec=st.sampled_from(CODECS),
+    said=st.sampled_from((*CODECS, 5, 6, 7)),
+    changes=st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), min_size=1, max_size=3),
+)
+def test_a_damaged_batch_with_a_right_checksum_is_the_same_however_it_is_read(
+    world: World, good: dict[str, list[Pair]], noun: str, codec: int, said: int, changes: list[tuple[int, int]]
+) -> None:
+    """Bytes are changed, and often the codec is another one than it says."""
+    records = [Record(n, 1_000, key, value) for n, (value, key) in enumerate(good[noun][:20])]
+    whole = bytearray(encode(records, codec=codec, attributes=said))
+    for at, byte in changes:
+        whole[BATCH_HEADER.size + at % (len(whole) - BATCH_HEADER.size)] = byte
+    struct.pack_into(">I", whole, SUMMED_FROM - 4, crc32c(memoryview(whole)[SUMMED_FROM:]))
+    found = []
+    for is_opened in (False, True):
+        (given,) = Chunk.of(split(bytes(whole)), 0)
+        assert given.batches[0].is_sound()
+        assert not is_opened or len(given.values) == len(records)
+        decoded, bad = Decoder(world.registry).decode(given)
+        places: dict[int, Any] = {item.place: item.reason for item in bad}
+        for part in decoded:
+            places |= dict(zip(part.places.tolist(), part.frame.to_dicts(), strict=True))
+        assert sorted(places) == list(range(len(records)))
+        found.append(places)
+    assert same(*found)
+
+
 @pytest.mark.parametrize("place", [0, 20, 39])
 @pytest.mark.parametrize(
     "kind", ["twice", "sentinel", "long", "overlong", "overlonger", "magic", "two_megabytes", "null"]
@@ -292,6 +326,13 @@ def test_the_panics_of_polars_are_not_printed_and_what_others_print_is(
     assert capfd.readouterr().err == "said by another thread\n" * len(panics)
 
 
+def test_also_what_a_failed_assertion_adds_to_a_panic_is_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    panic = b"\nthread '<unnamed>' (7) panicked at src/read.rs:1:2:\nassertion `left == right` failed\n"
+    with panics_unprinted:
+        os.write(2, panic + b"  left: 1\n right: 2\nnote: run with `RUST_BACKTRACE=1`\nsaid by another thread\n")
+    assert capfd.readouterr().err == "said by another thread\n"
+
+
 @pytest.mark.parametrize("schema", ["string", {"type": "array", "items": "int"}, {"title": "JSON"}, {"type": "record"}])
 def test_a_registered_schema_that_is_no_record_stops_nothing(tmp_path: Path, world: World, schema: Any) -> None:
     """A registry is not ours alone."""
@@ -316,6 +357,46 @@ def test_a_schema_that_polars_cannot_read_is_decoded_record_by_record(world: Wor
     decoded, bad = Decoder(world.registry).decode(chunk([*[(value, b"e")] * 19, (value, b"x")]))
     assert [part.frame.height for part in decoded] == [19]
     assert [(item.place, item.reason) for item in bad] == [(19, decode.REASON_KEY)]
+
+
+@pytest.mark.parametrize("id_type", [None, ["null", "string"], ["string", "null"], {"type": "string"}, "bytes"])
+def test_a_schema_whose_id_is_no_plain_text_is_judged_record_by_record(tmp_path: Path, id_type: Any) -> None:
+    registry = FileRegistry(tmp_path / "registry.json")
+    fields = [{"name": "n", "type": "long"}, *([{"name": KEY, "type": id_type}] if id_type else [])]
+    schema_id = registry.register("somebody", {"type": "record", "name": "Order", "fields": fields})
+    is_text = id_type not in (None, "bytes")
+    pairs: list[Pair] = []
+    for n in range(20):
+        identifier = None if n == 5 and isinstance(id_type, list) else f"p{n}" if id_type != "bytes" else b"p%d" % n
+        value = Codec(registry).encode(schema_id, {"n": n, KEY: identifier})
+        pairs.append((value, b"p%d" % n))
+    bad_places = [5] if isinstance(id_type, list) else [] if is_text else list(range(20))
+    for is_opened in (False, True):
+        _, bad = Decoder(registry).decode(chunk(pairs, is_opened=is_opened))
+        assert [(each.place, each.reason) for each in bad] == [(at, decode.REASON_KEY) for at in bad_places]
+
+
+def test_a_number_that_is_cut_off_at_the_end_of_a_batch_is_bad_as_elsewhere(tmp_path: Path) -> None:
+    """Behind the value comes the count of the record's headers, a zero: with it the number would be whole."""
+    registry = FileRegistry(tmp_path / "registry.json")
+    fields = [{"name": KEY, "type": "string"}, {"name": "n", "type": "long"}]
+    schema_id = registry.register("somebody", {"type": "record", "name": "Order", "fields": fields})
+    value = Codec(registry).encode(schema_id, {KEY: "p", "n": 7})
+    cut = value[:-1] + bytes([value[-1] | 0x80])
+    for place in (0, 10, 19):
+        batch: list[Pair] = [(value, b"p")] * 20
+        batch[place] = cut, b"p"
+        _, bad = Decoder(registry).decode(chunk(batch))
+        assert [(each.place, each.reason) for each in bad] == [(place, decode.REASON_DATUM)]
+
+
+@pytest.mark.parametrize("codec", [1, 2, 3, 4, 5, 6, 7])
+def test_a_batch_with_a_right_checksum_that_cannot_be_unpacked_is_bad_records(tmp_path: Path, codec: int) -> None:
+    plain = encode([Record(n, 1_000, b"k", b"v") for n in range(12)], attributes=codec)
+    (batch,) = Chunk.of(split(plain), 0)
+    assert batch.batches[0].is_sound()
+    _, bad = Decoder(FileRegistry(tmp_path / "registry.json")).decode(batch)
+    assert [(each.place, each.reason) for each in bad] == [(n, decode.REASON_HEADER) for n in range(12)]
 
 
 def test_an_unreadable_registry_is_not_a_bad_record(tmp_path: Path, good: dict[str, list[Pair]]) -> None:

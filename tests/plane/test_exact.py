@@ -6,7 +6,7 @@ import errno
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from structlog.testing import capture_logs
 
 from schemas.parts import AUDIT_ERROR, AUDIT_ERROR_SQ, AUDIT_N, DELAY, N_AUDIT_TRUTH
 from schemas.registry import Codec, FileRegistry
+from schemas.times import DAY_US, HOUR_US
 from streams.plane.horizon import Horizon
 from streams.plane.memory import Memory
 from streams.plane.testing import FakeKafka, Killed, Plane
 from streams.testing.oracle import Oracle, Result, Settings
 from streams.testing.outputs import Outputs
-from streams.testing.world import SKEW_US, WINDOW_US, World
+from streams.testing.world import SKEW_US, START_US, WINDOW_US, Event, World
 
 SLOW = settings(max_examples=20, suppress_health_check=list(HealthCheck))
 
@@ -199,23 +200,51 @@ def but_the_audit(sums: dict[tuple[Any, ...], dict[int, int]]) -> dict[tuple[Any
 @pytest.mark.parametrize("seed", [3, 4, 5])
 def test_a_new_log_goes_on_where_the_archive_of_the_last_one_ends(runs: Any, seed: int) -> None:
     """The embedded broker forgets everything; what is sent again counts once, and late truths find their prediction."""
-    first = runs(seed, 300, partitions=1)
-    events = [event for event in first.world.events(300)]
+    events = [event for event in runs(seed, 300, partitions=1).world.events(300)]
     half = len(events) // 2
-    first.kafka.logs = {key: [] for key in first.kafka.logs}
-    first.kafka.fill(events[:half])
+    check_two_logs(runs, seed, events[:half], events[half // 2 :])
+
+
+def test_what_comes_of_earlier_logs_counts_in_no_hour_that_was_judged(runs: Any) -> None:
+    """A truth is the first record of the new log; neither model has a time-out, event time is five hours further."""
+    world = runs(1, 0).world
+
+    def events(identifier: str, hours: int) -> list[Event]:
+        common = {"prediction_id": identifier, "model": "digit", "event_time": START_US - DAY_US + hours * HOUR_US}
+        asked = common | {"subject": None, "features": {"ink": 0.5, "pen": "a"}}
+        told = {"version": "1", "role": "champion", "score": 0.5, "label": "0", "truth_due": None}
+        truth: dict[str, Any] = {
+            "feedback_id": identifier,
+            "kind": "truth",
+            "label": "1",
+            "value": None,
+            "facts": [],
+            "note": None,
+        }
+        values = {"inputs": world.value("digit", asked), "predictions": world.value("predictions", common | told)}
+        values["feedback"] = world.value("feedback", common | truth | {"facts": []})
+        return [Event(noun, identifier.encode(), value) for noun, value in values.items()]
+
+    early, later = events("early", 0), events("later", 5)
+    check_two_logs(runs, 1, [*early[:2], *later[:2]], [early[2], *events("last", 5)])
+
+
+def check_two_logs(runs: Any, seed: int, before: Sequence[Event], after: Sequence[Event]) -> None:
+    """What is found of two logs of embedded brokers, one after the other, is what one log would have given."""
+    first = runs(seed, 0, partitions=1)
+    first.kafka.fill(before)
     assert first.start()
     ends = first.result().merger.ends
     second = runs(seed, 0, partitions=1)
     second.kafka.now_ms = first.kafka.now_ms
-    second.kafka.fill([*events[half // 2 : half], *events[half:]])
+    second.kafka.fill(after)
     earlier = {("fake", name, p): end for (name, p), end in ends.items()}
     second.plane = Plane(second.world, first.folder, cluster="next", is_embedded=True, more={"earlier": earlier})
     assert second.start()
     found = [segment for run in (first, second) for segment in run.result().merger.segments(0).values()]
     logs = []
-    for before, after in zip(first.kafka.topics(0), second.kafka.topics(0), strict=True):
-        logs.append([*before, *(replace(record, offset=record.offset + len(before)) for record in after)])
+    for old, new in zip(first.kafka.topics(0), second.kafka.topics(0), strict=True):
+        logs.append([*old, *(replace(record, offset=record.offset + len(old)) for record in new)])
     oracle = Oracle(first.world.oracle_models(), first.world.schemas(), Settings(256, WINDOW_US, SKEW_US, 1))
     result = oracle.run(0, logs)
     expected = added_up(segment.plain() for segment in result.segments.values())

@@ -23,9 +23,16 @@ from streams.testing import wait_until
 MINUTE_US = 60_000_000
 
 
-def write(root: Path, noun: str, partition: int, records: Sequence[tuple[int, float]], schema_id: int = 1) -> None:
+def write(
+    root: Path,
+    noun: str,
+    partition: int,
+    records: Sequence[tuple[int, float]],
+    schema_id: int = 1,
+    cluster: str = CLUSTER,
+) -> None:
     """Records of one partition, by the time stamp of the broker and the hour of event time; two a segment."""
-    folder = root / CLUSTER / noun / f"{partition:04d}"
+    folder = root / cluster / noun / f"{partition:04d}"
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(records), 2):
         rows = [
@@ -72,6 +79,22 @@ def test_all_logs_are_cut_where_the_first_prediction_past_the_moment_came(tmp_pa
     assert first_us(tmp_path / "nowhere", "m") is None
 
 
+def test_the_first_prediction_of_a_model_is_found_among_those_of_others_and_of_other_schemas(tmp_path: Path) -> None:
+    folder = tmp_path / CLUSTER / "predictions"
+    for partition, start, schema_id, model, offset, stamp, hour in (
+        (0, 0, 1, "other", 0, 1, 1), (0, 2, 1, "m", 3, 50, 9), (0, 2, 2, "m", 2, 55, 8), (0, 4, 1, "m", 4, 3, 2),
+        (1, 0, 1, "m", 0, 55, 7), (2, 0, 1, "m", 0, 60, 3),
+    ):  # fmt: skip
+        path = folder / f"{partition:04d}" / ArchiveFile.name(start, start + 2, schema_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        row = {"offset": [offset], "broker_ts": [stamp], "event_time": [hour * HOUR_US], "model": [model]}
+        pl.DataFrame(row).write_parquet(path)
+    assert first_us(tmp_path, "m") == 8 * HOUR_US, (
+        "of each log the first by its offset; of those the first by its stamp"
+    )
+    assert first_us(tmp_path, "other") == HOUR_US
+
+
 def test_what_comes_later_moves_no_cut_and_segments_may_be_of_two_schemas(tmp_path: Path) -> None:
     write(tmp_path, "predictions", 0, [(10, 1.0), (30, 2.5)])
     write(tmp_path, "inputs", 0, [(10, 1.0)], schema_id=1)
@@ -86,14 +109,57 @@ def test_what_comes_later_moves_no_cut_and_segments_may_be_of_two_schemas(tmp_pa
     assert cut_at(tmp_path, 0, 2 * HOUR_US) == before
 
 
+@pytest.mark.parametrize("is_alone", [False, True])
+def test_a_prediction_that_states_a_month_later_cuts_nothing_unless_the_next_does_too(
+    tmp_path: Path, is_alone: bool
+) -> None:
+    """::
+
+    stamp          10     20     30        35     40     50     60     70
+    predictions 0         2:00                    26:00         49:00
+    predictions 1  1:00          month 1          3:00   27:00         50:00
+    """
+    month = 24.0 * 31
+    if not is_alone:
+        write(tmp_path, "predictions", 0, [(20, 2.0), (40, 26.0), (60, 49.0)])
+    other = [(10, 1.0), (30, month), (40, 3.0), (50, 27.0), (70, 50.0)]
+    for count in range(2, 6):
+        write(tmp_path, "predictions", 1, other[:count])
+        first = cut_at(tmp_path, 0, DAY_US)
+        if count == 2:  # alone it is all there is; else its partition, which holds nothing back any more, may be behind
+            assert (first.stamp_ms if first else None) == (30 if is_alone else None)
+            continue
+        if first is None:
+            assert (is_alone, count) == (True, 3)
+            continue
+        assert first.stamp_ms == (50 if is_alone else 40)
+        assert Cut.of(first.as_dict()) == first
+        for earlier in (None, first):
+            second = cut_at(tmp_path, 0, 2 * DAY_US, earlier)
+            assert (second.stamp_ms if second else None) == (None if count < 5 else 70 if is_alone else 60)
+            assert second is None or second.ahead == {(CLUSTER, 1): int(month * HOUR_US)}
+    write(tmp_path, "predictions", 1, [*other[:2], (35, month + 1), *other[2:]])
+    at_month = cut_at(tmp_path, 0, DAY_US)
+    assert at_month is not None
+    assert (at_month.stamp_ms, at_month.left_us) == (30, int(month * HOUR_US))
+
+
+def test_the_log_of_an_earlier_broker_that_ends_with_such_a_prediction_is_not_waited_for(tmp_path: Path) -> None:
+    write(tmp_path, "predictions", 0, [(1, 1.0), (2, 24.0 * 31)], cluster="earlier")
+    write(tmp_path, "predictions", 0, [(10, 2.0), (20, 26.0)])
+    cut = cut_at(tmp_path, 0, DAY_US)
+    assert cut is not None
+    assert (cut.stamp_ms, cut.ahead) == (20, {})
+
+
 class Noted(Daily):
     """Writes down what it is to do."""
 
-    def __init__(self, root: Path, zone: str = "UTC", *, starts: bool = False) -> None:
+    def __init__(self, root: Path, zone: str = "UTC", *, model: str = "small", starts: bool = False) -> None:
         self.days: list[tuple[int, int, Ends]] = []
         self.fails_at_us = 0
         config: Any = SimpleNamespace(archive_dir=root / "archive", state_dir=root, disorder_ms=0)
-        super().__init__("noted", config, {"small": LocalHours(zone)})
+        super().__init__("noted", config, {model: LocalHours(zone)})
         if not starts:
             self.stop()
 
@@ -105,7 +171,7 @@ class Noted(Daily):
 
     def until(self, judged_us: int) -> list[int]:
         """The days of this start that it did, by their ends."""
-        while self.step("small", judged_us):
+        while self.step(self.models[0], judged_us):
             pass
         return [(until_us - START_US) // DAY_US for _, until_us, _ in self.days]
 
@@ -146,6 +212,18 @@ def test_a_prediction_of_a_wrong_year_does_not_cost_a_look_for_each_day_before(
     daily = Noted(tmp_path)
     assert daily.until(START_US + 2 * DAY_US) == [-365 * 30 + 1, 1, 2]
     assert len(looked) < 6
+
+
+def test_one_record_that_states_a_later_month_ends_no_days(tmp_path: Path) -> None:
+    for partition in range(2):
+        records = [(hour, START_US / HOUR_US + hour) for hour in range(partition, 24 * 6, 2)]
+        if partition:
+            records[15] = records[15][0], records[15][1] + 24 * 30
+        write(tmp_path / "archive", "predictions", partition, records)
+    daily = Noted(tmp_path, model="m")
+    assert daily.until(START_US + 5 * DAY_US) == [1, 2, 3, 4, 5]
+    reached = [{noun: dict(own) for noun, own in ends.items()}["predictions"] for _, _, ends in daily.days]
+    assert reached == [{(CLUSTER, p): 12 * day for p in range(2)} for day in range(1, 6)]
 
 
 def test_a_day_that_fails_is_tried_again_and_none_is_skipped(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from labeling.tables import item
+from retrain.joined import archive_ends
 from retrain.paths import Paths
 from retrain.testing import START_US, served_scores, small_contract, small_rows, write_log
 from schemas import archive
@@ -406,6 +407,15 @@ def test_of_a_large_archive_the_newest_rows_are_looked_at(bare: World, monkeypat
     assert newest["rows"] == pytest.approx(2_000, rel=0.1)
     assert newest["rows"] < whole["rows"] / 3
     assert newest["slices"][0]["name"] == "route=C"
+
+
+def test_a_log_whose_files_were_removed_costs_no_look(bare: World) -> None:
+    archived(bare, weak_rows())
+    until, ends = START_US + 20 * DAY_US, archive_ends(bare.config.archive_dir)
+    gone = {noun: own | {("removed", 0): 500} for noun, own in ends.items()}
+    assert weak_slices(bare.config, "small", until_us=until, ends=gone) == weak_slices(
+        bare.config, "small", until_us=until, ends=ends
+    )
 
 
 def turned(world: World, **target: Any) -> World:
