@@ -300,6 +300,10 @@ class Spread:
         shape = (BLOCKS, len(lengths), len(layout.slices), layout.directions)
         return cls(np.zeros((2, *shape)), np.zeros(shape), np.zeros(shape[2:], np.int64))
 
+    def copy(self) -> Spread:
+        """Another one, to fold more into."""
+        return Spread(self.excess.copy(), self.scale.copy(), self.seen.copy(), self.days)
+
     def fold(self, block: int, windows: Windows) -> None:
         """Add the healthy windows that end with one hour of this block of the day."""
         at = (windows.length, windows.slice)
