@@ -88,6 +88,10 @@ class MonitorInfo:
         """``all`` and the declared ones."""
         return (ALL_SLICE, *(name for name in self.slices if name != ALL_SLICE))
 
+    def counts_as(self, other: MonitorInfo) -> bool:
+        """Whether both read the same counts, and the one's memory can be the other's."""
+        return (self.timezone, self.slices, self.unit) == (other.timezone, other.slices, other.unit)
+
 
 @dataclass(frozen=True)
 class Today:
