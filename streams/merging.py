@@ -211,15 +211,15 @@ class Merger:
             self._left = {(row.cluster, row.topic, row.partition): (row.folded, row.end) for row in rows}
 
     def everything(self, model: str, kept_us: int = 0) -> Iterator[Part]:
-        """All counters of a model: the windows, and what the open summaries hold.
+        """All counters of a model: the windows in the order of time, and what the open summaries hold.
 
         Parameters
         ----------
         kept_us
             Of the windows before it those of all rows are enough.
         """
-        of_model = sa.select(window).where(window.c.model == model)
-        wanted = of_model.where((window.c.window_us >= kept_us) | (window.c.slice == parts.ALL_SLICE))
+        is_wanted = (window.c.window_us >= kept_us) | (window.c.slice == parts.ALL_SLICE)
+        wanted = sa.select(window).where(window.c.model == model, is_wanted).order_by(window.c.window_us)
         with read(self._engine) as connection:
             serialize(connection, "flywheel.merging")
             for row in connection.execute(wanted.execution_options(yield_per=WINDOWS_AT_ONCE)):

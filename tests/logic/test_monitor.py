@@ -528,6 +528,13 @@ def test_the_days_that_drift_still_needs_are_counted_through_baseline_and_spread
     assert "drift" not in fresh().learning()
 
 
+def test_a_slice_that_was_declared_later_is_not_judged_by_what_is_not_known_of_it() -> None:
+    monitor = make_monitor(profile(), START_DAY)
+    parts = make_parts(served(None), profile())
+    monitor.add(p for p in parts if p.slice != "region=south" or p.window_us >= day_us(START_DAY + 1))
+    assert monitor.advance(day_us(END_DAY), make_impact(served(None))) == []
+
+
 def test_a_new_version_is_not_judged_by_what_its_inputs_used_to_mean() -> None:
     impact = make_impact(served(later))
     monitor = fresh()
