@@ -48,7 +48,7 @@ SNAPSHOT_INTERVAL_S = 15.0
 SUCCESSOR_HISTORY_DAYS = 60
 """A successor's usual bias and spread are learnt from these: baseline, gap, and a month to spread over."""
 PARTS_AT_ONCE = 10_000
-"""Added to a monitor at a start, some 20 MB: all of a year at once were gigabytes."""
+"""Added to a monitor at a start, some 20 MB: all of a year at once took a gigabyte."""
 
 log = structlog.get_logger("flywheel.monitor")
 
