@@ -50,6 +50,10 @@ class Foresight:
         live = [us for us in behind if us <= LIVE_US]
         return quiet_us - max(*live, SLACK_US) if live else None
 
+    def recall(self, monitor: Monitor) -> None:
+        """Know what was told of hours that are not judged yet; asked before they are."""
+        self._known(monitor)
+
     def look(self, monitor: Monitor, until_us: int) -> list[AlertRecord]:
         """What is to be told if nothing more comes up to an event time, and was not told yet."""
         known = self._known(monitor)

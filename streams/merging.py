@@ -15,7 +15,7 @@ runs at a time: two workers that added to one window at once would each overwrit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,6 +33,8 @@ from streams.tables import open_summary, source_partition, window
 
 STRETCH_GAP_US = 6 * 3_600_000_000
 """Windows closer than this are read in one statement: reading some in between costs less than another statement."""
+WINDOWS_AT_ONCE = 1_000
+"""Read from the database at once, some MB: of a year there are hundreds of thousands."""
 WINDOW_KEY = ("model", "version", "role", "slice", "axis", "window_us", "profile")
 WindowKey = tuple[str, str, str, str, str, int, str]
 Place = tuple[str, str, int]
@@ -54,8 +56,8 @@ class Hole:
 class Merged:
     """What one message changed: counters to add (negative ones take an older summary of the same segment back).
 
-    ``is_outdated``: another worker merged since this one looked at the database last, so that the counts which this
-    one keeps in memory are not all there are.
+    ``is_outdated``: another worker merged since this one started, so that the counts which this one keeps in memory are
+    not all there are.
     """
 
     changes: list[Part] = field(default_factory=list)
@@ -202,18 +204,30 @@ class Merger:
         crash_point("fold:windows")
         _replace(connection, source_partition, [source.row(now_us) for source in changed])
 
-    def everything(self) -> Iterable[Part]:
-        """All counters: the windows, and what the open summaries hold; later merges are compared with this state."""
+    def start(self) -> None:
+        """Compare later merges with the state of now: whoever calls this reads everything next."""
         with read(self._engine) as connection:
-            serialize(connection, "flywheel.merging")
             rows = connection.execute(sa.select(source_partition)).all()
             self._left = {(row.cluster, row.topic, row.partition): (row.folded, row.end) for row in rows}
-            for row in connection.execute(sa.select(window)):
+
+    def everything(self, model: str, kept_us: int = 0) -> Iterator[Part]:
+        """All counters of a model: the windows in the order of time, and what the open summaries hold.
+
+        Parameters
+        ----------
+        kept_us
+            Of the windows before it those of all rows are enough.
+        """
+        is_wanted = (window.c.window_us >= kept_us) | (window.c.slice == parts.ALL_SLICE)
+        wanted = sa.select(window).where(window.c.model == model, is_wanted).order_by(window.c.window_us)
+        with read(self._engine) as connection:
+            serialize(connection, "flywheel.merging")
+            for row in connection.execute(wanted.execution_options(yield_per=WINDOWS_AT_ONCE)):
                 name = (row.model, row.version, row.role, row.slice, row.axis, row.window_us)
                 yield Part(*name, *unpack(row.counts), row.profile)
             for row in connection.execute(sa.select(open_summary.c.summary)):
                 for segment in self._codec.decode(row.summary)["segments"]:
-                    yield from parts_of(segment)
+                    yield from (part for part in parts_of(segment) if part.model == model)
 
 
 def totals(connection: sa.Connection, codec: Codec) -> dict[tuple[str, str, int], dict[str, int]]:

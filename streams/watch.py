@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import polars as pl
@@ -34,7 +35,7 @@ from streams.logic.incident import AlertRecord
 from streams.logic.monitor import Monitor, MonitorInfo
 from streams.logic.state import SnapshotMismatchError, restore, snapshot
 from streams.logic.still import Rows
-from streams.merging import Merger
+from streams.merging import Merged, Merger
 from streams.raised import write_alert
 from streams.rows import ArchiveRows, of_slice
 from streams.runtime import Runtime
@@ -46,6 +47,8 @@ SNAPSHOT_INTERVAL_S = 15.0
 """A restart judges at most the hours since again; a snapshot costs some 0.3 s."""
 SUCCESSOR_HISTORY_DAYS = 60
 """A successor's usual bias and spread are learnt from these: baseline, gap, and a month to spread over."""
+PARTS_AT_ONCE = 10_000
+"""Added to a monitor at a start, some 20 MB: all of a year at once took a gigabyte."""
 
 log = structlog.get_logger("flywheel.monitor")
 
@@ -61,6 +64,20 @@ class Watched:
 
 
 @dataclass
+class Heard:
+    """What is asked of a model's rows beside its monitor: who answers, and how many truths were due."""
+
+    turns: Turns = field(default_factory=Turns)
+    due: Counter[int] = field(default_factory=Counter)
+
+    def add(self, part: Part) -> None:
+        """Take in a part of the model."""
+        if part.slice == ALL_SLICE and part.axis == "due":
+            self.due[part.window_us] += int(part.counts[part.codes == N_TRUTH].sum())
+        self.turns.add(part)
+
+
+@dataclass
 class Watch:
     """All models of a worker.
 
@@ -69,16 +86,18 @@ class Watch:
     runtime
         The worker's parts.
     merger
-        Reads the counts back at a start.
+        Reads the counts back at a start. It merges under this lock: a promotion reads all counts, and whatever is in
+        the database by then must have been added, and nothing else.
     """
 
     runtime: Runtime
     merger: Merger
     models: dict[str, Watched] = field(default_factory=dict)
-    _due: dict[str, Counter[int]] = field(default_factory=dict)
-    _turns: dict[str, Turns] = field(default_factory=dict)
+    _heard: dict[str, Heard] = field(default_factory=dict)
     _unwritten: list[AlertRecord] = field(default_factory=list)
-    """Raised and not yet stored: an error in between must not lose them."""
+    """Raised and not yet stored: an error in between must not lose them, and no snapshot may say that they were."""
+    _unanswered: list[AlertRecord] = field(default_factory=list)
+    """Found, and by an error not yet told to whoever asked."""
     _saved: float = 0.0
     _is_unsaved: bool = False
     _unseen: set[str] = field(default_factory=set)
@@ -93,37 +112,44 @@ class Watch:
     def truths(self, model: str, until_us: int) -> int:
         """Rows of a model whose truth was due before an event time."""
         with self._lock:
-            return sum(n for window_us, n in self._due.get(model, Counter()).items() if window_us < until_us)
+            heard = self._heard.get(model, Heard())
+            return sum(n for window_us, n in heard.due.items() if window_us < until_us)
 
     def start(self) -> None:
         """Set up a monitor for every model with a champion, as it was before this start."""
-        for model in self.runtime.plans:
-            version = self.runtime.models.resolve(model)
-            if version is not None:
-                self._begin(model, version, self._promoted_us(model))
-                self._confirm(model)
-            elif (monitor := self._restored(model)) is not None:
-                self._watch_unregistered(model, monitor)
-        parts = list(self.merger.everything())
-        self._count(parts)
-        for name, watched in self.models.items():
-            watched.monitor.add(part for part in parts if part.model == name)
+        models: dict[str, Watched] = {}
+        heard: dict[str, Heard] = {}
+        with self._lock:
+            self.merger.start()
+            for model in self.runtime.plans:
+                watched = self._set_up(model)
+                heard[model] = self._read(model, None if watched is None else watched.monitor)
+                if watched is not None:
+                    models[model] = watched
+            self.models, self._heard = models, heard
+            self._foresight.forget()
 
     def reload(self) -> None:
         """Start again from the database: another worker merged and judged meanwhile."""
         with self._lock:
-            self.models.clear()
-            self._due.clear()
-            self._turns.clear()
-            self._foresight.forget()
+            self._write_all()
             self.start()
+
+    def merge(self, message: Mapping[str, Any], now_us: int) -> Merged:
+        """Merge a message of the topic of summaries, and take in what it changed."""
+        with self._lock:
+            merged = self.merger.merge(message, now_us)
+            self.add(merged.changes)
+        return merged
 
     def add(self, parts: Sequence[Part]) -> None:
         """Take in what a merge changed."""
         with self._lock:
-            self._count(parts)
             for model in {part.model for part in parts} & set(self.runtime.plans):
                 own = [part for part in parts if part.model == model]
+                heard = self._heard.setdefault(model, Heard())
+                for part in own:
+                    heard.add(part)
                 if model in self.models:  # else it begins when its first hour is over
                     self.models[model].monitor.add(own)
                     self._unseen.add(model)
@@ -141,30 +167,36 @@ class Watch:
                 self._unseen.discard(model)
             self._save_if_due(is_late=True)  # no hour may close any more: a stream that pauses, a replay that ended
 
-    def _count(self, parts: Iterable[Part]) -> None:
-        for part in parts:
-            if part.slice == ALL_SLICE and part.axis == "due":
-                known = int(part.counts[part.codes == N_TRUTH].sum())
-                self._due.setdefault(part.model, Counter())[part.window_us] += known
-            self._turns.setdefault(part.model, Turns()).add(part)
-
     def advance(self, watermark_us: int) -> list[AlertRecord]:
-        """Judge all hours that the watermark has closed; alerts are written as rows and events."""
-        found: list[AlertRecord] = []
+        """Judge all hours that the watermark has closed; alerts are written as rows and events.
+
+        Asked again after an error it goes on where it was, and tells also what was found before.
+        """
         with self._lock:
-            for model in self.runtime.plans:
-                alerts = self._take_turns(model, watermark_us)
-                if model not in self.models:
-                    continue
-                watched = self.models[model]
-                alerts += watched.monitor.advance(watermark_us, *self._asked(model, watched))
-                alerts += self._foresight.take_back(watched.monitor, alerts)
-                self._unwritten += alerts
-                found += alerts
-            self._is_unsaved = True
-            self._write_all()
+            try:
+                for model in self.runtime.plans:
+                    self._take_turns(model, watermark_us)
+                    if model in self.models:
+                        self._judge(model, watermark_us)
+            finally:
+                self._is_unsaved = True
+                self._write_all()  # also where an hour failed: what those before it found
             self._save_if_due()
+            found = [alert for alert in self._unanswered if alert.event_time_us <= watermark_us]
+            self._unanswered = [alert for alert in self._unanswered if alert.event_time_us > watermark_us]
         return found
+
+    def _judge(self, model: str, watermark_us: int) -> None:
+        """Hour by hour: what one has found stays, whatever becomes of the next."""
+        watched = self.models[model]
+        monitor, policy = watched.monitor, watched.monitor.policy
+        self._foresight.recall(monitor)
+        asked = self._asked(model, watched)
+        for hour in range(monitor.next_hour, policy.closed(watermark_us)):
+            alerts = monitor.advance(policy.closing(hour), *asked)
+            alerts += self._foresight.take_back(monitor, alerts)
+            self._unwritten += alerts
+            self._unanswered += alerts
 
     def _save_if_due(self, *, is_late: bool = False) -> None:
         if self._is_unsaved and time.monotonic() - self._saved >= SNAPSHOT_INTERVAL_S:
@@ -184,19 +216,21 @@ class Watch:
             until_us = self._foresight.live_until(cluster, quiet_us)
             if until_us is not None:
                 for watched in self.models.values():
-                    found += self._foresight.look(watched.monitor, until_us)
-            self._unwritten += found
+                    told = self._foresight.look(watched.monitor, until_us)
+                    self._unwritten += told
+                    found += told
             self._write_all()
         return found
 
     def save(self, *, is_late: bool = False) -> None:
-        """Keep what the monitors learnt.
+        """Keep what the monitors learnt, after what they raised: a start from here judges nothing of it again.
 
         Parameters
         ----------
         is_late
             Some time after it was judged: another worker may have taken over and judged more, and then that stays.
         """
+        self._write_all()
         self._saved = time.monotonic()
         for model, watched in self.models.items():
             data = _lean(watched.monitor)
@@ -227,15 +261,14 @@ class Watch:
             return
         watched = self.models.get(model)
         if watched is None:
-            self._begin(model, version, time_us)
+            fresh = self._begin(model, version, time_us)
+        elif watched.version is not None and watched.monitor.info.version == version.version:
             return
-        if watched.version is not None and watched.monitor.info.version == version.version:
-            return
-        watched.monitor = self._successor(watched.monitor, model, version, time_us)
-        if watched.version is None:  # its rows of training were not known
-            watched.base = base_rows(self.runtime, version)
-        watched.version = version
-        watched.monitor.add(part for part in self.merger.everything() if part.model == model)
+        else:  # of one that nobody had registered the rows of training were not known
+            base = base_rows(self.runtime, version) if watched.version is None else watched.base
+            fresh = Watched(self._successor(watched.monitor, model, version, time_us), watched.rows, base, version)
+        self._heard[model] = self._read(model, fresh.monitor)
+        self.models[model] = fresh
         self.save()
 
     def _successor(self, monitor: Monitor, model: str, version: Version, time_us: int) -> Monitor:
@@ -250,22 +283,26 @@ class Watch:
         """A person closed an incident, and said what it was."""
         with self._lock:
             watched = self.models.get(model)
-            if watched is not None and watched.monitor.settle(incident_id, verdict):
+            if watched is None:
+                return
+            if watched.monitor.settle(incident_id, verdict):
                 log.info("incident_settled", model=model, incident=incident_id, verdict=verdict)
+                self._is_unsaved = True
+            if self._is_unsaved:  # also of one that was settled before: an error may have kept it from being saved
                 self.save()
 
     def confirm(self, model: str) -> None:
         """Take the incidents that people confirmed out of what the monitor learns from."""
         with self._lock:
             if model in self.models:
-                self._confirm(model)
+                self._confirm(model, self.models[model].monitor)
 
-    def _confirm(self, model: str) -> None:
+    def _confirm(self, model: str, monitor: Monitor) -> None:
         with read(self.runtime.engine) as connection:
             accepted = load_proposals(connection, model)
         for proposal in accepted:
             if proposal.from_us is not None and proposal.to_us is not None:
-                self.models[model].monitor.exclude(proposal.from_us, proposal.to_us)
+                monitor.exclude(proposal.from_us, proposal.to_us)
 
     # -- beginnings ---------------------------------------------------------------------------------------------------
 
@@ -280,7 +317,25 @@ class Watch:
     def _promoted_us(self, model: str) -> int:
         return max((e.time_us for e in self.runtime.models.history(model) if e.alias == "champion"), default=0)
 
-    def _begin(self, model: str, version: Version, start_us: int) -> None:
+    def _set_up(self, model: str) -> Watched | None:
+        version = self.runtime.models.resolve(model)
+        if version is not None:
+            return self._begin(model, version, self._promoted_us(model))
+        monitor = self._restored(model)
+        return None if monitor is None else self._unregistered(model, monitor)
+
+    def _read(self, model: str, monitor: Monitor | None) -> Heard:
+        """Add everything that was merged of a model to its monitor, as far back as that keeps it."""
+        heard, kept_us = Heard(), 0 if monitor is None else max(0, monitor.counts.forgotten_before * HOUR_US)
+        parts = self.merger.everything(model, kept_us)
+        while some := list(islice(parts, PARTS_AT_ONCE)):
+            for part in some:
+                heard.add(part)
+            if monitor is not None:
+                monitor.add(part for part in some if part.window_us >= kept_us)
+        return heard
+
+    def _begin(self, model: str, version: Version, start_us: int) -> Watched:
         plan, policy = self.runtime.plans[model], self.runtime.config.model(model).monitor
         base = base_rows(self.runtime, version)
         monitor = self._restored(model)
@@ -292,8 +347,9 @@ class Watch:
                 info = self._info(model, version.version)
                 monitor = Monitor(policy, info, plan.profile, start_us, is_history_honest=is_honest)
             monitor.add(self._history(model, version, start_us))
-        self.models[model] = Watched(monitor, self._archived(model), base, version)
+        self._confirm(model, monitor)
         log.info("monitor_started", model=model, version=version.version)
+        return Watched(monitor, self._archived(model), base, version)
 
     def _restored(self, model: str) -> Monitor | None:
         plan, policy = self.runtime.plans[model], self.runtime.config.model(model).monitor
@@ -302,43 +358,39 @@ class Watch:
         if row is None:
             return None
         try:
-            return restore(row.snapshot, policy, plan.profile)
+            return restore(row.snapshot, policy, plan.profile, self._info(model, ""))
         except SnapshotMismatchError as error:
             log.warning("monitor_snapshot_ignored", model=model, reason=error.message)
             return None
 
-    def _watch_unregistered(self, model: str, monitor: Monitor) -> None:
+    def _unregistered(self, model: str, monitor: Monitor) -> Watched:
         """A model whose versions are somebody else's: features are watched, put-back is not possible."""
-        self.models[model] = Watched(monitor, self._archived(model), pl.DataFrame(), None)
+        return Watched(monitor, self._archived(model), pl.DataFrame(), None)
 
     def _archived(self, model: str) -> ArchiveRows:
         config = self.runtime.config
         return ArchiveRows(config.archive_dir, self.runtime.plans[model].contract, config.disorder_ms * 1000)
 
-    def _take_turns(self, model: str, watermark_us: int) -> list[AlertRecord]:
+    def _take_turns(self, model: str, watermark_us: int) -> None:
         """Begin to watch a model that nobody registered; judge the hours before another of its versions took over."""
-        alerts: list[AlertRecord] = []
         plan, policy = self.runtime.plans[model], self.runtime.config.model(model).monitor
-        while model in self._turns:
+        while model in self._heard:
             watched = self.models.get(model)
             if watched is not None and watched.version is not None:
                 break
             now, first = (None, None) if watched is None else (watched.monitor.info.version, watched.monitor.next_hour)
-            turn = self._turns[model].next(now, first, policy.closed(watermark_us))
+            turn = self._heard[model].turns.next(now, first, policy.closed(watermark_us))
             if turn is None:
                 break
             hour, version = turn
-            known = [part for part in self.merger.everything() if part.model == model]
             if watched is None:
                 fresh = Monitor(policy, self._info(model, version), plan.profile, hour * HOUR_US)
-                self._watch_unregistered(model, fresh)
             else:
-                alerts += watched.monitor.advance(policy.closing(hour - 1), *self._asked(model, watched))
+                self._judge(model, policy.closing(hour - 1))
                 fresh = watched.monitor.rebaseline(hour * HOUR_US, version=version, profile=plan.profile)
-                watched.monitor = fresh
-            fresh.add(known)
+            self._heard[model] = self._read(model, fresh)
+            self.models[model] = self._unregistered(model, fresh)
             self._unseen.add(model)
-        return alerts
 
     def _history(self, model: str, version: Version, until_us: int, since_us: int = 0) -> list[Part]:
         """Training rows and archived rows before a promotion, as the version sees them."""

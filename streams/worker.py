@@ -144,7 +144,7 @@ def make_app(runtime: Runtime, plane: DataPlane) -> tuple[faust.App, PlaneServic
     service = PlaneService(plane)
     app.service(service)
 
-    pump(app, runtime, "summaries", Summaries(runtime, merger, watch, scheduler))
+    pump(app, runtime, "summaries", Summaries(runtime, watch, scheduler))
     pump(app, runtime, "failures", Failures(runtime))
     pump(app, runtime, "alerts", Alerts(runtime, watch))
     pump(app, runtime, "labels", Labels(runtime, watch, scheduler))

@@ -20,7 +20,7 @@ from schemas.times import HOUR_US, now_us
 from streams.agents.pump import Given, NotYetError
 from streams.agents.scheduler import Scheduler
 from streams.logic.incident import INPUT_CHANNELS
-from streams.merging import Hole, Merger
+from streams.merging import Hole
 from streams.progress import Progress
 from streams.raised import keep_alert
 from streams.routing import NOTHING, Payloads, fetch, fetch_from_log, is_there, item_of
@@ -40,22 +40,24 @@ log = structlog.get_logger("flywheel.agents")
 class Summaries:
     """Merges summaries, moves event time on, judges what has closed."""
 
-    def __init__(self, runtime: Runtime, merger: Merger, watch: Watch, scheduler: Scheduler) -> None:
-        self._runtime, self._merger, self._watch, self._scheduler = runtime, merger, watch, scheduler
+    def __init__(self, runtime: Runtime, watch: Watch, scheduler: Scheduler) -> None:
+        self._runtime, self._watch, self._scheduler = runtime, watch, scheduler
         self.progress = Progress()
         self._judged_us: int | None = None
         self._is_outdated = False
+        self._holes: list[Hole] = []
+        """Found and not yet told: a merge says it once."""
 
     def __call__(self, given: Sequence[Given]) -> None:
         for each in given:
-            merged = self._merger.merge(each.record, now_us())
-            for hole in merged.holes:
-                self._tell(hole)
+            merged = self._watch.merge(each.record, now_us())
             self._is_outdated |= merged.is_outdated
+            self._holes += merged.holes
+            while self._holes:
+                self._tell(self._holes[0])
+                self._holes.pop(0)
             if self._is_outdated:
                 self._take_over()
-            else:
-                self._watch.add(merged.changes)
             watermark = self.progress.hear(each.record)
             if self._judged_us is None:
                 self._judged_us = self._stored()
@@ -87,6 +89,7 @@ class Summaries:
         for hour in range(first, watermark_us // HOUR_US + 1):
             alerts = self._watch.advance(hour * HOUR_US)
             self._scheduler.look(hour * HOUR_US, is_news=bool(alerts))
+            self._judged_us = hour * HOUR_US  # an error later on asks nothing again of the hours before
         values = {"judged_us": watermark_us, "updated_us": now_us()}
         with write(self._runtime.engine) as connection:
             statement = upsert(connection, progress_table).values(cluster=self._runtime.cluster, **values)

@@ -157,7 +157,7 @@ class Baseline:
     days
         Healthy days in it.
     shares
-        float64[slice, local hour, direction].
+        float64[slice, local hour, direction]; NaN: of a slice too few rows are known, as where it was declared since.
     alike
         float64[slice, feature]: how much rows of one hour are alike (:func:`likeness`).
     """
@@ -193,8 +193,8 @@ class Baseline:
                 row_squares[at] += n * n
         alike = likeness(sums, squares, rows, row_squares, layout)
         others = (row_squares - rows) / np.maximum(rows, 1)  # rows of the same hour beside a row
-        shares = np.empty((len(layout.slices), DAY_HOURS, layout.directions))
-        for s in range(len(layout.slices)):
+        shares = np.full((len(layout.slices), DAY_HOURS, layout.directions), np.nan)
+        for s in np.flatnonzero(rows.sum(0) >= policy.rows_min).tolist():
             worth = 1.0 / (1.0 + others[:, s, None] * alike[s, layout.owners])
             shares[s] = smooth(layout.spread_out(sums[:, s]) * worth, rows[:, s, None] * worth)
         return cls(day, days, shares, alike)
@@ -202,10 +202,10 @@ class Baseline:
     def windows(self, trail: Trail, rows_min: int, hour: Hour) -> Windows:
         """The windows of a trail that end with ``hour`` and hold ``rows_min`` rows.
 
-        A slice without a row in this very hour has nothing new to say: it is left out.
+        A slice without a row in this very hour has nothing new to say: it is left out, as is one that is not known.
         """
         layout = trail.counts.layout
-        is_new = trail.counts.scalar(hour, N_INPUT) > 0
+        is_new = (trail.counts.scalar(hour, N_INPUT) > 0) & ~np.isnan(self.shares[:, 0, 0])
         if not is_new.any():
             return Windows.none(layout)
         trail.move(hour)
@@ -299,6 +299,10 @@ class Spread:
         """Nothing seen yet."""
         shape = (BLOCKS, len(lengths), len(layout.slices), layout.directions)
         return cls(np.zeros((2, *shape)), np.zeros(shape), np.zeros(shape[2:], np.int64))
+
+    def copy(self) -> Spread:
+        """Another one, to fold more into."""
+        return Spread(self.excess.copy(), self.scale.copy(), self.seen.copy(), self.days)
 
     def fold(self, block: int, windows: Windows) -> None:
         """Add the healthy windows that end with one hour of this block of the day."""

@@ -60,18 +60,13 @@ class Course:
     def see(self, day: int, strongest: Floats, record: Floats, policy: MonitorPolicy) -> None:
         """Take in an hour's max |z| and the records, both by [length, slice, feature]."""
         if day != self.day:
-            self.end()
+            self.over = self.days()
             self.day, self.best = day, np.zeros((2, *strongest.shape[1:]))
         limit = line(record, policy)
         length = np.argmax(strongest / limit, axis=0)[None]
         z, own = (np.take_along_axis(x, length, axis=0)[0] for x in (strongest, limit))
         is_more = z * self.best[1] >= self.best[0] * own  # z / line, where the line may still be 0
         self.best = np.where(is_more & (own > 0), np.stack([z, own]), self.best)
-
-    def end(self) -> None:
-        """The day is over."""
-        self.over += self._told()
-        self.day = None
 
     def days(self) -> list[DriftDay]:
         """The days that are over, and the one under way."""

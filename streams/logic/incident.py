@@ -13,7 +13,7 @@ they have been quiet; the hours of the one are as healthy as any other, those of
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from schemas.times import HOUR_US, format_us
@@ -147,6 +147,10 @@ class Incident:
     def worst(self) -> str:
         """Of all that it has shown."""
         return CRITICAL if self.critical else self.severity
+
+    def copy(self) -> Incident:
+        """Another one that may show more."""
+        return replace(self, causes=dict(self.causes), since=dict(self.since), critical=list(self.critical))
 
 
 @dataclass
@@ -291,6 +295,12 @@ class Incidents:
             message=sighting.message,
             detail=sighting.detail,
         )
+
+    def copy(self) -> Incidents:
+        """Others, to judge an hour with or to look ahead."""
+        held = {severity: incident.copy() for severity, incident in self.open.items()}
+        dismissed = {severity: dict(causes) for severity, causes in self.dismissed.items()}
+        return replace(self, open=held, past=list(self.past), dismissed=dismissed)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a snapshot."""

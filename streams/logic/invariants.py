@@ -10,6 +10,7 @@ to be judged is left out, and told by :mod:`streams.logic.coverage`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -123,7 +124,7 @@ class Runs:
         has_ended = has_rows & ~goes_on
         is_healthy = has_ended if limit is None else has_ended & (self.rows <= limit)
         self._keep_longest(is_healthy)
-        self.moved |= has_rows & (~is_one | (has_ended & (self.cell >= 0)))
+        self.moved = self.moved | (has_rows & (~is_one | (has_ended & (self.cell >= 0))))
         added = np.where(is_one, rows[:, None], 0)
         self.rows = np.where(has_ended, added, self.rows + added)
         self.hours = np.where(has_ended, 1, self.hours + 1)
@@ -194,6 +195,12 @@ class Invariants:
                 if slice_name.partition("=")[0] == name:
                     judged[s, f] = False
         return judged
+
+    def copy(self) -> Invariants:
+        """Another one, to judge an hour with."""
+        ahead = copy(self)
+        ahead.runs = copy(self.runs)  # whose arrays are replaced, never written to
+        return ahead
 
     def learn(self, counts: HourlyCounts, hour: Hour) -> None:
         """Take in one hour of healthy history."""

@@ -11,6 +11,7 @@ teaches the baseline, the spread and the record; without it drift is silent for 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -86,6 +87,10 @@ class MonitorInfo:
     def slice_names(self) -> tuple[str, ...]:
         """``all`` and the declared ones."""
         return (ALL_SLICE, *(name for name in self.slices if name != ALL_SLICE))
+
+    def counts_as(self, other: MonitorInfo) -> bool:
+        """Whether both read the same counts, and the one's memory can be the other's."""
+        return (self.timezone, self.slices, self.unit) == (other.timezone, other.slices, other.unit)
 
 
 @dataclass(frozen=True)
@@ -213,9 +218,22 @@ class Monitor:
         alerts: list[AlertRecord] = []
         closed = self.policy.closed(watermark_us)
         while self.next_hour < closed:
-            alerts += self._close(self.next_hour, impact, rows)
-            self.next_hour += 1
+            after = self.copy()
+            alerts += after.close(impact, rows)
+            vars(self).update(vars(after))
         return alerts
+
+    def copy(self) -> Monitor:
+        """Another one, to judge an hour with: an error leaves nothing behind, and the hour can be judged again.
+
+        What it shares is never written to while an hour is judged, or only known better: counts, :attr:`still`.
+        """
+        ahead = copy(self)
+        ahead.bias_spread, ahead.paired = copy(self.bias_spread), copy(self.paired)  # their arrays are replaced
+        ahead.invariants, ahead.incidents = self.invariants.copy(), self.incidents.copy()
+        ahead.meter, ahead.course = self.meter.copy(), copy(self.course)
+        ahead.day_records = dict(self.day_records)
+        return ahead
 
     def foresee(self, until_us: int) -> list[AlertRecord]:
         """What will be said of silence if nothing more comes with an event time below this one; changes nothing.
@@ -223,7 +241,7 @@ class Monitor:
         While a stream is silent its event time stands still, and no hour closes. These are the very alerts, under the
         same ids, that the hours give when later rows close them.
         """
-        incidents = Incidents.from_dict(self.incidents.to_dict())
+        incidents = self.incidents.copy()
         alerts: list[AlertRecord] = []
         for hour in range(self.next_hour, min(until_us // HOUR_US, self.next_hour + FORESEEN_HOURS)):
             alerts += incidents.step(hour, [arrival_sighting(a, self.policy) for a in self.arrivals.volume(hour)])
@@ -312,7 +330,9 @@ class Monitor:
 
     # -- one hour ----------------------------------------------------------------------------------------------------
 
-    def _close(self, hour: Hour, impact: Impact | None, rows: Rows | None) -> list[AlertRecord]:
+    def close(self, impact: Impact | None, rows: Rows | None) -> list[AlertRecord]:
+        """Judge the next hour; an error in the midst of it leaves a monitor behind that is good for nothing."""
+        hour = self.next_hour
         day, _ = self.local(hour)
         is_new_day = self.today is None or self.today.baseline.day != day
         if is_new_day:
@@ -324,7 +344,11 @@ class Monitor:
         sightings += self._see_bias(hour) + self._see_staleness(hour)
         if is_new_day:
             sightings += self._see_users(day)
-        return self.incidents.step(hour, sightings)
+        alerts = self.incidents.step(hour, sightings)
+        if is_new_day:
+            self.counts.forget(self.local.hours_of(day - self.policy.kept_days)[0])  # last: these are no copy
+        self.next_hour += 1
+        return alerts
 
     def _see_contract(self, hour: Hour, rows: Rows | None) -> list[Sighting]:
         breaches, today = self.invariants.step(self.counts, hour), self.today
@@ -493,6 +517,7 @@ class Monitor:
             first = min((*self.counts.cells, *self.counts.due), default=self.next_hour)
             self._learn_rules()
             self.folded_day = self.local(first)[0] + self.policy.baseline_days_min + self.policy.baseline_gap_days - 1
+        self.spread = self.spread.copy()
         while self.folded_day < day - self.policy.spread_delay_days:
             self.folded_day += 1
             self._fold(self.folded_day, is_history=self.folded_day < start_day)
@@ -504,7 +529,6 @@ class Monitor:
         for old in [d for d in self.day_records if d < day - self.policy.kept_days]:
             self.old_record = np.maximum(self.old_record, self.day_records.pop(old))
         self.record = np.max([*self.day_records.values(), self.old_record], axis=0)
-        self.counts.forget(self.local.hours_of(day - self.policy.kept_days)[0])
 
     def _learn_rules(self) -> None:
         days: set[int] = set()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any, Literal
@@ -203,6 +204,14 @@ class Meter:
             counts = np.stack([x for _, x in newest]).astype(np.float64)
             self.spread = Spread.of(counts, np.array([self._local(hour) for hour, _ in newest]), self.bets)
 
+    def copy(self) -> Meter:
+        """Another one, to judge an hour with."""
+        ahead = copy(self)
+        ahead.running = self.running.copy()
+        ahead.taught, ahead.recent = dict(self.taught), dict(self.recent)
+        ahead.restarts, ahead.told_skew, ahead.paged = self.restarts.copy(), self.told_skew.copy(), self.paged.copy()
+        return ahead
+
     def add(self, hour: Hour, counts: Ints) -> None:
         """A closed hour's rows, int64[column]; an hour without any is no window."""
         if _rows(self.layout, counts) <= 0:
@@ -217,9 +226,9 @@ class Meter:
     def _count(self, hour: Hour, counts: Ints) -> None:
         if not self.running.deltas:
             self.first = hour
-        self.hours[self.running.deltas] = hour
+        hours = {**self.hours, self.running.deltas: hour}
         self.running.add(self._usual(hour, counts), _rows(self.layout, counts))
-        self.hours = {start: self.hours[start] for start in self.running.marks}
+        self.hours = {start: hours[start] for start in self.running.marks}
         self.recent[hour] = counts.astype(np.int64)
         for old in sorted(self.recent)[:-BACK_WINDOWS]:
             del self.recent[old]

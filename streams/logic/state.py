@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,7 +36,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 class SnapshotMismatchError(FlywheelError):
-    """The monitor's snapshot belongs to another profile, policy or format."""
+    """The monitor's snapshot belongs to another profile, policy, contract or format."""
 
     action: ClassVar[str] = "Rebuild the monitor from the stored windows."
 
@@ -100,13 +100,19 @@ def snapshot(monitor: Monitor) -> bytes:
     return out.getvalue()
 
 
-def restore(data: bytes, policy: MonitorPolicy, profile: Profile) -> Monitor:
+def restore(data: bytes, policy: MonitorPolicy, profile: Profile, today: MonitorInfo | None = None) -> Monitor:
     """The monitor that :func:`snapshot` was taken of.
+
+    Parameters
+    ----------
+    today
+        What the contract says now, of whichever version: nulls, ages and facts that were corrected hold from the next
+        hour on.
 
     Raises
     ------
     SnapshotMismatchError
-        If it was taken under another profile, policy or format.
+        If it was taken under another profile, policy or format, or with other slices, another unit or clock.
     """
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         arrays: Arrays = {name: archive[name] for name in archive.files}
@@ -123,6 +129,10 @@ def restore(data: bytes, policy: MonitorPolicy, profile: Profile) -> Monitor:
             "null_rates": tuple((field, share) for field, share in meta["info"]["null_rates"]),
         }
     )
+    if today is not None:
+        if not info.counts_as(today):
+            raise SnapshotMismatchError
+        info = replace(today, version=info.version)
     monitor = Monitor(policy, info, profile, meta["start_us"])
     monitor.next_hour, monitor.is_history_honest = meta["next_hour"], meta["is_history_honest"]
     spread_days, bias_days, monitor.invariants.learned_days = meta["days"]

@@ -222,7 +222,7 @@ class Control:
         merger = Merger(runtime.engine, runtime.codec, runtime.ids["summaries"])
         watch = Watch(runtime, merger)
         watch.start()
-        self.handle = Summaries(runtime, merger, watch, self)  # type: ignore[arg-type]  # decides nothing
+        self.handle = Summaries(runtime, watch, self)  # type: ignore[arg-type]  # decides nothing
         self._daily, self._judged_us = (DailyScan(runtime), DailyParity(runtime)), 0
         for each in self._daily:
             each.stop()  # its thread: days are done here

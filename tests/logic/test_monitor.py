@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
-from schemas.parts import N_INPUT, Part
+from schemas.parts import N_INPUT, PAIRED, PAIRED_DIFFER, Part
 from schemas.profile import CELL_NULL, Profile
 from schemas.times import DAY_US, HOUR_US
-from streams.logic.bias import BiasWindow
+from streams.logic.baseline import Spread
+from streams.logic.bias import BiasSpread, BiasWindow
 from streams.logic.counts import SCALARS, HourlyCounts
+from streams.logic.course import Course
 from streams.logic.impact import ImpactEvidence
 from streams.logic.incident import PAGING, AlertRecord, Incidents, Sighting
+from streams.logic.invariants import Invariants, Runs
 from streams.logic.monitor import Monitor
+from streams.logic.paired import PairedRecord
 from streams.logic.policy import MonitorPolicy
 from streams.logic.sightings import bias_sighting
+from streams.logic.staleness import Meter
 from streams.logic.state import SnapshotMismatchError, restore, snapshot
-from streams.logic.testing import FIRST_US, Fault, World, learn_profile, make_impact, make_monitor, make_parts
+from streams.logic.still import Still
+from streams.logic.testing import (
+    FIRST_US,
+    Fault,
+    World,
+    learn_profile,
+    make_impact,
+    make_monitor,
+    make_parts,
+    make_rows,
+)
 
 START_DAY, FAULT_DAY, END_DAY = 48, 54, 58
-DEFAULT = MonitorPolicy()
+DEFAULT, STATIONARY = MonitorPolicy(), MonitorPolicy(stationary=True)
 
 
 def later(rows: pl.DataFrame) -> pl.DataFrame:
@@ -330,6 +347,81 @@ def test_a_restart_gives_the_same_alerts(cut: float) -> None:
     assert snapshot(again) == snapshot(whole)
 
 
+class UnluckyError(Exception):
+    """Stands for what may go wrong on the way: an archive that cannot be read, a model that cannot answer."""
+
+
+def later_and_frozen(rows: pl.DataFrame) -> pl.DataFrame:
+    return frozen(later(rows))
+
+
+def facts_of_delay() -> list[Part]:
+    """What feedback says of it: from the fault on mostly something else than what was served."""
+    codes, found = np.array([PAIRED, PAIRED_DIFFER], np.int32), []
+    for hour in range(day_us(START_DAY - 30) // HOUR_US, day_us(END_DAY) // HOUR_US):
+        counts = np.array([20, 15 if hour * HOUR_US > day_us(FAULT_DAY) else hour % 40 == 0])
+        found.append(Part("world", "1", "champion", "all", "fact", hour * HOUR_US, codes, counts, profile().profile_id))
+    return found
+
+
+@cache
+def before_the_fault() -> bytes:
+    """A monitor of every channel, some hours before."""
+    monitor, rows = make_monitor(profile(), START_DAY, STATIONARY), served(later_and_frozen)
+    monitor.add([*make_parts(rows, profile()), *facts_of_delay()])
+    monitor.advance(day_us(FAULT_DAY - 0.1), make_impact(rows), make_rows(rows))
+    return snapshot(monitor)
+
+
+def judged_by_hour(unlucky: set[int]) -> tuple[list[AlertRecord], bytes]:
+    """The days about the fault; an hour that fails is judged again."""
+    monitor, table = restore(before_the_fault(), STATIONARY, profile()), served(later_and_frozen)
+    given = make_impact(table), make_rows(table)
+    found: list[AlertRecord] = []
+    for hour in range(monitor.next_hour, day_us(FAULT_DAY + 0.8) // HOUR_US):
+        unlucky.add(hour)
+        with suppress(UnluckyError):
+            found += monitor.advance(STATIONARY.closing(hour), *given)
+        unlucky.clear()
+        found += monitor.advance(STATIONARY.closing(hour), *given)
+    return found, snapshot(monitor)
+
+
+@cache
+def calm() -> tuple[list[AlertRecord], bytes]:
+    return judged_by_hour(set())
+
+
+@pytest.mark.parametrize(
+    ("part", "step"),
+    [
+        (Spread, "fold"), (Spread, "end_day"), (BiasSpread, "fold"), (PairedRecord, "fold"), (Monitor, "_fold_paired"),
+        (Monitor, "_begin_day"), (Invariants, "end_day"), (Runs, "step"), (Invariants, "step"), (Still, "judge"),
+        (PairedRecord, "judge"), (Course, "see"), (Monitor, "_asked"), (Monitor, "_keep_record"),
+        (Monitor, "_see_bias"), (Meter, "add"), (Meter, "judge"), (Monitor, "_see_users"), (Incidents, "_take"),
+        (Incidents, "step"),
+    ],
+)  # fmt: skip
+def test_an_hour_that_fails_at_any_step_is_judged_again_as_if_nothing_had_happened(
+    part: type, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = calm()
+    assert {alert.channel for alert in expected[0]} >= {"contract", "drift", "paired", "bias", "stale"}
+    unlucky: set[int] = set()
+    failed, real = [], getattr(part, step)
+
+    def fails_once_an_hour(*given: Any, **more: Any) -> Any:
+        done = real(*given, **more)
+        if unlucky:
+            failed.append(unlucky.pop())
+            raise UnluckyError
+        return done
+
+    monkeypatch.setattr(part, step, fails_once_an_hour)
+    assert judged_by_hour(unlucky) == expected
+    assert failed
+
+
 def settled(verdict: str) -> tuple[Monitor, set[str], list[AlertRecord]]:
     """A monitor whose incident a person closed after two days, what had been seen, and what came later."""
     impact = make_impact(served(later))
@@ -434,6 +526,13 @@ def test_the_days_that_drift_still_needs_are_counted_through_baseline_and_spread
         known.append(monitor.learning()["drift"])
     assert known == [f"{n} of the 28 healthy days that it needs are known" for n in (10, 14, 16)]
     assert "drift" not in fresh().learning()
+
+
+def test_a_slice_that_was_declared_later_is_not_judged_by_what_is_not_known_of_it() -> None:
+    monitor = make_monitor(profile(), START_DAY)
+    parts = make_parts(served(None), profile())
+    monitor.add(p for p in parts if p.slice != "region=south" or p.window_us >= day_us(START_DAY + 1))
+    assert monitor.advance(day_us(END_DAY), make_impact(served(None))) == []
 
 
 def test_a_new_version_is_not_judged_by_what_its_inputs_used_to_mean() -> None:

@@ -132,7 +132,7 @@ def test_any_worker_may_merge_anything_again_and_late(mergers: Make, seed: int, 
                     merged = chance.choice(own).merge(given_, 1)
                     assert merged.holes == []
                     changes += merged.changes
-    assert counted(own[0].everything()) == expected(ends)
+    assert counted(own[0].everything("m")) == expected(ends)
     assert counted(changes) == expected(ends)
 
 
@@ -141,18 +141,19 @@ def test_what_never_came_is_told_with_its_offsets_and_what_came_stays(mergers: M
     merger.merge(message(0, segment(0, SIZE), segment(1, SIZE + 4)), 1)
     merged = merger.merge(message(0, segment(3, 3 * SIZE + 2)), 1)
     assert [(h.start, h.end) for h in merged.holes] == [(SIZE + 4, 3 * SIZE)]
-    total = sum(sum(counts.values()) for (name, _), counts in counted(merger.everything()).items() if name == "all")
+    total = sum(sum(counts.values()) for (name, _), counts in counted(merger.everything("m")).items() if name == "all")
     assert total == SIZE + 4 + 2
 
 
 def test_a_worker_notices_that_another_one_merged(mergers: Make) -> None:
     first, second = mergers(2)
-    assert list(first.everything()) == []
+    first.start()
     assert not first.merge(message(0, segment(0, 4)), 1).is_outdated
-    assert len(list(second.everything())) > 0
+    second.start()
     assert not second.merge(message(1, segment(0, 3, seed=1)), 1).is_outdated
+    assert len(list(first.everything("m"))) > 0  # which is no start
     assert first.merge(message(0), 1).is_outdated  # also by a message that says nothing new
-    list(first.everything())
+    first.start()
     assert not first.merge(message(0, segment(0, 6)), 1).is_outdated
 
 
@@ -175,4 +176,4 @@ def test_workers_that_merge_at_once_overwrite_nothing(mergers: Make, postgres: P
     for thread in threads:
         thread.join()
     assert errors == []
-    assert counted(own[0].everything()) == expected({("inputs", p): SEGMENTS * SIZE for p in range(2)})
+    assert counted(own[0].everything("m")) == expected({("inputs", p): SEGMENTS * SIZE for p in range(2)})

@@ -107,7 +107,7 @@ def test_a_windows_counts_belong_to_the_profile_that_they_were_made_with(
             for key, counts in segment.parts.items():
                 if key[0] in models:
                     wanted.setdefault((profile, *key), Counter()).update(counts)
-    found = by_window(merger.everything())
+    found = by_window([part for model in world.contracts for part in merger.everything(model)])
     engine.dispose()
     assert found == {key: +counts for key, counts in wanted.items() if +counts}
     assert by_window(changes) == found, "what the monitors are told adds up to the same"

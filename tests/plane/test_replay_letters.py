@@ -99,7 +99,7 @@ class Installed:
     def monitored(self) -> int:
         """Pairs that count in the windows of all rows."""
         merger = Merger(self.engine, Codec(self.registry), self.world.ids["summaries"])
-        parts = [part for part in merger.everything() if (part.slice, part.axis) == ("all", "event")]
+        parts = [part for part in merger.everything("late") if (part.slice, part.axis) == ("all", "event")]
         return sum(part.as_dict().get(N, 0) for part in parts)
 
 

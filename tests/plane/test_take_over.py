@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from collections import deque
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import sqlalchemy as sa
 
@@ -13,19 +20,24 @@ from retrain.testing import CLUSTER
 from schemas.database import read, write
 from schemas.database.outbox import pending
 from schemas.events import SOURCES
-from schemas.parts import Part
+from schemas.parts import N, Part
 from schemas.times import HOUR_US
+from streams import watch as watch_module
+from streams.agents import handlers
 from streams.agents.handlers import Alerts, Summaries
 from streams.agents.pump import Given
 from streams.alerts import close, get
 from streams.ends import LogEnds
 from streams.logic.incident import Sighting
-from streams.merging import Merger
+from streams.logic.monitor import Monitor
+from streams.logic.state import snapshot
+from streams.merging import Merger, parts_of
 from streams.raised import write_alert
 from streams.runtime import Runtime
 from streams.status import StatusReader
+from streams.tables import alert as alert_table
 from streams.tables import monitor_state
-from streams.testing.served import World, bare_world, parts_of_rows
+from streams.testing.served import World, bare_world, open_world, parts_of_rows
 from streams.watch import Watch
 
 
@@ -39,13 +51,15 @@ class Worker:
         self.watch.start()
         self.tell = Alerts(runtime, self.watch)
         self.looked: list[int] = []
-        self.handle = Summaries(runtime, merger, self.watch, self)  # type: ignore[arg-type]  # looks instead of deciding
+        self.news: list[int] = []
+        self.handle = Summaries(runtime, self.watch, self)  # type: ignore[arg-type]  # looks instead of deciding
 
     def begin(self, judged_us: int) -> None:
         """In the place of the scheduler."""
 
     def look(self, moment_us: int, *, is_news: bool = False) -> None:
         self.looked.append(moment_us // HOUR_US)
+        self.news += [moment_us // HOUR_US] if is_news else []
 
     def take(self, message: dict[str, Any]) -> None:
         self.handle([Given(message, "summaries", 0, 0, 0)])
@@ -165,6 +179,230 @@ def test_what_was_learnt_last_is_kept_though_no_hour_closes_any_more(
     worker.watch.save(is_late=True)
     assert kept() == judged + HOUR_US
     worker.engine.dispose()
+
+
+# -- errors, and threads ----------------------------------------------------------------------------------------------
+
+
+def rows_of(given: list[dict[str, Any]]) -> int:
+    """What these messages count, by their windows of all rows."""
+    parts = [part for message in given for part in parts_of(message["segments"][0])]
+    own = [part for part in parts if (part.slice, part.axis) == ("all", "event")]
+    return sum(int(part.counts[part.codes == N].sum()) for part in own)
+
+
+def let_break(monkeypatch: pytest.MonkeyPatch, hour: int) -> None:
+    """An hour of which the contract's rules have something to say."""
+    see = Monitor._see_contract
+
+    def sees(self: Monitor, at: int, rows: Any) -> list[Sighting]:
+        broken = [Sighting("contract", "distance", "all", 1, message="It broke.", scope="null")] if at == hour else []
+        return see(self, at, rows) + broken
+
+    monkeypatch.setattr(Monitor, "_see_contract", sees)
+
+
+def let_fail_once(monkeypatch: pytest.MonkeyPatch, hour: int) -> list[int]:
+    """An hour of which the archive cannot be read for a moment; whether it was tried."""
+    see = Monitor._see_paired
+    failed: list[int] = []
+
+    def sees(self: Monitor, at: int) -> list[Sighting]:
+        if at >= hour and not failed:
+            failed.append(at)
+            raise OSError("Stale file handle")
+        return see(self, at)
+
+    monkeypatch.setattr(Monitor, "_see_paired", sees)
+    return failed
+
+
+def alerts_of(world: World) -> list[str]:
+    with read(world.engine) as connection:
+        return list(connection.execute(sa.select(alert_table.c.alert_id).order_by(alert_table.c.time_us)).scalars())
+
+
+def middle_hour(given: list[dict[str, Any]]) -> int:
+    return int(given[len(given) // 2]["watermark"]) // HOUR_US - 6
+
+
+def let_champion_be(monkeypatch: pytest.MonkeyPatch, worker: Worker, version: str) -> None:
+    """A version of which no rows of training are known."""
+    found = SimpleNamespace(version=version, boundaries=())
+    monkeypatch.setattr(worker.watch.runtime.models, "resolve", lambda _model: found)
+    for name in ("base_rows", "version_rows"):
+        monkeypatch.setattr(watch_module, name, lambda *_: pl.DataFrame())
+    monkeypatch.setattr(watch_module, "has_honest_scores", lambda *_: False)
+    monkeypatch.setattr(watch_module, "predict_of", lambda *_: None)
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["goes on", "is killed"])
+def test_an_alert_that_waits_for_the_database_is_told_though_the_worker(
+    world: World, monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
+    """The timer that keeps snapshots comes before the handler's next try: what it kept would not be judged again."""
+    given, is_away = messages(world), True
+    let_break(monkeypatch, middle_hour(given))
+    monkeypatch.setattr(watch_module, "SNAPSHOT_INTERVAL_S", 0.0)
+
+    def written(*arguments: Any) -> None:
+        if is_away:
+            raise sa.exc.OperationalError("INSERT", {}, Exception("server closed the connection"))
+        write_alert(*arguments)
+
+    monkeypatch.setattr(watch_module, "write_alert", written)
+    worker, waiting = Worker(world), deque(given)
+    with suppress(sa.exc.OperationalError):
+        while waiting:
+            worker.take(waiting[0])
+            waiting.popleft()
+    with pytest.raises(sa.exc.OperationalError):
+        worker.watch.look()
+    is_away = False
+    if is_killed:
+        worker = Worker(world)
+    else:
+        worker.watch.look()
+    for message in waiting:
+        worker.take(message)
+    opened, closed = alerts_of(world)
+    assert opened.endswith("contract/distance/null")
+    assert closed.endswith("closed")
+    assert is_killed or worker.news[0] == middle_hour(given) + 1, "news of its own hour, whoever wrote it"
+
+
+def test_an_hour_that_fails_is_counted_once_and_the_alerts_of_those_before_it_are_told(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first look that closes many hours at once, after a worker that merged and judged nothing."""
+    given = messages(world)
+    hour, half = middle_hour(given), len(given) // 2 + 2
+    let_break(monkeypatch, hour)
+    (tmp_path / "other").mkdir()
+    learnt, told = [], []
+    for each in (world, bare_world(tmp_path / "other")):
+        dead = Worker(each)
+        for message in given[:half]:
+            dead.watch.merge(message, 0)
+        failed = let_fail_once(monkeypatch, hour + 1) if each is not world else []
+        worker = Worker(each)
+        for message in given[half:]:
+            try:
+                worker.take(message)
+            except OSError:  # an event whose handler fails is handed over once more
+                worker.take(message)
+        worker.watch.save()
+        learnt.append(snapshot(worker.watch.models["small"].monitor))
+        told.append((alerts_of(each), worker.news))
+    assert failed
+    assert learnt[0] == learnt[1]
+    assert told[0] == told[1]
+    assert len(told[0][0]) == 2
+
+
+def test_a_hole_that_cannot_be_told_at_once_is_told_later(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = messages(world)
+    worker = Worker(world)
+    worker.take(given[0])
+
+    def away(*_: Any) -> None:
+        raise sa.exc.OperationalError("INSERT", {}, Exception("server closed the connection"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(handlers, "keep_alert", away)
+        with pytest.raises(sa.exc.OperationalError):
+            worker.take(given[4])
+    worker.take(given[4])
+    assert [name for name in alerts_of(world) if name.startswith("plane/hole")]
+
+
+def test_a_promotion_while_a_summary_is_merged_counts_nothing_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Summaries and champions have a thread each: this one has its turn between the merge and what follows."""
+    given = messages(world)
+    worker = Worker(world)
+    for message in given[:6]:
+        worker.take(message)
+    monitor = worker.watch.models["small"].monitor
+    monitor.info = replace(monitor.info, version="before")
+    let_champion_be(monkeypatch, worker, "v1")
+    promotion = threading.Thread(target=worker.watch.promoted, args=("small", given[0]["watermark"]))
+    merge = worker.watch.merger.merge
+
+    def merged(*arguments: Any) -> Any:
+        found = merge(*arguments)
+        promotion.start()
+        promotion.join(0.3)  # it waits, or has read what is not added yet
+        return found
+
+    monkeypatch.setattr(worker.watch.merger, "merge", merged)
+    worker.take(given[6])
+    promotion.join()
+    assert worker.watch.models["small"].monitor is not monitor
+    assert sum(worker.counted().values()) == rows_of(given[:7])
+
+
+def test_a_first_champion_keeps_what_was_merged_before_it_was_known(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No hour of the model is over, so nobody watches it yet; then its first version is registered."""
+    given = messages(world)
+    worker = Worker(world)
+    worker.take(given[0])
+    assert "small" not in worker.watch.models
+    let_champion_be(monkeypatch, worker, "v1")
+    worker.watch.promoted("small", given[0]["watermark"] - 100 * HOUR_US)
+    worker.take(given[1])
+    assert sum(worker.counted().values()) == rows_of(given[:2])
+
+
+def test_one_that_comes_back_notices_it_though_a_promotion_comes_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = messages(world)
+    first, second = Worker(world), Worker(world)
+    half = len(given) // 2
+    for message in given[:half]:
+        first.take(message)
+    for message in given[half:-2]:
+        second.take(message)
+    before = len(first.looked)
+    monitor = first.watch.models["small"].monitor
+    monitor.info = replace(monitor.info, version="before")
+    let_champion_be(monkeypatch, first, "v1")
+    first.watch.promoted("small", given[0]["watermark"])
+    for message in given[-2:]:
+        first.take(message)
+    assert first.watch.truths("small", 2**62) == Worker(world).watch.truths("small", 2**62)
+    assert min(first.looked[before:]) >= max(second.looked), "what is over is not decided again"
+
+
+def corrected(world: World, field: str, name: str, value: Any) -> Worker:
+    """A worker that starts after the contract was."""
+    path = world.root / "small.avsc"
+    document = json.loads(path.read_text())
+    next(each for each in document["fields"] if each["name"] == field)[name] = value
+    path.write_text(json.dumps(document))
+    return Worker(open_world(world.root))
+
+
+def test_a_contract_that_is_corrected_holds_from_the_next_start_on(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worker = Worker(world)
+    for message in messages(world):
+        worker.take(message)
+    worker.watch.save()
+    before = worker.watch.models["small"].monitor
+    again = corrected(world, "delay", "max_null_rate", 0.4).watch.models["small"].monitor
+    assert again.info.null_rates == (("delay", 0.4),)
+    assert again.invariants.null_rates == {"delay": 0.4}
+    assert again.next_hour == before.next_hour
+    assert "monitor_snapshot_ignored" not in capsys.readouterr().out
+    rebuilt = corrected(world, "route", "slices", ["A", "B", "C"])
+    assert "monitor_snapshot_ignored" in capsys.readouterr().out
+    assert "small" not in rebuilt.watch.models, "its hours are judged again, by other counts"
 
 
 def staleness_of(world: World) -> dict[str, Any] | None:

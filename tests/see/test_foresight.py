@@ -122,5 +122,6 @@ def test_what_was_foretold_is_taken_back_when_the_rows_come_after_all(engine: sa
     assert restarted.take_back(monitor_before_silence(), found) == []  # not judged yet, as far as this one knows
     (back,) = foresight.take_back(monitor, found)
     assert (back.state, back.incident_id, back.message) == ("closed", told[0].incident_id, TAKEN_BACK)
+    assert restarted.take_back(monitor, found) == [back], "it has recalled it before the hours were judged"
     keep(engine, [back])
     assert Foresight(engine).look(monitor, SILENT_US + 8 * HOUR_US) == []
