@@ -80,10 +80,14 @@ class Versions:
         versions, version_of = factorized(frame["version"])
         roles, role_of = factorized(frame["role"])
         pair_of = version_of.astype(np.int64) * len(roles) + role_of
-        seen = np.bincount(pair_of, minlength=len(versions) * len(roles))
-        number = np.zeros(len(seen), np.int32)
-        for pair in np.flatnonzero(seen).tolist():
-            number[pair] = self.number(versions[pair // len(roles)], roles[pair % len(roles)])
+        if len(versions) * len(roles) > len(pair_of):  # names like ids: a counter of each pair would be all memory
+            pairs, pair_of = np.unique(pair_of, return_inverse=True)
+        else:
+            pairs = np.arange(len(versions) * len(roles))
+        number = np.zeros(len(pairs), np.int32)
+        for at in np.flatnonzero(np.bincount(pair_of, minlength=len(pairs))).tolist():
+            pair = int(pairs[at])
+            number[at] = self.number(versions[pair // len(roles)], roles[pair % len(roles)])
         return cast(npt.NDArray[np.int32], number[pair_of])
 
 

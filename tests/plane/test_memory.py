@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import mmap
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from streams.plane.batches import split
 from streams.plane.memory import MIB, Memory, Resident, resident
+from streams.plane.plan import Versions
 from streams.plane.source import Log
 from streams.plane.store import RunSet, row_type
 from streams.testing.batches import Record, encode
@@ -62,3 +65,19 @@ def test_rows_found_all_over_a_large_run_do_not_stay_in_memory(tmp_path: Path) -
         assert (found["h1"] == h1[which]).all()
         grown = resident().mapped - before
         assert grown < 20 * MIB if bound == 0 else grown > 60 * MIB
+
+
+def test_versions_and_roles_that_are_names_like_ids_take_no_counter_for_each_of_their_pairs() -> None:
+    chance = np.random.default_rng(5).permutation(20_000)
+    ids = [f"v{n}" for n in chance]
+    rare = pl.DataFrame({"version": ids, "role": ids[::-1]})
+    usual = pl.DataFrame({"version": ["v1", "v2", "v1", "v2"], "role": ["champion", "champion", "shadow", "champion"]})
+    versions = Versions()
+    tracemalloc.start()
+    numbers = versions.numbers(rare)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [versions.names[n] for n in numbers] == list(rare.iter_rows())
+    assert peak < 50 * MIB
+    assert [versions.names[n] for n in versions.numbers(usual)] == list(usual.iter_rows())
+    assert len(versions.names) == 20_003
