@@ -122,8 +122,23 @@ def test_of_a_stretch_of_many_files_every_reader_reads_the_same_ones_from_end_to
     used.between(40 * DAY_US, 45 * DAY_US)
     sample = used.between(0, 100 * DAY_US)
     assert sample.equals(fresh.between(0, 100 * DAY_US))
-    assert sorted({offset // 10 for offset in sample["offset"]}) == list(range(0, 100, 10))
+    assert sorted({offset // 10 for offset in sample["offset"]}) == list(range(0, 100, 16))
     assert fresh.between(0, 10 * DAY_US).height == 100  # of no more files than that nothing is left out
+
+
+def test_what_came_when_a_stretch_was_over_does_not_change_its_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight files are every one of them, nine would be every second: the last two hold rows that came too late."""
+    monkeypatch.setattr("streams.rows.FILES_MAX", 8)
+    contract = small_contract()
+    write_days(tmp_path, contract, {98: 7, 99: 6})
+    folder = tmp_path / "c" / "predictions" / "0000"
+    folder.mkdir(parents=True)
+    left = pl.DataFrame({"offset": [0, 1], "broker_ts": [5, 79], "event_time": [0, 8 * DAY_US]})
+    left.write_parquet(folder / ArchiveFile.name(0, 2, 1))
+    found = ArchiveRows(tmp_path, contract).between(0, 8 * DAY_US)
+    assert sorted(found["offset"].to_list()) == list(range(80))
 
 
 def test_inputs_whose_hour_was_over_when_they_came_are_left_out_whenever_one_asks(tmp_path: Path) -> None:
