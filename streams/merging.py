@@ -15,20 +15,26 @@ runs at a time: two workers that added to one window at once would each overwrit
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import cramjam
 import numpy as np
 import sqlalchemy as sa
+import structlog
 
 from labeling.sql import serialize, upsert
 from schemas import parts
 from schemas.database import read, write
+from schemas.database.outbox import enqueue
 from schemas.parts import Part
 from schemas.registry import Codec
 from streams.crash import crash_point
+from streams.notify.policy import NotifierConfig
+from streams.raised import keep_alert
 from streams.tables import open_summary, source_partition, window
 
 STRETCH_GAP_US = 6 * 3_600_000_000
@@ -40,6 +46,8 @@ WindowKey = tuple[str, str, str, str, str, int, str]
 Place = tuple[str, str, int]
 """Cluster, topic and partition."""
 
+log = structlog.get_logger("flywheel.agents")
+
 
 @dataclass(frozen=True)
 class Hole:
@@ -50,6 +58,18 @@ class Hole:
     partition: int
     start: int
     end: int
+
+    def alert(self, now_us: int) -> dict[str, Any]:
+        """The event that tells of it."""
+        name = f"plane/hole/{self.cluster}/{self.topic}/{self.partition}/{self.start}"
+        place = f"{self.topic}-{self.partition} from offset {self.start} on"
+        message = f"{self.end - self.start} records of {place} were never summarised."
+        return {
+            "alert_id": name, "incident_id": name, "model": "", "version": "", "event_time": now_us,
+            "severity": "page", "state": "opened", "channel": "plane", "subject": self.topic, "slice": "all",
+            "window_start": None, "window_end": None, "topic": self.topic, "partition": self.partition,
+            "offset": self.start, "message": message, "detail": json.dumps({"start": self.start, "end": self.end}),
+        }  # fmt: skip
 
 
 @dataclass
@@ -124,17 +144,30 @@ class _Source:
 
 
 class Merger:
-    """Merges messages of the ``summaries`` topic into the database."""
+    """Merges messages of the ``summaries`` topic into the database.
 
-    def __init__(self, engine: sa.Engine, codec: Codec, schema_id: int) -> None:
+    Parameters
+    ----------
+    notifiers
+        Who is told of summaries that are missing.
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        codec: Codec,
+        schema_id: int,
+        notifiers: Mapping[str, NotifierConfig] = MappingProxyType({}),
+    ) -> None:
         self._engine = engine
         self._codec = codec
         self._schema_id = schema_id
+        self._notifiers = notifiers
         self._decoded: dict[Place, tuple[bytes, dict[str, Any]]] = {}
         self._left: dict[Place, tuple[int, int]] | None = None
 
     def merge(self, message: Mapping[str, Any], now_us: int) -> Merged:
-        """Merge one message; one transaction."""
+        """Merge one message, and tell of what is missing before it: one transaction."""
         merged = Merged()
         cluster, number = message["cluster"], message["partition"]
         with write(self._engine) as connection:
@@ -159,8 +192,14 @@ class Merger:
             changed = [source for source in sources.values() if source.is_changed]
             if changed:
                 self._store(connection, message, changed, held, now_us)
+            for hole in merged.holes:
+                alert = hole.alert(now_us)
+                keep_alert(connection, alert, self._notifiers)
+                enqueue(connection, "alerts", "plane", alert)
             crash_point("merge:before_commit")
         crash_point("merge:after_commit")
+        for hole in merged.holes:
+            log.error("summaries_missing", topic=hole.topic, partition=hole.partition, start=hole.start, end=hole.end)
         if self._left is not None:
             self._left |= now | {source.place: (source.folded, source.end) for source in changed}
         return merged

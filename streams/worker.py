@@ -136,7 +136,7 @@ def make_app(runtime: Runtime, plane: DataPlane) -> tuple[faust.App, PlaneServic
         loghandlers=[],
         logging_config={"version": 1, "disable_existing_loggers": False},
     )
-    merger = Merger(runtime.engine, runtime.codec, runtime.ids["summaries"])
+    merger = Merger(runtime.engine, runtime.codec, runtime.ids["summaries"], runtime.config.notify)
     watch = Watch(runtime, merger)
     watch.start()
     scheduler = Scheduler(runtime, watch.truths)

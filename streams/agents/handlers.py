@@ -14,13 +14,11 @@ from labeling.items import Position
 from labeling.sql import upsert
 from retrain import labels as label_facts
 from schemas.database import read, write
-from schemas.database.outbox import enqueue
 from schemas.events import topic
 from schemas.times import HOUR_US, now_us
 from streams.agents.pump import Given, NotYetError
 from streams.agents.scheduler import Scheduler
 from streams.logic.incident import INPUT_CHANNELS
-from streams.merging import Hole
 from streams.progress import Progress
 from streams.raised import keep_alert
 from streams.routing import NOTHING, Payloads, fetch, fetch_from_log, is_there, item_of
@@ -45,17 +43,11 @@ class Summaries:
         self.progress = Progress()
         self._judged_us: int | None = None
         self._is_outdated = False
-        self._holes: list[Hole] = []
-        """Found and not yet told: a merge says it once."""
 
     def __call__(self, given: Sequence[Given]) -> None:
         for each in given:
             merged = self._watch.merge(each.record, now_us())
             self._is_outdated |= merged.is_outdated
-            self._holes += merged.holes
-            while self._holes:
-                self._tell(self._holes[0])
-                self._holes.pop(0)
             if self._is_outdated:
                 self._take_over()
             watermark = self.progress.hear(each.record)
@@ -94,21 +86,6 @@ class Summaries:
         with write(self._runtime.engine) as connection:
             statement = upsert(connection, progress_table).values(cluster=self._runtime.cluster, **values)
             connection.execute(statement.on_conflict_do_update(index_elements=["cluster"], set_=values))
-
-    def _tell(self, hole: Hole) -> None:
-        name = f"plane/hole/{hole.cluster}/{hole.topic}/{hole.partition}/{hole.start}"
-        place = f"{hole.topic}-{hole.partition} from offset {hole.start} on"
-        message = f"{hole.end - hole.start} records of {place} were never summarised."
-        log.error("summaries_missing", topic=hole.topic, partition=hole.partition, start=hole.start, end=hole.end)
-        record = {
-            "alert_id": name, "incident_id": name, "model": "", "version": "", "event_time": now_us(),
-            "severity": "page", "state": "opened", "channel": "plane", "subject": hole.topic, "slice": "all",
-            "window_start": None, "window_end": None, "topic": hole.topic, "partition": hole.partition,
-            "offset": hole.start, "message": message, "detail": json.dumps({"start": hole.start, "end": hole.end}),
-        }  # fmt: skip
-        with write(self._runtime.engine) as connection:
-            keep_alert(connection, record, self._runtime.config.notify)
-            enqueue(connection, "alerts", "plane", record)
 
 
 class Failures:

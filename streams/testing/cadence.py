@@ -219,7 +219,7 @@ class Control:
 
     def __init__(self, runtime: Runtime, *, is_slow: bool = False) -> None:
         self._codec, self._is_slow = runtime.codec, is_slow
-        merger = Merger(runtime.engine, runtime.codec, runtime.ids["summaries"])
+        merger = Merger(runtime.engine, runtime.codec, runtime.ids["summaries"], runtime.config.notify)
         watch = Watch(runtime, merger)
         watch.start()
         self.handle = Summaries(runtime, watch, self)  # type: ignore[arg-type]  # decides nothing
