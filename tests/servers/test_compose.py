@@ -102,15 +102,16 @@ def test_the_worker_is_told_to_use_the_other_three(
 ) -> None:
     worker = services["worker"]
     program, *arguments = worker["command"]
-    assert (program, arguments) == ("flywheel", ["worker", "--brokers", "kafka:9092"])
+    assert (program, arguments) == ("flywheel", ["worker"])
     context = cli.make_context(program, list(arguments))
     _, command, rest = cli.resolve_command(context, arguments)
     assert command is not None
-    assert command.make_context("worker", rest, parent=context).params["brokers"] == "kafka:9092"
+    assert command.make_context("worker", rest, parent=context).params["brokers"] is None
     monkeypatch.chdir(tmp_path)
     for key, value in worker["environment"].items():
         monkeypatch.setenv(key, value)
     config = load_config()
+    assert (config.brokers, config.is_embedded) == ("kafka:9092", False), "also of what is run in the container"
     assert config.registry == f"http://registry:8080{REGISTRY_PATH}"
     account = services["postgres"]["environment"]
     assert config.database_url == (
