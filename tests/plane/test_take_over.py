@@ -300,9 +300,7 @@ def test_an_hour_that_fails_is_counted_once_and_the_alerts_of_those_before_it_ar
     assert len(told[0][0]) == 2
 
 
-def test_a_hole_is_told_with_the_merge_that_finds_it_or_by_the_next_one(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hole_is_told_with_the_merge_that_finds_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     given = messages(world)
     worker = Worker(world)
     worker.take(given[0])
