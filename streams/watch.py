@@ -151,7 +151,10 @@ class Watch:
                 for part in own:
                     heard.add(part)
                 if model in self.models:  # else it begins when its first hour is over
-                    self.models[model].monitor.add(own)
+                    monitor = self.models[model].monitor
+                    if unjudged := monitor.unjudged(own):
+                        log.warning("rows_after_judging", model=model, rows=unjudged, judged=monitor.next_hour)
+                    monitor.add(own)
                     self._unseen.add(model)
 
     def look(self) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -132,7 +131,7 @@ def make_app(runtime: Runtime, plane: DataPlane) -> tuple[faust.App, PlaneServic
         web_port=config.web_port,
         web_in_thread=False,
         web_tables_enabled=False,
-        datadir=tempfile.mkdtemp(prefix="flywheel-faust-"),
+        datadir=config.state_dir / "faust",  # nothing stands in it, and it must be there
         loghandlers=[],
         logging_config={"version": 1, "disable_existing_loggers": False},
     )

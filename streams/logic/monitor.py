@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from schemas.parts import ALL_SLICE, N_INPUT, Part
+from schemas.parts import ALL_SLICE, N_INPUT, N, Part
 from schemas.profile import Profile
 from schemas.times import HOUR_US
 from streams.logic.arrivals import ArrivalRules
@@ -202,6 +202,17 @@ class Monitor:
         are skipped."""
         model, version = self.info.model, self.info.version
         self.counts.add(p for p in parts if p.model == model and (p.version == version or p.axis in ("fact", "log")))
+
+    def unjudged(self, parts: Iterable[Part]) -> int:
+        """Rows that parts add to hours that were judged without them.
+
+        The plane puts what comes late on an axis of its own, by what its partition had seen. One that saw nothing
+        while others went on cannot know that an hour is over.
+        """
+        name = (self.info.model, self.info.version, ALL_SLICE, "event")
+        over = range(self.start_us, self.next_hour * HOUR_US)
+        late = (p for p in parts if (p.model, p.version, p.slice, p.axis) == name and p.window_us in over)
+        return sum(int(part.counts[part.codes == N].sum()) for part in late)
 
     def advance(self, watermark_us: int, impact: Impact | None = None, rows: Rows | None = None) -> list[AlertRecord]:
         """Judge every hour that is closed at this watermark and was not judged yet.

@@ -130,12 +130,12 @@ class Stream:
     logs: dict[tuple[str, int], list[FakeRecord]]
     partitions: int
 
-    def later(self, noun: str, after_ms: Callable[[int], int]) -> Stream:
-        """The same records, where those of a topic come later: so much, by the time at which they come."""
+    def later(self, noun: str, after_ms: Callable[[FakeRecord], int]) -> Stream:
+        """The same records, where those of a topic come so much later."""
         logs = dict(self.logs)
         for place, log in self.logs.items():
             if place[0] == topic(noun):
-                stamps = [each.timestamp + after_ms(each.timestamp) for each in log]
+                stamps = [each.timestamp + after_ms(each) for each in log]
                 moved = sorted(zip(stamps, log, strict=True), key=lambda item: item[0])
                 logs[place] = [
                     replace(each, offset=n, timestamp=at, visible_ms=at) for n, (at, each) in enumerate(moved)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from structlog.testing import capture_logs
 
 from retrain.testing import served_scores
 from schemas.database import read
@@ -21,7 +22,7 @@ from streams import watch as watching
 from streams.lab.backtest import recorded
 from streams.lab.recording import watch
 from streams.plane.reached import BEGINNING, Reached
-from streams.plane.testing import FakeKafka, Plane
+from streams.plane.testing import FakeKafka, FakeRecord, Plane
 from streams.testing.cadence import (
     FIRST_DAY,
     MODEL,
@@ -36,6 +37,7 @@ from streams.testing.cadence import (
     runtime_of,
     with_faults,
 )
+from streams.testing.oracle import belongs
 from streams.testing.world import World
 from streams.turns import Turns
 from streams.windows import WindowReader
@@ -119,7 +121,7 @@ def test_pace_workers_and_restarts_leave_no_trace_in_the_alerts(
 
 
 def test_truths_that_come_in_heaps_are_judged_when_they_came(registered: Installation, stream: Stream) -> None:
-    heaped = stream.later("feedback", lambda at: -at % 1_000)
+    heaped = stream.later("feedback", lambda each: -each.timestamp % 1_000)
     found = registered.judge(heaped, PACES[0])
     assert told(found) == registered.laboratory()
     assert {row["channel"] for row in found} >= {"paired", "bias"}
@@ -156,7 +158,9 @@ def test_a_truth_that_contradicts_what_was_judged_changes_no_hour_that_is_over(t
     rows = answered(root, rows_of(4, FIRST_DAY))
     waiting = Installation(root)
     heard = (
-        record(root, rows, PARTITIONS).later("feedback", lambda at: -at % 1_000).later("inputs", lambda at: -at % 90)
+        record(root, rows, PARTITIONS)
+        .later("feedback", lambda each: -each.timestamp % 1_000)
+        .later("inputs", lambda each: -each.timestamp % 90)
     )
     first = waiting.judge(heard, PACES[0])
     assert {row["channel"] for row in first} == {"bias"}
@@ -169,8 +173,8 @@ def test_a_prediction_whose_hour_was_judged_changes_nothing_any_more(
     registered: Installation, stream: Stream, alerts: Alerts
 ) -> None:
     """A fifth of the predictions come hours late, and some of the inputs."""
-    late = stream.later("predictions", lambda at: 200 if at % 5 == 0 else 0)
-    late = late.later("inputs", lambda at: 300 if at % 7 == 0 else 0)
+    late = stream.later("predictions", lambda each: 200 if each.timestamp % 5 == 0 else 0)
+    late = late.later("inputs", lambda each: 300 if each.timestamp % 7 == 0 else 0)
     found = registered.judge(late, PACES[0])
     assert {row["channel"] for row in found} == {"paired", "contract", "drift", "bias"}
     assert told(found) != told(alerts), "the rows that come in time are others"
@@ -203,7 +207,7 @@ def test_every_day_is_looked_at_as_it_was_known_however_late(tmp_path: Path, mon
     label = pl.when((pl.col("route") == "C") & (scores > 0.6)).then(other).otherwise("label")
     daily = Installation(root)
     heard = record(root, rows.with_columns(score=scores, version=pl.lit("a"), label=label), PARTITIONS)
-    heard = heard.later("feedback", lambda at: -at % 1_700)
+    heard = heard.later("feedback", lambda each: -each.timestamp % 1_700)
     found: dict[tuple[str, int], Any] = {}
 
     def judged(pace: Pace) -> tuple[Alerts, dict[tuple[str, int], Any]]:
@@ -221,6 +225,41 @@ def test_every_day_is_looked_at_as_it_was_known_however_late(tmp_path: Path, mon
     assert {row["state"] for row in alerts if row["channel"] == "parity"} == {"opened", "closed"}
     for pace in (replace(PACES[0], is_slow=True), PACES[2]):
         assert judged(pace) == (alerts, looks)
+
+
+def test_rows_that_an_hour_was_judged_without_are_told(registered: Installation) -> None:
+    """What the promise leaves out: a partition gets nothing for five hours, then predictions of the first of them."""
+    rows = answered(registered.root, rows_of(2, FIRST_DAY))
+    first_us = int(rows["event_time"][0]) // DAY_US * DAY_US + DAY_US + 6 * HOUR_US
+    hours = {
+        name.encode(): (us - first_us) // HOUR_US for name, us in rows.select("prediction_id", "event_time").rows()
+    }
+    stream = record(registered.root, rows, PARTITIONS)
+    own = [hours[each.key] for each in stream.logs[topic("predictions"), 2]]
+    for place, log in stream.logs.items():
+        if place[1] == 2:
+            log[:] = [each for each in log if hours[each.key] not in range(1, 5)]
+    others = stream.logs[topic("predictions"), 0]
+    first_ms, back_ms = (next(each.timestamp for each in others if hours[each.key] >= hour) for hour in (0, 4))
+
+    def slowly(each: FakeRecord) -> int:
+        """Of these hours each takes two seconds, so that a topic that has nothing of them is known to be idle."""
+        return 49 * min(max(0, each.timestamp - first_ms), back_ms - first_ms)
+
+    def late(each: FakeRecord) -> int:
+        is_kept_back = belongs(each.key, PARTITIONS) == 2 and hours[each.key] == 0
+        return 50 * (back_ms - first_ms) + first_ms - each.timestamp if is_kept_back else slowly(each)
+
+    usual, behind = (
+        stream.later("inputs", by).later("predictions", by).later("feedback", slowly) for by in (slowly, late)
+    )
+    with capture_logs() as told:
+        registered.judge(behind, Pace(batch_records=20, summary_ms=20))
+    found = [each for each in told if each["event"] == "rows_after_judging"]
+    assert sum(each["rows"] for each in found) == own.count(0) > 5
+    with capture_logs() as told:
+        registered.judge(usual, Pace(batch_records=20, summary_ms=20))
+    assert "rows_after_judging" not in {each["event"] for each in told}
 
 
 # -- the parts ---------------------------------------------------------------------------------------------------------
