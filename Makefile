@@ -33,8 +33,9 @@ setup: .venv/complete ## make .venv with the locked dependencies (the others do 
 demo: setup ## watch the whole loop turn once on real flights
 	@$(BIN)/flywheel demo $(ARGS)
 
+# Two at a time, a file each: half of their time they wait for servers and processes. ARGS=-n0 runs one after another.
 test: setup ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup ## style, types, import rules
 	$(BIN)/ruff check .

@@ -9,12 +9,14 @@ from schemas.database import open_database
 
 
 def main(url: str, name: str, mode: str) -> None:
-    """Claim all there is; ``submit`` decides each item, ``hold`` keeps the first one until it is killed."""
+    """Claim an item, wait for a line, then claim all there is; ``submit`` decides on each."""
     store = LabelStore(open_database(url, migrate=False), "small")
+    is_first = True
     while (claim := store.next(name)) is not None:
         print(claim.item_id, flush=True)  # noqa: T201
-        if mode == "hold":
-            sys.stdin.read()
+        if is_first:
+            sys.stdin.readline()
+            is_first = False
         if mode == "submit":
             store.submit(claim.token, verdict="unpredictable", seconds=1.0)
 
