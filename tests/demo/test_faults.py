@@ -25,7 +25,7 @@ def week(departures: pl.DataFrame) -> pl.DataFrame:
     return departures.filter((pl.col("event_time") - FAULT_FROM).abs() < 3 * 86_400_000_000)
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=str)
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
 def test_a_fault_changes_only_its_features_of_its_rows_from_its_moment_on(fault: Fault, week: pl.DataFrame) -> None:
     served = fault.apply(week)
     assert served.schema == week.schema
@@ -36,7 +36,7 @@ def test_a_fault_changes_only_its_features_of_its_rows_from_its_moment_on(fault:
         assert same.all() == (name not in fault.features), name
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=str)
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
 def test_a_fault_that_never_begins_changes_nothing(fault: Fault, week: pl.DataFrame) -> None:
     after_all = int(week["event_time"][-1]) + 1
     assert fault.apply(week, moment=after_all).equals(week)
