@@ -15,7 +15,6 @@ runs at a time: two workers that added to one window at once would each overwrit
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -29,12 +28,11 @@ import structlog
 from labeling.sql import serialize, upsert
 from schemas import parts
 from schemas.database import read, write
-from schemas.database.outbox import enqueue
 from schemas.parts import Part
 from schemas.registry import Codec
 from streams.crash import crash_point
 from streams.notify.policy import NotifierConfig
-from streams.raised import keep_alert
+from streams.raised import of_plane, raise_alert
 from streams.tables import open_summary, source_partition, window
 
 STRETCH_GAP_US = 6 * 3_600_000_000
@@ -61,15 +59,10 @@ class Hole:
 
     def alert(self, now_us: int) -> dict[str, Any]:
         """The event that tells of it."""
-        name = f"plane/hole/{self.cluster}/{self.topic}/{self.partition}/{self.start}"
-        place = f"{self.topic}-{self.partition} from offset {self.start} on"
-        message = f"{self.end - self.start} records of {place} were never summarised."
-        return {
-            "alert_id": name, "incident_id": name, "model": "", "version": "", "event_time": now_us,
-            "severity": "page", "state": "opened", "channel": "plane", "subject": self.topic, "slice": "all",
-            "window_start": None, "window_end": None, "topic": self.topic, "partition": self.partition,
-            "offset": self.start, "message": message, "detail": json.dumps({"start": self.start, "end": self.end}),
-        }  # fmt: skip
+        name = f"hole/{self.cluster}/{self.topic}/{self.partition}/{self.start}"
+        records = f"{self.end - self.start} records of {self.topic}-{self.partition} from offset {self.start} on"
+        place, offsets = (self.topic, self.partition, self.start), {"start": self.start, "end": self.end}
+        return of_plane(name, f"{records} were never summarised.", now_us, self.topic, place, **offsets)
 
 
 @dataclass
@@ -193,9 +186,7 @@ class Merger:
             if changed:
                 self._store(connection, message, changed, held, now_us)
             for hole in merged.holes:
-                alert = hole.alert(now_us)
-                keep_alert(connection, alert, self._notifiers)
-                enqueue(connection, "alerts", "plane", alert)
+                raise_alert(connection, hole.alert(now_us), self._notifiers)
             crash_point("merge:before_commit")
         crash_point("merge:after_commit")
         for hole in merged.holes:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import sqlalchemy as sa
+import structlog
 
 from labeling.sql import upsert
-from schemas.database import write
+from schemas.database import will_pass, write
 from schemas.database.outbox import enqueue
 from schemas.events import topic
 from schemas.times import now_us
@@ -28,15 +29,22 @@ SAME = (
 )  # fmt: skip
 """Columns of the table that are the event's fields and the record's."""
 
+log = structlog.get_logger("flywheel.monitor")
+
 
 def write_alert(runtime: Runtime, rows: ArchiveRows, alert: AlertRecord) -> None:
     """Store what a monitor raised, with what its rows say, and send it."""
     plan, place = runtime.plans[alert.model], {"topic": None, "partition": None, "offset": None}
     detail = dict(alert.detail)
     if alert.state != "closed":
-        served = of_slice(rows.between(alert.window_start_us, alert.window_end_us), alert.slice)
-        place = _first_record(served)
-        detail |= evidence(served, alert, plan.contract, plan.profile)
+        try:
+            served = of_slice(rows.between(alert.window_start_us, alert.window_end_us), alert.slice)
+            place = _first_record(served)
+            detail |= evidence(served, alert, plan.contract, plan.profile)
+        except Exception as error:  # an alert is told, whatever can be shown with it
+            if will_pass(error):
+                raise
+            log.exception("evidence_failed", alert=alert.alert_id)
     record = {
         "alert_id": alert.alert_id, "incident_id": alert.incident_id, "model": alert.model,
         "version": alert.version, "event_time": alert.event_time_us, "severity": alert.severity,
@@ -45,8 +53,26 @@ def write_alert(runtime: Runtime, rows: ArchiveRows, alert: AlertRecord) -> None
         **place, "message": alert.message, "detail": as_json(detail),
     }  # fmt: skip
     with write(runtime.engine) as connection:
-        keep_alert(connection, record, runtime.config.notify)
-        enqueue(connection, "alerts", alert.model, record)
+        raise_alert(connection, record, runtime.config.notify)
+
+
+def of_plane(
+    name: str, message: str, at_us: int, subject: str, place: tuple[str, int, int] | None = None, **detail: Any
+) -> dict[str, Any]:
+    """The event of a page about the running system itself, no model's; the same name is the same alert."""
+    topic_, partition, offset = (None, None, None) if place is None else place
+    return {
+        "alert_id": f"plane/{name}", "incident_id": f"plane/{name}", "model": "", "version": "", "event_time": at_us,
+        "severity": "page", "state": "opened", "channel": "plane", "subject": subject, "slice": "all",
+        "window_start": None, "window_end": None, "topic": topic_, "partition": partition, "offset": offset,
+        "message": message, "detail": as_json(detail),
+    }  # fmt: skip
+
+
+def raise_alert(connection: sa.Connection, record: dict[str, Any], notifiers: Mapping[str, NotifierConfig]) -> None:
+    """Keep an alert and send its event."""
+    keep_alert(connection, record, notifiers)
+    enqueue(connection, "alerts", record["model"] or "plane", record)
 
 
 def _first_record(rows: pl.DataFrame) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -41,6 +42,7 @@ from streams.rows import ArchiveRows, of_slice
 from streams.runtime import Runtime
 from streams.tables import drift_day, monitor_state
 from streams.tables import staleness as staleness_table
+from streams.trouble import Troubles
 from streams.turns import Turns
 
 SNAPSHOT_INTERVAL_S = 15.0
@@ -102,12 +104,15 @@ class Watch:
     _is_unsaved: bool = False
     _unseen: set[str] = field(default_factory=set)
     """Models with counts that nobody looked at yet."""
+    _watermark_us: int = 0
     _foresight: Foresight = field(init=False)
+    _troubles: Troubles = field(init=False)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     """Summaries and champions come from different agents, each in a thread of its own."""
 
     def __post_init__(self) -> None:
         self._foresight = Foresight(self.runtime.engine)
+        self._troubles = Troubles(self.runtime)
 
     def truths(self, model: str, until_us: int) -> int:
         """Rows of a model whose truth was due before an event time."""
@@ -122,12 +127,27 @@ class Watch:
         with self._lock:
             self.merger.start()
             for model in self.runtime.plans:
-                watched = self._set_up(model)
-                heard[model] = self._read(model, None if watched is None else watched.monitor)
-                if watched is not None:
-                    models[model] = watched
+                self._guard(model, partial(self._open, model, models, heard))
             self.models, self._heard = models, heard
             self._foresight.forget()
+
+    def _guard(self, model: str, work: Callable[[], None]) -> None:
+        """What fails for one model is tried again by itself, and keeps no other one waiting."""
+        self._troubles.guard(model, work, partial(self._stands_at, model))
+
+    def _stands_at(self, model: str) -> int:
+        if model in self.models:
+            return self.models[model].monitor.next_hour * HOUR_US
+        query = sa.select(monitor_state.c.evaluated_us).where(monitor_state.c.model == model)
+        with read(self.runtime.engine) as connection:
+            evaluated_us = connection.execute(query).scalar_one_or_none()
+        return self._promoted_us(model) if evaluated_us is None else evaluated_us
+
+    def _open(self, model: str, models: dict[str, Watched], heard: dict[str, Heard]) -> None:
+        watched = self._set_up(model)
+        heard[model] = self._read(model, None if watched is None else watched.monitor)
+        if watched is not None:
+            models[model] = watched
 
     def reload(self) -> None:
         """Start again from the database: another worker merged and judged meanwhile."""
@@ -168,6 +188,9 @@ class Watch:
                     statement = upsert(connection, staleness_table).values(model=model, **values)
                     connection.execute(statement.on_conflict_do_update(index_elements=["model"], set_=values))
                 self._unseen.discard(model)
+            for model in sorted(self._troubles.models & set(self.runtime.plans)):
+                self._guard(model, partial(self._go_on, model, self._watermark_us))
+            self._write_all()
             self._save_if_due(is_late=True)  # no hour may close any more: a stream that pauses, a replay that ended
 
     def advance(self, watermark_us: int) -> list[AlertRecord]:
@@ -176,11 +199,10 @@ class Watch:
         Asked again after an error it goes on where it was, and tells also what was found before.
         """
         with self._lock:
+            self._watermark_us = watermark_us
             try:
                 for model in self.runtime.plans:
-                    self._take_turns(model, watermark_us)
-                    if model in self.models:
-                        self._judge(model, watermark_us)
+                    self._guard(model, partial(self._go_on, model, watermark_us))
             finally:
                 self._is_unsaved = True
                 self._write_all()  # also where an hour failed: what those before it found
@@ -188,6 +210,13 @@ class Watch:
             found = [alert for alert in self._unanswered if alert.event_time_us <= watermark_us]
             self._unanswered = [alert for alert in self._unanswered if alert.event_time_us > watermark_us]
         return found
+
+    def _go_on(self, model: str, watermark_us: int) -> None:
+        if model in self._troubles.models and model not in self.models:
+            self._open(model, self.models, self._heard)
+        self._take_turns(model, watermark_us)
+        if model in self.models:
+            self._judge(model, watermark_us)
 
     def _judge(self, model: str, watermark_us: int) -> None:
         """Hour by hour: what one has found stays, whatever becomes of the next."""
@@ -218,12 +247,14 @@ class Watch:
         with self._lock:
             until_us = self._foresight.live_until(cluster, quiet_us)
             if until_us is not None:
-                for watched in self.models.values():
-                    told = self._foresight.look(watched.monitor, until_us)
-                    self._unwritten += told
-                    found += told
+                for model in sorted(self.models.keys() - self._troubles.models):
+                    self._guard(model, partial(self._foresee, model, until_us, found))
+                self._unwritten += found
             self._write_all()
         return found
+
+    def _foresee(self, model: str, until_us: int, found: list[AlertRecord]) -> None:
+        found += self._foresight.look(self.models[model].monitor, until_us)
 
     def save(self, *, is_late: bool = False) -> None:
         """Keep what the monitors learnt, after what they raised: a start from here judges nothing of it again.
@@ -241,6 +272,8 @@ class Watch:
             learning = watched.monitor.learning()
             if watched.version is None:
                 learning["impact"] = "no version of the model is registered: drift only warns, nothing can be put back"
+            if (why := self._troubles.why(model)) is not None:
+                learning["everything"] = why
             days = watched.monitor.course.days()
             with write(self.runtime.engine) as connection:
                 values = {"evaluated_us": hour_us, "snapshot": data, "learning": learning}
@@ -256,7 +289,11 @@ class Watch:
     def promoted(self, model: str, time_us: int) -> None:
         """The champion of a model changed at an event time."""
         with self._lock:
-            self._promote(model, time_us)
+            if model not in self._troubles.models:
+                self._guard(model, partial(self._promote, model, time_us))
+            if model in self._troubles.models:  # it begins anew from what is kept, as after a restart
+                self.save()
+                self.models.pop(model, None)
 
     def _promote(self, model: str, time_us: int) -> None:
         version = self.runtime.models.resolve(model)

@@ -23,7 +23,7 @@ from alembic.script import ScriptDirectory
 from filelock import FileLock
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from schemas.errors import DatabaseNewerError, DatabaseUnreachableError, UsageError
+from schemas.errors import DatabaseNewerError, DatabaseUnreachableError, Disposition, FlywheelError, UsageError
 
 URL_ADVICE = "Use sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME."
 SQLITE_BUSY_TIMEOUT_MS = 30_000
@@ -44,6 +44,9 @@ POSTGRES_TIMEOUTS = {
     "options": "-c idle_in_transaction_session_timeout=15000",
 }
 """The longest transaction of ours is never idle for more than the time that Python needs to fold a segment (1 s)."""
+
+IDLE_IN_TRANSACTION = "25P03"
+"""PostgreSQL's code of a session that it ended."""
 
 metadata = sa.MetaData(
     naming_convention={
@@ -215,6 +218,20 @@ def read(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that only reads."""
     with engine.connect() as connection, connection.begin():
         yield connection
+
+
+def will_pass(error: Exception) -> bool:
+    """Whether what failed is to be tried again until it works, because the cause is elsewhere and will be mended there.
+
+    A database that is away or is starting, or that has ended this session (it was idle in a transaction: the process
+    hung), and every error of ours that says so.
+    """
+    if isinstance(error, FlywheelError):
+        return error.disposition is Disposition.RETRY
+    if not isinstance(error, sa.exc.DBAPIError):
+        return False
+    is_away = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
+    return is_away or error.connection_invalidated or getattr(error.orig, "sqlstate", None) == IDLE_IN_TRANSACTION
 
 
 def unreachable(engine: sa.Engine, error: sa.exc.DBAPIError) -> DatabaseUnreachableError:

@@ -9,11 +9,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 import faust
-import sqlalchemy as sa
 import structlog
 
 from labeling.sql import upsert
-from schemas.database import write
+from schemas.database import will_pass, write
 from schemas.errors import Disposition, FlywheelError
 from schemas.events import topic
 from schemas.times import SECOND_US
@@ -25,7 +24,6 @@ WITHIN_S = 0.002
 """A batch that is not full is handed over after this: a hop through a topic should not be felt."""
 RETRY_S = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 DETAIL_CHARS_MAX = 500
-IDLE_IN_TRANSACTION = "25P03"
 T = TypeVar("T")
 
 REASON_EVENT = "bad_event"
@@ -119,20 +117,12 @@ async def _patiently(work: Callable[[], T], name: str) -> T:
     while True:
         try:
             return await asyncio.to_thread(work)
-        except (sa.exc.DBAPIError, FlywheelError) as error:
-            if not _will_pass(error):
+        except Exception as error:
+            if not will_pass(error):
                 raise
             log.info("tried_again", topic=name, tries=tries, reason=str(error)[:DETAIL_CHARS_MAX])
             await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
             tries += 1
-
-
-def _will_pass(error: sa.exc.DBAPIError | FlywheelError) -> bool:
-    if isinstance(error, FlywheelError):
-        return error.disposition is Disposition.RETRY
-    # The server is away, is starting, or has ended this session (it was idle in a transaction: the process hung).
-    is_away = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
-    return is_away or error.connection_invalidated or getattr(error.orig, "sqlstate", None) == IDLE_IN_TRANSACTION
 
 
 def _set_aside(runtime: Runtime, at: Given, reason: str, detail: str) -> None:

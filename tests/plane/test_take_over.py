@@ -22,7 +22,7 @@ from schemas.database.outbox import pending
 from schemas.events import SOURCES
 from schemas.parts import N, Part
 from schemas.times import HOUR_US
-from streams import merging
+from streams import merging, raised, trouble
 from streams import watch as watch_module
 from streams.agents.handlers import Alerts, Summaries
 from streams.agents.pump import Given
@@ -287,17 +287,145 @@ def test_an_hour_that_fails_is_counted_once_and_the_alerts_of_those_before_it_ar
         failed = let_fail_once(monkeypatch, hour + 1) if each is not world else []
         worker = Worker(each)
         for message in given[half:]:
-            try:
-                worker.take(message)
-            except OSError:  # an event whose handler fails is handed over once more
-                worker.take(message)
+            worker.take(message)
         worker.watch.save()
         learnt.append(snapshot(worker.watch.models["small"].monitor))
-        told.append((alerts_of(each), worker.news))
+        told.append((alerts_of(each), set(worker.news)))
     assert failed
     assert learnt[0] == learnt[1]
     assert told[0] == told[1]
     assert len(told[0][0]) == 2
+
+
+class Clock:
+    """In the place of the monotonic clock."""
+
+    now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def let_fail_from(monkeypatch: pytest.MonkeyPatch, hour: int) -> list[bool]:
+    """From an hour on a model's artifact is broken, as long as there is something in the list."""
+    broken = [True]
+    see = Monitor._see_paired
+
+    def sees(self: Monitor, at: int) -> list[Sighting]:
+        if at >= hour and broken:
+            raise ValueError("a row of somebody's: 17")
+        return see(self, at)
+
+    monkeypatch.setattr(Monitor, "_see_paired", sees)
+    return broken
+
+
+def test_a_model_that_cannot_be_judged_is_told_of_and_judged_when_it_can_be(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, clock = messages(world), Clock()
+    hour = middle_hour(given)
+    monkeypatch.setattr(trouble, "time", clock)
+    let_break(monkeypatch, hour + 2)
+    broken = let_fail_from(monkeypatch, hour)
+    worker = Worker(world)
+    for message in given:
+        worker.take(message)
+        clock.now += 10
+    worker.watch.save()
+    (page,) = alerts_of(world)
+    assert page == f"plane/judging/small/{hour * HOUR_US}"
+    with read(world.engine) as connection:
+        row = connection.execute(sa.select(alert_table)).one()
+        learning = connection.execute(sa.select(monitor_state.c.learning)).scalar_one()
+    assert (row.subject, row.severity, row.channel) == ("small", "page", "plane")
+    assert "ValueError" in row.message
+    assert "17" not in row.message + learning["everything"], "an error may quote a row"
+    broken.clear()
+    worker.watch.look()
+    assert worker.watch.models["small"].monitor.next_hour == hour, "it failed a moment ago"
+    clock.now += 61
+    worker.watch.look()
+    opened, closed = (name for name in alerts_of(world) if name != page)
+    assert opened.endswith("contract/distance/null")
+    assert closed.endswith("closed")
+    assert worker.watch.models["small"].monitor.next_hour * HOUR_US > given[-1]["watermark"] - 2 * HOUR_US
+    worker.watch.save()
+    with read(world.engine) as connection:
+        assert "everything" not in connection.execute(sa.select(monitor_state.c.learning)).scalar_one()
+
+
+def test_one_that_cannot_even_be_set_up_is_set_up_when_it_can_be(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, clock = messages(world), Clock()
+    monkeypatch.setattr(trouble, "time", clock)
+    (tmp_path / "other").mkdir()
+    other = bare_world(tmp_path / "other")
+    for each in (world, other):
+        worker = Worker(each)
+        for message in given[:4]:
+            worker.take(message)
+        worker.watch.save()
+    with monkeypatch.context() as patched:
+
+        def gone(*_: Any) -> None:
+            raise FileNotFoundError("base.parquet")
+
+        patched.setattr(Watch, "_set_up", gone)
+        late, usual = Worker(world), worker
+        for message in given[4:]:
+            late.take(message)
+            clock.now += 10
+        assert late.watch.models == {}
+        (page,) = alerts_of(world)
+        assert page.startswith("plane/judging/small/")
+    clock.now += 61
+    late.watch.look()
+    for message in given[4:]:
+        usual.take(message)
+    assert late.counted() == usual.counted()
+    for one in (late, usual):
+        one.watch.save()
+    assert snapshot(late.watch.models["small"].monitor) == snapshot(usual.watch.models["small"].monitor)
+
+
+def test_an_alert_is_told_though_nothing_can_be_shown_with_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = messages(world)
+    let_break(monkeypatch, middle_hour(given))
+
+    def unreadable(*_: Any) -> None:
+        raise pl.exceptions.ComputeError("parquet: File out of specification")
+
+    monkeypatch.setattr(raised, "evidence", unreadable)
+    worker = Worker(world)
+    for message in given:
+        worker.take(message)
+    opened, closed = alerts_of(world)
+    assert opened.endswith("contract/distance/null")
+    with read(world.engine) as connection:
+        assert [row.record["alert_id"] for row in pending(connection)] == [opened, closed]
+
+
+def test_a_model_that_fails_keeps_no_other_waiting_and_a_database_that_is_away_keeps_all(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, judged = Worker(world), []
+    worker.watch.runtime.plans = dict.fromkeys(("a", "b", "c"), worker.watch.runtime.plans["small"])
+    error: Exception = ValueError("")
+
+    def go_on(_watch: Watch, model: str, _watermark_us: int) -> None:
+        if model == "b":
+            raise error
+        judged.append(model)
+
+    monkeypatch.setattr(Watch, "_go_on", go_on)
+    worker.watch.advance(HOUR_US)
+    assert judged == ["a", "c"]
+    error = sa.exc.OperationalError("SELECT", {}, Exception("server closed the connection"))
+    with pytest.raises(sa.exc.OperationalError):
+        worker.watch.advance(2 * HOUR_US)
+    assert judged == ["a", "c", "a"], "it is asked again as a whole"
 
 
 def test_a_hole_is_told_with_the_merge_that_finds_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +437,7 @@ def test_a_hole_is_told_with_the_merge_that_finds_it(world: World, monkeypatch: 
         raise sa.exc.OperationalError("INSERT", {}, Exception("server closed the connection"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(merging, "keep_alert", away)
+        patched.setattr(merging, "raise_alert", away)
         with pytest.raises(sa.exc.OperationalError):
             worker.take(given[4])
     Worker(world).take(given[4])  # the first one was killed meanwhile
