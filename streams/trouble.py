@@ -101,7 +101,7 @@ class Troubles:
     def _tell(self, model: str, known: Trouble) -> None:
         """A page that a person closes."""
         since = format_us(known.at_us)
-        message = f"{model} is not judged from {since} on: {known.why}. Its hours wait until it can be."
+        message = f"{model} is not judged from {since} on: {known.why.rstrip('.')}. Its hours wait until it can be."
         record = of_plane(f"judging/{model}/{known.at_us}", message, known.at_us, model)
         with write(self._runtime.engine) as connection:
             raise_alert(connection, record, self._runtime.config.notify)
