@@ -10,12 +10,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from schemas.database import read, write
-from schemas.database.outbox import enqueue
 from schemas.parts import ALL_SLICE
 from schemas.times import format_us
 from streams.config import Config
 from streams.logic.incident import WARN
-from streams.raised import keep_alert
+from streams.raised import raise_alert
 from streams.runtime import as_json
 from streams.tables import alert as alert_table
 
@@ -98,8 +97,7 @@ def tell(config: Config, engine: sa.Engine, finds: Finds) -> list[dict[str, Any]
         records += [_closed(finds, row, finds.well) for row in _firsts(own)]
     for record in records:
         with write(engine) as connection:
-            keep_alert(connection, record, config.notify)
-            enqueue(connection, "alerts", finds.model, record)
+            raise_alert(connection, record, config.notify)
     return records
 
 
