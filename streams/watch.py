@@ -105,6 +105,8 @@ class Watch:
     _unseen: set[str] = field(default_factory=set)
     """Models with counts that nobody looked at yet."""
     _watermark_us: int = 0
+    _is_asked: bool = False
+    """Whether this worker merges and judges; others stand by, and what they cannot do is nobody's trouble yet."""
     _foresight: Foresight = field(init=False)
     _troubles: Troubles = field(init=False)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -158,6 +160,7 @@ class Watch:
     def merge(self, message: Mapping[str, Any], now_us: int) -> Merged:
         """Merge a message of the topic of summaries, and take in what it changed."""
         with self._lock:
+            self._is_asked = True
             merged = self.merger.merge(message, now_us)
             self.add(merged.changes)
         return merged
@@ -188,7 +191,7 @@ class Watch:
                     statement = upsert(connection, staleness_table).values(model=model, **values)
                     connection.execute(statement.on_conflict_do_update(index_elements=["model"], set_=values))
                 self._unseen.discard(model)
-            for model in sorted(self._troubles.models & set(self.runtime.plans)):
+            for model in sorted(self._troubles.models & set(self.runtime.plans)) if self._is_asked else ():
                 self._guard(model, partial(self._go_on, model, self._watermark_us))
             self._write_all()
             self._save_if_due(is_late=True)  # no hour may close any more: a stream that pauses, a replay that ended

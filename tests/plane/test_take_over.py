@@ -374,6 +374,10 @@ def test_one_that_cannot_even_be_set_up_is_set_up_when_it_can_be(
 
         patched.setattr(Watch, "_set_up", gone)
         late, usual = Worker(world), worker
+        for _ in range(20):
+            late.watch.look()
+            clock.now += 10
+        assert alerts_of(world) == [], "it stands by: whoever judges may be well"
         for message in given[4:]:
             late.take(message)
             clock.now += 10
