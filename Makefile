@@ -46,7 +46,7 @@ check: setup ## style, types, import rules
 bench: setup ## measure against bare consume and Faust agents; writes bench.json
 	$(BIN)/python -m tests.bench.run $(ARGS)
 
-fuzz: setup ## a million mutated events against a plain computation (some six minutes of CPU)
+fuzz: setup ## a million mutated events against a plain computation (some ten minutes of CPU)
 	FUZZ_EVENTS=1000000 $(BIN)/python -m pytest tests/plane/test_fuzz.py $(ARGS)
 
 chaos: setup ## kill workers, brokers and databases under load, and compare with the oracle; writes chaos.json

@@ -1,6 +1,6 @@
 """Kills workers, brokers and databases under load, and compares everything that is left with the oracle.
 
-`make chaos` (one million predictions, a hundred kills) or `python -m tests.chaos.run --short`. Real Apache Kafka behind
+`make chaos` (five million events, a hundred kills) or `python -m tests.chaos.run --short`. Real Apache Kafka behind
 a proxy, real PostgreSQL, whole workers. It prints a table and writes it as JSON; any difference makes it fail.
 """
 
@@ -47,7 +47,7 @@ HORIZON_S = 960
 ENDS_MAX = 10
 """Workers that end by themselves more often are started in vain."""
 DISK_BYTES = 768 * 1024 * 1024
-FULL = {"predictions": 1_000_000, "kills": 100, "seconds": 900.0}
+FULL = {"predictions": 1_400_000, "kills": 100, "seconds": 900.0}
 SHORT = {"predictions": 200_000, "kills": 20, "seconds": 100.0}
 REFUSALS = ("Error: No Kafka broker answers", "Error: The database", "Unable to bootstrap from", "CallState_get")
 """What a worker says that ends because the broker or the database is away; it is started again. The last are Faust's,
@@ -71,7 +71,7 @@ class Size:
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--short", action="store_true", help="200,000 predictions and 20 kills, as in the tests")
-    parser.add_argument("-n", "--predictions", type=int, help="how many (1,000,000)")
+    parser.add_argument("-n", "--predictions", type=int, help="how many (1,400,000: five million events)")
     parser.add_argument("--kills", type=int, help="kill -9 and SIGSTOP of workers (100)")
     parser.add_argument(
         "--seconds", type=float, help="about how long that takes, when the machine is fast enough (900)"
