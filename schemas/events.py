@@ -70,3 +70,23 @@ def envelope(noun_: str) -> dict[str, Any]:
     assert noun_ != "inputs", "inputs have one schema a model"
     schema: dict[str, Any] = json.loads(_text(noun_))
     return schema
+
+
+def plane_alert(
+    name: str, message: str, at_us: int, subject: str, place: tuple[str, int, int] | None = None,
+    severity: str = "page", **detail: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """The event of an alert about the running system itself, no model's; the same name is the same alert.
+
+    Parameters
+    ----------
+    place
+        Topic, partition and offset that it is about.
+    """
+    source, partition, offset = (None, None, None) if place is None else place
+    return {
+        "alert_id": f"plane/{name}", "incident_id": f"plane/{name}", "model": "", "version": "", "event_time": at_us,
+        "severity": severity, "state": "opened", "channel": "plane", "subject": subject, "slice": "all",
+        "window_start": None, "window_end": None, "topic": source, "partition": partition, "offset": offset,
+        "message": message, "detail": json.dumps(detail, sort_keys=True),
+    }  # fmt: skip

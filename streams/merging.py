@@ -28,11 +28,12 @@ import structlog
 from labeling.sql import serialize, upsert
 from schemas import parts
 from schemas.database import read, write
+from schemas.events import plane_alert
 from schemas.parts import Part
 from schemas.registry import Codec
 from streams.crash import crash_point
 from streams.notify.policy import NotifierConfig
-from streams.raised import of_plane, raise_alert
+from streams.raised import raise_alert
 from streams.tables import open_summary, source_partition, window
 
 STRETCH_GAP_US = 6 * 3_600_000_000
@@ -61,8 +62,8 @@ class Hole:
         """The event that tells of it."""
         name = f"hole/{self.cluster}/{self.topic}/{self.partition}/{self.start}"
         records = f"{self.end - self.start} records of {self.topic}-{self.partition} from offset {self.start} on"
-        place, offsets = (self.topic, self.partition, self.start), {"start": self.start, "end": self.end}
-        return of_plane(name, f"{records} were never summarised.", now_us, self.topic, place, **offsets)
+        message, place = f"{records} were never summarised.", (self.topic, self.partition, self.start)
+        return plane_alert(name, message, now_us, self.topic, place, start=self.start, end=self.end)
 
 
 @dataclass

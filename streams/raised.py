@@ -56,19 +56,6 @@ def write_alert(runtime: Runtime, rows: ArchiveRows, alert: AlertRecord) -> None
         raise_alert(connection, record, runtime.config.notify)
 
 
-def of_plane(
-    name: str, message: str, at_us: int, subject: str, place: tuple[str, int, int] | None = None, **detail: Any
-) -> dict[str, Any]:
-    """The event of a page about the running system itself, no model's; the same name is the same alert."""
-    topic_, partition, offset = (None, None, None) if place is None else place
-    return {
-        "alert_id": f"plane/{name}", "incident_id": f"plane/{name}", "model": "", "version": "", "event_time": at_us,
-        "severity": "page", "state": "opened", "channel": "plane", "subject": subject, "slice": "all",
-        "window_start": None, "window_end": None, "topic": topic_, "partition": partition, "offset": offset,
-        "message": message, "detail": as_json(detail),
-    }  # fmt: skip
-
-
 def raise_alert(connection: sa.Connection, record: dict[str, Any], notifiers: Mapping[str, NotifierConfig]) -> None:
     """Keep an alert and send its event."""
     keep_alert(connection, record, notifiers)

@@ -10,8 +10,9 @@ import structlog
 
 from schemas.database import will_pass, write
 from schemas.errors import FlywheelError
+from schemas.events import plane_alert
 from schemas.times import format_us
-from streams.raised import of_plane, raise_alert
+from streams.raised import raise_alert
 from streams.runtime import Runtime
 
 AGAIN_S = (0.0, 1.0, 5.0, 15.0, 60.0)
@@ -102,6 +103,6 @@ class Troubles:
         """A page that a person closes."""
         since = format_us(known.at_us)
         message = f"{model} is not judged from {since} on: {known.why.rstrip('.')}. Its hours wait until it can be."
-        record = of_plane(f"judging/{model}/{known.at_us}", message, known.at_us, model)
+        record = plane_alert(f"judging/{model}/{known.at_us}", message, known.at_us, model)
         with write(self._runtime.engine) as connection:
             raise_alert(connection, record, self._runtime.config.notify)

@@ -191,8 +191,12 @@ class Watch:
                     statement = upsert(connection, staleness_table).values(model=model, **values)
                     connection.execute(statement.on_conflict_do_update(index_elements=["model"], set_=values))
                 self._unseen.discard(model)
-            for model in sorted(self._troubles.models & set(self.runtime.plans)) if self._is_asked else ():
-                self._guard(model, partial(self._go_on, model, self._watermark_us))
+            if self._is_asked:
+                troubled = self._troubles.models
+                for model in sorted(troubled):
+                    self._guard(model, partial(self._go_on, model, self._watermark_us))
+                if troubled != self._troubles.models:
+                    self.save()
             self._write_all()
             self._save_if_due(is_late=True)  # no hour may close any more: a stream that pauses, a replay that ended
 
@@ -252,12 +256,13 @@ class Watch:
             if until_us is not None:
                 for model in sorted(self.models.keys() - self._troubles.models):
                     self._guard(model, partial(self._foresee, model, until_us, found))
-                self._unwritten += found
             self._write_all()
         return found
 
     def _foresee(self, model: str, until_us: int, found: list[AlertRecord]) -> None:
-        found += self._foresight.look(self.models[model].monitor, until_us)
+        told = self._foresight.look(self.models[model].monitor, until_us)
+        self._unwritten += told  # at once: the next model may find the database away
+        found += told
 
     def save(self, *, is_late: bool = False) -> None:
         """Keep what the monitors learnt, after what they raised: a start from here judges nothing of it again.
@@ -291,6 +296,8 @@ class Watch:
 
     def promoted(self, model: str, time_us: int) -> None:
         """The champion of a model changed at an event time."""
+        if model not in self.runtime.plans:
+            return
         with self._lock:
             if model not in self._troubles.models:
                 self._guard(model, partial(self._promote, model, time_us))
@@ -300,7 +307,7 @@ class Watch:
 
     def _promote(self, model: str, time_us: int) -> None:
         version = self.runtime.models.resolve(model)
-        if version is None or model not in self.runtime.plans:
+        if version is None:
             return
         watched = self.models.get(model)
         if watched is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import structlog
 from confluent_kafka import KafkaError, Producer
 
 from schemas.errors import BrokerUnreachableError
-from schemas.events import REPLAY_HEADER, topic
+from schemas.events import REPLAY_HEADER, plane_alert, topic
 from schemas.registry import HEADER, MAGIC, Codec
 from streams.client import Patience
 from streams.crash import crash_point
@@ -130,17 +129,7 @@ class Emitter:
         self, name: str, message: str, severity: str, now_us: int, where: tuple[str, int, int], **detail: Any
     ) -> None:
         """Raise an alert of the plane itself; the same name is the same alert."""
-        source, partition, offset = where
-        self.send(
-            "alerts",
-            "plane",
-            {
-                "alert_id": f"plane/{name}", "incident_id": f"plane/{name}", "model": "", "version": "",
-                "event_time": now_us, "severity": severity, "state": "opened", "channel": "plane", "subject": source,
-                "slice": "all", "window_start": None, "window_end": None, "topic": source, "partition": partition,
-                "offset": offset, "message": message, "detail": json.dumps(detail, sort_keys=True),
-            },
-        )  # fmt: skip
+        self.send("alerts", "plane", plane_alert(name, message, now_us, where[0], where, severity, **detail))
 
     def flush(self) -> bool:
         """Whether the broker has acknowledged everything that was sent so far.

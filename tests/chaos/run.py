@@ -24,7 +24,7 @@ from schemas.registry import Codec, FileRegistry
 from streams.config import Config
 from streams.kafka import cluster_id, create_topics
 from streams.plane.horizon import kept_s
-from streams.testing import KafkaServer, PostgresServer, ServerMissingError, TcpProxy, free_port
+from streams.testing import KafkaServer, PostgresServer, ServerMissingError, TcpProxy, free_port, wait_until
 from streams.testing.effects import Effects, Expected, Log, Tally, expect_all, topic_tallies
 from streams.testing.outputs import OutputReader, Outputs
 from streams.testing.worker import ROOT, configure, settle
@@ -54,6 +54,8 @@ REFUSALS = ("Error: No Kafka broker answers", "Error: The database", "Unable to 
 at its start, and an assertion of confluent-kafka's, when a broker goes in the middle of a request."""
 SETTLE_DEADLINE_S = 1_200.0
 LOOK_S = 0.1
+RAGE_MAX_S = 4 * 3_600.0
+"""The full form takes some twenty minutes on two cores."""
 SAY_S = 20.0
 
 
@@ -132,11 +134,13 @@ def rage(arena: Arena, kinds: Sequence[str], process: subprocess.Popen[str], mea
     mean_s
         Between one thing and the next.
     """
-    assert process.stdin is not None
-    waiting = list(kinds)
+    stdin, waiting = process.stdin, list(kinds)
+    assert stdin is not None
     said = time.monotonic()
     due = said + arena.chance.expovariate(1 / mean_s)
-    while waiting or process.poll() is None or not arena.is_calm:
+
+    def is_over() -> bool:
+        nonlocal said, due
         now = time.monotonic()
         if waiting and now >= due and arena.try_to(waiting[0], now - due):
             waiting.pop(0)
@@ -145,12 +149,14 @@ def rage(arena: Arena, kinds: Sequence[str], process: subprocess.Popen[str], mea
         if len(by_themselves(arena)) > ENDS_MAX:
             raise RuntimeError(f"workers end by themselves: {by_themselves(arena)[-1]}")
         if process.poll() is None:
-            process.stdin.write(f"{1 - len(waiting) / (len(kinds) + 1) if waiting else 1}\n")
-            process.stdin.flush()
+            stdin.write(f"{1 - len(waiting) / (len(kinds) + 1) if waiting else 1}\n")
+            stdin.flush()
         if now - said >= SAY_S:
             said = now
             say(f"{dict(arena.done)}, {len(arena.ended)} ended by themselves, {len(waiting)} things to come")
-        time.sleep(LOOK_S)
+        return not waiting and process.poll() is not None and arena.is_calm
+
+    wait_until(is_over, RAGE_MAX_S, "that all was done and sent", LOOK_S)
     if process.returncode:
         raise RuntimeError("the events could not be sent")
 

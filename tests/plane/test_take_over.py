@@ -394,6 +394,40 @@ def test_one_that_cannot_even_be_set_up_is_set_up_when_it_can_be(
     assert snapshot(late.watch.models["small"].monitor) == snapshot(usual.watch.models["small"].monitor)
 
 
+def test_a_version_that_cannot_be_set_up_when_it_is_promoted_is_set_up_when_it_can_be(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version before it answers no longer: nobody goes on judging by it."""
+    given, clock = messages(world), Clock()
+    monkeypatch.setattr(trouble, "time", clock)
+    monkeypatch.setattr(watch_module, "SNAPSHOT_INTERVAL_S", 0.0)
+    worker = Worker(world)
+    for message in given[:6]:
+        worker.take(message)
+    monitor = worker.watch.models["small"].monitor
+    monitor.info = replace(monitor.info, version="before")
+    let_champion_be(monkeypatch, worker, "v1")
+    with monkeypatch.context() as patched:
+
+        def gone(*_: Any) -> None:
+            raise FileNotFoundError("model.bin")
+
+        patched.setattr(watch_module, "version_rows", gone)
+        worker.watch.promoted("small", given[0]["watermark"])
+        assert worker.watch.models == {}
+        worker.watch.promoted("small", given[0]["watermark"])
+        worker.watch.promoted("of somebody else's", given[0]["watermark"])
+    clock.now += 61
+    worker.watch.look()
+    assert worker.watch.models["small"].monitor.info.version == "v1"
+    with read(world.engine) as connection:
+        learning = connection.execute(sa.select(monitor_state.c.learning)).scalar_one()
+    assert "everything" not in learning, "kept, though no hour closed since"
+    for message in given[6:]:
+        worker.take(message)
+    assert sum(worker.counted().values()) == rows_of(given)
+
+
 def test_an_alert_is_told_though_nothing_can_be_shown_with_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     given = messages(world)
     let_break(monkeypatch, middle_hour(given))
