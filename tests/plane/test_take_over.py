@@ -6,6 +6,7 @@ import json
 import threading
 from collections import deque
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,8 @@ from streams.agents.handlers import Alerts, Summaries
 from streams.agents.pump import Given
 from streams.alerts import close, get
 from streams.ends import LogEnds
-from streams.logic.incident import Sighting
+from streams.foresight import Foresight
+from streams.logic.incident import AlertRecord, Sighting
 from streams.logic.monitor import Monitor
 from streams.logic.state import snapshot
 from streams.merging import Merger, parts_of
@@ -38,7 +40,7 @@ from streams.status import StatusReader
 from streams.tables import alert as alert_table
 from streams.tables import monitor_state
 from streams.testing.served import World, bare_world, open_world, parts_of_rows
-from streams.watch import Watch
+from streams.watch import Watch, Watched
 
 
 class Worker:
@@ -426,6 +428,35 @@ def test_a_version_that_cannot_be_set_up_when_it_is_promoted_is_set_up_when_it_c
     for message in given[6:]:
         worker.take(message)
     assert sum(worker.counted().values()) == rows_of(given)
+
+
+def test_what_is_foretold_of_one_model_stays_though_the_database_goes_away_at_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(world)
+    for message in messages(world)[:6]:
+        worker.take(message)
+    watch, small = worker.watch, worker.watch.models["small"]
+    watch.models["unlucky"] = Watched(copy(small.monitor), small.rows, small.base, small.version)
+    at_us = small.monitor.next_hour * HOUR_US
+    silent = AlertRecord(
+        alert_id="foretold", incident_id="foretold", model="small", version="v1", event_time_us=at_us,
+        severity="page", state="opened", channel="contract", subject="@rows", slice="all", window_start_us=at_us,
+        window_end_us=at_us + HOUR_US, message="Nothing comes.", detail={},
+    )  # fmt: skip
+
+    def foreseen(_foresight: Foresight, monitor: Monitor, _until_us: int) -> list[AlertRecord]:
+        if monitor is not small.monitor:
+            raise sa.exc.OperationalError("SELECT", {}, Exception("server closed the connection"))
+        return [silent]
+
+    monkeypatch.setattr(Foresight, "live_until", lambda *_: at_us + HOUR_US)
+    monkeypatch.setattr(Foresight, "look", foreseen)
+    with pytest.raises(sa.exc.OperationalError):
+        watch.foresee(CLUSTER, at_us)
+    del watch.models["unlucky"]
+    watch.look()
+    assert alerts_of(world) == ["foretold"]
 
 
 def test_an_alert_is_told_though_nothing_can_be_shown_with_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
